@@ -1,0 +1,37 @@
+# Two commands matter: `make repro` (the whole experiment) and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
+export DVC_NO_ANALYTICS := 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test lint setup ui clean
+
+repro: setup  ## run every stage whose inputs changed
+	$(BIN)/dvc repro
+
+test: setup  ## lint excluded: only the tests
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: setup  ## MLflow's pages on loopback, http://127.0.0.1:5000
+	$(BIN)/python -m pipeline.ui
+
+setup: $(VENV)/.installed
+
+# torch first and pinned: asked for by another package first, it would come as a newer build.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch 'setuptools<81' wheel
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[pipeline,export,demo,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .tsdsr

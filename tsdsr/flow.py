@@ -1,0 +1,106 @@
+"""The rectified-flow schedule of Stable Diffusion 3: the one place that knows z_t, v and sigma(t).
+
+    z_t = (1 - sigma) z_0 + sigma noise          sigma = sigma(t), t linear time in (0, 1000]
+    v   = noise - z_0                            what the network predicts
+    z_0 = z_t - sigma v                          the clean estimate
+    e   = z_t + (1 - sigma) v                    the noise estimate
+
+Along a trajectory sigma falls from 1 (pure noise) to 0 (an image), while a scheduler's *index* rises. Everything here
+takes linear time t or sigma, never an index. The network is conditioned on `timestep = 1000 sigma`, not on t.
+
+Source: Esser et al., arXiv 2403.03206 (rectified flow, timestep shift); TSD-SR, arXiv 2411.18263, Sec. 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """sigma(t) of a flow-matching Euler scheduler with a constant timestep shift k (3 in SD3)."""
+
+    shift: float
+
+    def __post_init__(self) -> None:
+        if not self.shift > 0:
+            raise ValueError(f"shift must be positive, found {self.shift}")
+
+    @classmethod
+    def from_scheduler(cls, scheduler: FlowMatchEulerDiscreteScheduler) -> FlowSchedule:
+        """Take the shift of a diffusers scheduler.
+
+        Raises:
+            ValueError: for a scheduler whose sigmas are not this map (dynamic shifting, Karras, exponential or beta
+                sigmas, or another number of training timesteps).
+        """
+        config = scheduler.config
+        if config.num_train_timesteps != NUM_TRAIN_TIMESTEPS:
+            raise ValueError(f"num_train_timesteps must be {NUM_TRAIN_TIMESTEPS}, found {config.num_train_timesteps}")
+        for switch in ("use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
+            if config.get(switch):
+                raise ValueError(f"the scheduler sets {switch}; only a constant shift is supported")
+        return cls(shift=float(config.shift))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise level of linear time: sigma = k u / (1 + (k - 1) u) with u = t / 1000.
+
+        Args:
+            t: (B,), linear time in (0, 1000], any float dtype. 0 maps to 0.
+
+        Returns:
+            (B,), in the dtype of `t`.
+        """
+        u = t / NUM_TRAIN_TIMESTEPS
+        return self.shift * u / (1 + (self.shift - 1) * u)
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """What the network is conditioned on: 1000 sigma."""
+        return NUM_TRAIN_TIMESTEPS * sigma
+
+
+def expand(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ..., 1), to broadcast one value a sample over `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def add_noise(z: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """z_t = (1 - sigma) z + sigma noise; `sigma` is (B,)."""
+    sigma = expand(sigma, z)
+    return (1 - sigma) * z + sigma * noise
+
+
+def velocity(z: Tensor, noise: Tensor) -> Tensor:
+    """The regression target v = noise - z."""
+    return noise - z
+
+
+def clean_from_velocity(z_t: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
+    """z_0 = z_t - sigma v; `sigma` is (B,)."""
+    return z_t - expand(sigma, z_t) * v
+
+
+def noise_from_velocity(z_t: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
+    """e = z_t + (1 - sigma) v; `sigma` is (B,)."""
+    return z_t + (1 - expand(sigma, z_t)) * v
+
+
+def euler_step(z_t: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+    """One Euler step of dz = v dsigma from `sigma` to `sigma_next`, each (B,). Exact where v is constant."""
+    return z_t + expand(sigma_next - sigma, z_t) * v
+
+
+def gaussian_like(z: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Standard normal noise shaped like `z`, row i from `generators[i]` (CPU), so that a row's noise does not depend on
+    which batch or worker it is in."""
+    rows = [torch.randn(z.shape[1:], generator=generator, dtype=torch.float32) for generator in generators]
+    return torch.stack(rows).to(device=z.device, dtype=z.dtype)
