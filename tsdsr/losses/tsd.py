@@ -1,0 +1,128 @@
+"""Target Score Distillation with the Distribution-Aware Sampling Module: Eqs. (3)-(6), Algorithm 1.
+
+    g = (psi(z^_t) - psi(z_t)) + lambda (psi(z_t) - phi(z^_t))                              Eq. (5)
+
+with psi the teacher, phi the fake score, z^ the student's latent and z the photograph's, both noised with the same noise.
+lambda = 1 is VSD, Eq. (3); lambda = 0 is TSM, Eq. (4). DASM adds the same term at N further, less noisy points of two
+Euler trajectories, z^ driven by phi and z by psi.
+
+Which residual: Algorithm 1 and the released code subtract network outputs, i.e. velocities. VSD subtracts at one point,
+where velocity and noise differences agree up to the factor 1 - sigma. TSM subtracts at two points, where they do not: with
+e = z_t + (1 - sigma) v,  e^ - e = (1 - sigma) [(z^ - z) + (v^ - v)],  so the velocity form carries an extra -(z^ - z).
+`residual="noise"` subtracts noise estimates instead.
+
+Legend: B batch, C h w latent.
+
+Source: TSD-SR, arXiv 2411.18263, Sec. 3.3-3.4 and Algorithm 1; weight w(t) = sigma^2 as in its released code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tsdsr.flow import FlowSchedule, add_noise, euler_step, expand, noise_from_velocity
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(z_t of shape (nB, C, h, w), timestep (nB,) = 1000 sigma) -> velocity, guidance inside."""
+
+
+@dataclass(frozen=True)
+class TSDLoss:
+    """The surrogate whose gradient is the TSD direction.
+
+    Attributes:
+        per_sample: (B,), 0.5 mean(direction^2) in value; differentiable in z_hat alone.
+        direction: (B, C, h, w), the weighted sum of Algorithm 1, lines 11-23; no gradient.
+        vsd_norm, tsm_norm: (B,), root mean square of the first point's VSD and TSM residuals, unweighted.
+    """
+
+    per_sample: Tensor
+    direction: Tensor
+    vsd_norm: Tensor
+    tsm_norm: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean over the batch: d loss / d z_hat = direction / numel."""
+        return self.per_sample.mean()
+
+
+def tsd_loss(
+    z_hat: Tensor,
+    z: Tensor,
+    *,
+    noise: Tensor,
+    t: Tensor,
+    teacher: Velocity,
+    fake: Velocity,
+    schedule: FlowSchedule,
+    lam: float,
+    dasm_steps: int,
+    dasm_step_size: float,
+    dasm_weight: float,
+    dasm_offset: Tensor | None = None,
+    residual: Literal["velocity", "noise"] = "velocity",
+) -> TSDLoss:
+    """TSD at `t` and, with DASM, at t - s, ..., t - N s. Computed in float32, or in the inputs' dtype if wider.
+
+    Args:
+        z_hat: (B, C, h, w), the student's latent; receives the gradient.
+        z: (B, C, h, w), the photograph's latent.
+        noise: (B, C, h, w), standard normal, shared by z_hat_t and z_t.
+        t: (B,), linear time in (0, 1000], one a sample.
+        teacher, fake: psi and phi; called without gradient, on one or several stacked blocks of B rows.
+        schedule: sigma(t).
+        lam: lambda of Eq. (5), >= 0.
+        dasm_steps: N, the number of further points (i = 1..N); 0 = without DASM.
+        dasm_step_size: s, in linear time; times below 0 are clamped to 0.
+        dasm_weight: weight of each further point; the first one's is 1.
+        dasm_offset: (B,), added to the last point's time (the released code draws it from [-s/2, s/2)); None = 0.
+        residual: what the differences are taken of.
+    """
+    wide = torch.promote_types(z_hat.dtype, torch.float32)
+    with torch.no_grad():
+        noise, t, z = noise.to(wide), t.to(wide), z.to(wide)
+        sigma = schedule.sigma(t)
+        z_hat_t = add_noise(z_hat.detach().to(wide), noise, sigma)  # Algorithm 1, line 9
+        z_t = add_noise(z, noise, sigma)  # line 10: the same noise
+        direction = torch.zeros_like(z_hat_t)
+        vsd_norm = tsm_norm = torch.zeros_like(t)
+        for i in range(dasm_steps + 1):
+            timestep = schedule.timestep(sigma)
+            v_teacher = teacher(torch.cat([z_hat_t, z_t]), torch.cat([timestep, timestep])).to(wide)
+            v_teacher_hat, v_teacher_z = v_teacher.chunk(2)
+            v_fake_hat = fake(z_hat_t, timestep).to(wide)
+            if residual == "velocity":
+                psi_hat, psi_z, phi_hat = v_teacher_hat, v_teacher_z, v_fake_hat
+            else:
+                psi_hat = noise_from_velocity(z_hat_t, v_teacher_hat, sigma)
+                psi_z = noise_from_velocity(z_t, v_teacher_z, sigma)
+                phi_hat = noise_from_velocity(z_hat_t, v_fake_hat, sigma)
+            g = (psi_hat - psi_z) + lam * (psi_z - phi_hat)  # Eq. (5)
+            point_weight = 1.0 if i == 0 else dasm_weight
+            direction += point_weight * expand(sigma**2, g) * g  # w(t) = sigma^2
+            if i == 0:
+                vsd_norm, tsm_norm = _rms(psi_hat - phi_hat), _rms(psi_hat - psi_z)
+            if i == dasm_steps:
+                break  # the trajectories' last update would feed nothing
+            t_next = t - (i + 1) * dasm_step_size
+            if dasm_offset is not None and i + 1 == dasm_steps:
+                t_next = t_next + dasm_offset.to(wide)
+            sigma_next = schedule.sigma(t_next.clamp(min=0))
+            # Eq. (6): z^ follows the fake score, z the teacher; both predictions are already here.
+            z_hat_t = euler_step(z_hat_t, v_fake_hat, sigma, sigma_next)
+            z_t = euler_step(z_t, v_teacher_z, sigma, sigma_next)
+            sigma = sigma_next
+    # 0.5 mean((z^ - stopgrad(z^ - g))^2), written so that no digit of g is lost to the subtraction.
+    z_hat = z_hat.to(wide)
+    surrogate = 0.5 * direction**2 + direction * (z_hat - z_hat.detach())
+    return TSDLoss(surrogate.flatten(1).mean(1), direction, vsd_norm, tsm_norm)
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.flatten(1).pow(2).mean(1).sqrt()

@@ -1,0 +1,150 @@
+"""The one-step student: VAE encoder and transformer with LoRA, frozen decoder.
+
+    x_L bicubic to the target size -> encoder + LoRA -> z_L -> z_hat = z_L - v_theta(z_L, 1000, default prompt) -> decoder
+
+Legend: B batch, H W pixels, h w latent, C latent channels, L prompt tokens, D their width, P pooled width.
+
+Source: TSD-SR, arXiv 2411.18263, Sec. 3.1, and its released code (adapters, the default prompt, timestep 1000).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional
+
+from tsdsr import files
+from tsdsr.errors import UserError
+from tsdsr.models import adapters
+from tsdsr.models.codec import LatentCodec
+from tsdsr.models.prompt import Prompt
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
+
+STUDENT_TIMESTEP = 1000.0  # sigma = 1: the student always takes its step from the end of the trajectory
+FORMAT = 1
+FILES = ("transformer.safetensors", "vae.safetensors", "student.json")
+PROMPT_FILE = "prompt.safetensors"
+
+
+def upsample(lq: Tensor, scale: int) -> Tensor:
+    """x_L: bicubic (a = -0.75, no antialiasing, half-pixel centres), clamped; [B,3,h,w] in [-1, 1] -> [B,3,s h,s w]."""
+    return functional.interpolate(lq, scale_factor=scale, mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+class Student:
+    """The student's forward over a shared, frozen VAE and transformer that carry its adapters.
+
+    It owns no weights of its own but the two adapters named `student`; the transformer may carry others.
+    """
+
+    def __init__(self, vae: AutoencoderKL, transformer: SD3Transformer2DModel, *, use_shift: bool) -> None:
+        self.vae = vae
+        self.transformer = transformer
+        self.codec = LatentCodec(vae, use_shift)
+
+    def add_adapters(self, *, rank: int, alpha: float, seed: int, trainable: bool = True) -> None:
+        """Freeze the base and add the student's LoRA to the VAE's encoder and the transformer."""
+        shape: dict[str, Any] = {"rank": rank, "alpha": alpha, "seed": seed, "trainable": trainable}
+        self.vae.requires_grad_(False)
+        adapters.add_adapter(self.vae, adapters.STUDENT, targets=adapters.VAE_ENCODER_TARGETS, **shape)
+        adapters.add_adapter(self.transformer, adapters.STUDENT, targets=adapters.STUDENT_TARGETS, **shape)
+
+    def encode(self, x_lq: Tensor) -> Tensor:
+        """Upsampled LQ image [B,3,H,W] in [-1, 1] -> z_L [B,C,h,w], through the encoder's LoRA."""
+        with adapters.active(self.vae, adapters.STUDENT):
+            return self.codec.encode(x_lq)
+
+    def predict(self, z_lq: Tensor, prompt: Prompt) -> Tensor:
+        """z_hat = z_L - v_theta(z_L, 1000, c), [B,C,h,w] in float32 or wider."""
+        rows = z_lq.shape[0]
+        dtype = self.transformer.dtype
+        velocity = self.transformer(
+            hidden_states=z_lq.to(dtype),
+            timestep=torch.full((rows,), STUDENT_TIMESTEP, device=z_lq.device),
+            encoder_hidden_states=prompt.embeds.to(dtype).expand(rows, -1, -1),
+            pooled_projections=prompt.pooled.to(dtype).expand(rows, -1),
+            return_dict=False,
+        )[0]
+        wide = torch.promote_types(z_lq.dtype, torch.float32)
+        return z_lq.to(wide) - velocity.to(wide)
+
+    def __call__(self, x_lq: Tensor, prompt: Prompt) -> Tensor:
+        """Upsampled LQ image [B,3,H,W] in [-1, 1] -> z_hat [B,C,h,w]."""
+        z_lq = self.encode(x_lq)
+        with adapters.active(self.transformer, adapters.STUDENT):
+            return self.predict(z_lq, prompt)
+
+    def decode(self, z_hat: Tensor) -> Tensor:
+        """z_hat -> x_hat [B,3,H,W], nominally in [-1, 1]; the decoder carries no adapter."""
+        return self.codec.decode(z_hat)
+
+    def save(self, directory: str | Path, config: Mapping[str, Any], prompt: Prompt) -> None:
+        """Write a student directory, whole or not at all.
+
+        Args:
+            directory: replaced if it exists.
+            config: what `student.json` records; must hold `lora` (rank, alpha), `use_shift` and `scale`.
+            prompt: the default prompt's embeddings, so that inference needs no text encoder.
+        """
+        with files.atomic_directory(directory) as aside:
+            adapters.save(self.transformer, adapters.STUDENT, aside / "transformer.safetensors")
+            adapters.save(self.vae, adapters.STUDENT, aside / "vae.safetensors")
+            tensors = {"prompt_embeds": prompt.embeds, "pooled_embeds": prompt.pooled}
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / PROMPT_FILE)
+            files.write_json(aside / "student.json", {"format": FORMAT, **config})
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """Read and check a student directory's `student.json`.
+
+    Raises:
+        UserError: if the directory is not a student's, or was written by a newer version.
+    """
+    directory = Path(directory)
+    missing = [name for name in FILES if not (directory / name).is_file()]
+    if missing:
+        raise UserError(f"{directory}: not a student directory: {', '.join(missing)} missing; `make repro` writes one")
+    try:
+        config = files.read_json(directory / "student.json")
+    except ValueError as error:
+        raise UserError(f"{directory / 'student.json'}: not valid JSON ({error})") from None
+    if config.get("format") != FORMAT:
+        raise UserError(f"{directory / 'student.json'}: format {config.get('format')!r}; this version reads {FORMAT}")
+    lacking = [key for key in ("lora", "use_shift", "scale") if key not in config]
+    if lacking:
+        raise UserError(f"{directory / 'student.json'}: lacks {', '.join(lacking)}")
+    return config
+
+
+def read_prompt(directory: str | Path) -> Prompt:
+    """The default prompt's embeddings beside a student's weights."""
+    tensors = adapters.read_weights(Path(directory) / PROMPT_FILE)
+    return Prompt(embeds=tensors["prompt_embeds"], pooled=tensors["pooled_embeds"])
+
+
+def load_student(
+    vae: AutoencoderKL, transformer: SD3Transformer2DModel, directory: str | Path
+) -> tuple[Student, dict[str, Any]]:
+    """Attach a student directory's adapters, frozen, to a teacher's VAE and transformer.
+
+    Returns:
+        the student and its `student.json`.
+
+    Raises:
+        UserError: for a directory that is not a student's, or weights that do not fit.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    student = Student(vae, transformer, use_shift=bool(config["use_shift"]))
+    transformer.requires_grad_(False)
+    student.add_adapters(rank=config["lora"]["rank"], alpha=config["lora"]["alpha"], seed=0, trainable=False)
+    adapters.load(transformer, adapters.STUDENT, directory / "transformer.safetensors")
+    adapters.load(vae, adapters.STUDENT, directory / "vae.safetensors")
+    return student, config
