@@ -8,9 +8,10 @@ from tsdsr.degradation import degrade
 from tsdsr.errors import UserError
 
 
-@pytest.mark.parametrize(
-, [(4, 128, 96), (4, 4, 8), (8, 32, 32), (1, 40, 36), (3, 99, 120)]
-)
+SIZES = [(4, 128, 96), (4, 4, 8), (8, 32, 32), (1, 40, 36), (3, 99, 120)]
+
+
+@pytest.mark.parametrize(("scale", "height", "width"), SIZES)
 def test_any_size_that_is_a_multiple_of_scale(config, photo, scale, height, width):
     hq = photo[:height, :width]
     for seed in range(20):
