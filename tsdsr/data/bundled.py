@@ -1,0 +1,44 @@
+"""The colour photographs that come with the dependencies: real input without a download."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import yaml
+
+from tsdsr.data.photographs import PhotographRef
+from tsdsr.errors import UserError
+
+
+def bundled_photographs() -> list[PhotographRef]:
+    """Every photograph of bundled.yaml, with its caption and its fixed split, in the order of ids.
+
+    Raises:
+        UserError: a package is not installed, or has no such file in its installed version.
+    """
+    rows = yaml.safe_load(Path(__file__).with_name("bundled.yaml").read_text(encoding="utf-8"))
+    refs = [
+        PhotographRef(
+            id=row["id"],
+            path=_locate(row["package"], row["file"]),
+            name=f"{row['package']}/{row['file']}",
+            caption=row["caption"],
+            split=row["split"],
+        )
+        for row in rows
+    ]
+    return sorted(refs, key=lambda ref: ref.id)
+
+
+def _locate(package: str, file: str) -> Path:
+    """The file's path, without importing the package."""
+    spec = importlib.util.find_spec(package)
+    for folder in spec.submodule_search_locations or () if spec else ():
+        path = Path(folder) / file
+        if path.is_file():
+            return path
+    raise UserError(
+        f"data.source: the photograph {file} of the Python package {package} is not installed; "
+        "run `make setup`, or set data.source to a folder of photographs"
+    )
