@@ -7,7 +7,6 @@ import pytest
 from tsdsr.degradation import degrade
 from tsdsr.errors import UserError
 
-
 SIZES = [(4, 128, 96), (4, 4, 8), (8, 32, 32), (1, 40, 36), (3, 99, 120)]
 
 
