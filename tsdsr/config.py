@@ -204,6 +204,7 @@ class TSDConfig(Section):
 class FakeScoreConfig(Section):
     t_range: TimeRange
     updates_per_step: Count
+    caption_dropout: Probability
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -215,6 +216,7 @@ class LPIPSConfig(Section):
     net: Literal["alex", "vgg"]
     weights: Literal["published", "random"]
     path: str | None
+    download: bool
 
 
 class PhaseConfig(Section):
@@ -296,6 +298,7 @@ class AblateConfig(Section):
 
 class ReportConfig(Section):
     sheet_images: Count
+    page_images: Count
 
 
 class TrackingConfig(Section):

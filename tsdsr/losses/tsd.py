@@ -2,14 +2,14 @@
 
     g = (psi(z^_t) - psi(z_t)) + lambda (psi(z_t) - phi(z^_t))                              Eq. (5)
 
-with psi the teacher, phi the fake score, z^ the student's latent and z the photograph's, both noised with the same noise.
+with psi the teacher, phi the fake score, z^ the student's latent and z the photograph's, both with the same noise.
 lambda = 1 is VSD, Eq. (3); lambda = 0 is TSM, Eq. (4). DASM adds the same term at N further, less noisy points of two
 Euler trajectories, z^ driven by phi and z by psi.
 
 Which residual: Algorithm 1 and the released code subtract network outputs, i.e. velocities. VSD subtracts at one point,
-where velocity and noise differences agree up to the factor 1 - sigma. TSM subtracts at two points, where they do not: with
-e = z_t + (1 - sigma) v,  e^ - e = (1 - sigma) [(z^ - z) + (v^ - v)],  so the velocity form carries an extra -(z^ - z).
-`residual="noise"` subtracts noise estimates instead.
+where velocity and noise differences agree up to the factor 1 - sigma. TSM subtracts at two points, where they do not:
+with e = z_t + (1 - sigma) v,  e^ - e = (1 - sigma) [(z^ - z) + (v^ - v)],  so the velocity form carries an extra
+-(z^ - z). `residual="noise"` subtracts noise estimates instead.
 
 Legend: B batch, C h w latent.
 

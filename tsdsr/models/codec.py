@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class LatentCodec:
     """z = (posterior mode - shift) * scaling_factor, and back.
 
-    SD3's own pipelines subtract `shift_factor`; the released TSD-SR weights were trained without, so `use_shift` is part
-    of a student's configuration. The posterior's mode is taken, not a sample (the released code samples): the same
-    photograph then gives the same latent.
+    SD3's own pipelines subtract `shift_factor`; the released TSD-SR weights were trained without, so `use_shift` is
+    part of a student's configuration. The posterior's mode is taken, not a sample (the released code samples): the
+    same photograph then gives the same latent.
     """
 
     vae: AutoencoderKL

@@ -1,6 +1,6 @@
 """The one-step student: VAE encoder and transformer with LoRA, frozen decoder.
 
-    x_L bicubic to the target size -> encoder + LoRA -> z_L -> z_hat = z_L - v_theta(z_L, 1000, default prompt) -> decoder
+    x_L, bicubic to the target size -> encoder + LoRA -> z_L -> z_hat = z_L - v_theta(z_L, 1000, prompt) -> decoder
 
 Legend: B batch, H W pixels, h w latent, C latent channels, L prompt tokens, D their width, P pooled width.
 

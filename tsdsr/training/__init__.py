@@ -1,0 +1,1 @@
+"""The training step, the loop and its checkpoints: pure torch, with callbacks for whoever runs it."""

@@ -1,0 +1,88 @@
+"""Checkpoints that are whole, checked and few.
+
+A checkpoint is a directory `step-00000120` with `state.safetensors` and `state.json`, written aside and renamed; the
+JSON holds the tensors' sha256. The newest that passes its check is used; a damaged one is passed over with a warning. The
+`key` ties a checkpoint to the run that made it: what another configuration left is never resumed from.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tsdsr import files
+
+logger = logging.getLogger(__name__)
+
+TENSORS, META = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished step: the tensors and the plain values of the state after it."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+
+class CheckpointStore:
+    """Checkpoints of one run under one directory.
+
+    Args:
+        directory: made when the first checkpoint is saved.
+        key: identifies the run's configuration.
+        keep: how many of the newest to keep.
+    """
+
+    def __init__(self, directory: str | Path, key: str, keep: int) -> None:
+        self.directory, self.key, self.keep = Path(directory), key, keep
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write it whole or not at all, then remove all but the newest `keep`."""
+        path = self.directory / f"step-{checkpoint.step:08d}"
+        with files.atomic_directory(path) as aside:
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()},
+                aside / TENSORS,
+            )
+            meta = {
+                "key": self.key,
+                "step": checkpoint.step,
+                "sha256": files.sha256_file(aside / TENSORS),
+                "values": checkpoint.values,
+            }
+            files.write_json(aside / META, meta)
+        for old in self._paths()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return path
+
+    def latest(self) -> Checkpoint | None:
+        """The newest good checkpoint of this run, or None."""
+        for path in reversed(self._paths()):
+            try:
+                meta = files.read_json(path / META)
+                if meta["key"] != self.key:
+                    logger.warning("%s belongs to another configuration; not resumed from", path)
+                    continue
+                if files.sha256_file(path / TENSORS) != meta["sha256"]:
+                    raise ValueError("its checksum does not match")
+                return Checkpoint(meta["step"], load_file(path / TENSORS), meta["values"])
+            except (OSError, ValueError, KeyError) as error:
+                logger.warning("%s is damaged (%s); trying the one before it", path, error)
+        return None
+
+    def clear(self) -> None:
+        """Remove all checkpoints: the run has finished."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _paths(self) -> list[Path]:
+        found = self.directory.glob("step-*") if self.directory.is_dir() else []
+        return sorted(path for path in found if re.fullmatch(r"step-\d{8}", path.name))

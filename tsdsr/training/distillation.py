@@ -1,0 +1,162 @@
+"""A whole distillation as one worker runs it: from the directories on disk to a student directory."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsdsr import files, seeding
+from tsdsr.config import Params
+from tsdsr.data.cache import LatentCache
+from tsdsr.data.dataset import DistillationData
+from tsdsr.data.pairs import PairFolder
+from tsdsr.losses.reconstruction import PerceptualLoss
+from tsdsr.models import adapters
+from tsdsr.models.prompt import Prompt
+from tsdsr.models.student import Student
+from tsdsr.models.teacher import load_teacher
+from tsdsr.training.checkpoint import CheckpointStore
+from tsdsr.training.loop import Trainer, World, wrap
+from tsdsr.training.step import DistillationModel, Distiller
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to distill from and where to write: everything a worker needs beside the params.
+
+    Attributes:
+        name: the variant (`full`, `wo_tsm-seed0` ...).
+        pairs: the training pairs. latents: their cache. teacher: an SD3-format directory.
+        out: the student directory. curve: the CSV of logged means. checkpoints: this run's own directory.
+    """
+
+    name: str
+    seed: int
+    pairs: Path
+    latents: Path
+    teacher: Path
+    out: Path
+    curve: Path
+    checkpoints: Path
+
+
+def pick_device(wanted: str, index: int = 0) -> torch.device:
+    """`auto` takes CUDA where there is one."""
+    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
+        return torch.device("cuda", index)
+    return torch.device("cpu")
+
+
+def run_key(params: Params, job: Job, latents: dict[str, Any]) -> str:
+    """What a checkpoint belongs to: every value that decides the trained bytes."""
+    distill = params.to_dict()["distill"]
+    for harmless in ("checkpoint", "log_every", "num_workers"):
+        distill.pop(harmless)
+    values = {"name": job.name, "seed": job.seed, "scale": params.data.scale, "distill": distill, "latents": latents}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def distill(
+    params: Params,
+    job: Job,
+    *,
+    device: torch.device,
+    on_metrics: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    on_checkpoint: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+) -> None:
+    """Train one student to its end and (rank 0) write its directory and curve; resumes by itself.
+
+    Raises:
+        UserError: for missing or mismatched inputs. NonFiniteError: when training diverges.
+    """
+    config, world = params.distill, World.current()
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads_per_worker)
+    cache = LatentCache.open(job.latents)
+    student, null, default, schedule = _models(params, job, cache, device)
+    perceptual = PerceptualLoss(
+        config.lpips.net, config.lpips.weights, config.lpips.path, download=config.lpips.download
+    ).to(device)
+    distiller = Distiller(
+        wrap(DistillationModel(student, default), world),
+        student,
+        null=null,
+        schedule=schedule,
+        perceptual=perceptual,
+        config=config,
+        scale=params.data.scale,
+        seed=seeding.derive(job.seed, "distill"),
+    )
+    store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), config.checkpoint.keep)
+    data = DistillationData(PairFolder(job.pairs), cache, seed=job.seed)
+    trainer = Trainer(
+        distiller,
+        data,
+        store,
+        config=config,
+        device=device,
+        world=world,
+        on_metrics=on_metrics,
+        on_step=on_step,
+        on_checkpoint=on_checkpoint,
+    )
+    trainer.run()
+    if world.rank == 0:
+        files.write_text(job.curve, _curve(trainer.history))
+        student.save(job.out, student_config(params, job), default)
+        store.clear()
+
+
+def student_config(params: Params, job: Job) -> dict[str, Any]:
+    """What `student.json` records beside the weights."""
+    return {
+        "method": "tsdsr",
+        "variant": job.name,
+        "seed": job.seed,
+        "scale": params.data.scale,
+        "use_shift": params.teacher.use_shift,
+        "lora": {"rank": params.distill.lora.rank, "alpha": params.distill.lora.alpha},
+        "default_prompt": params.prompts.default,
+        "teacher": {"preset": params.teacher.preset, "source": params.teacher.source},
+        "distill": params.to_dict()["distill"],
+    }
+
+
+def _models(params: Params, job: Job, cache: LatentCache, device: torch.device) -> tuple[Student, Prompt, Prompt, Any]:
+    config = params.distill
+    dtype = getattr(torch, config.precision)
+    teacher = load_teacher(job.teacher, text_encoders=False, dtype=dtype, device=device)
+    teacher.transformer.requires_grad_(False)
+    student = Student(teacher.vae, teacher.transformer, use_shift=params.teacher.use_shift)
+    lora: dict[str, Any] = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": job.seed}
+    student.add_adapters(**lora)
+    adapters.add_adapter(teacher.transformer, adapters.FAKE_SCORE, targets=adapters.ATTENTION_TARGETS, **lora)
+    if config.gradient_checkpointing:
+        teacher.transformer.enable_gradient_checkpointing()
+        teacher.vae.enable_gradient_checkpointing()
+    null, default = (
+        Prompt(prompt.embeds.to(device), prompt.pooled.to(device)) for prompt in (cache.null, cache.default)
+    )
+    return student, null, default, teacher.schedule
+
+
+def _curve(history: list[dict[str, float]]) -> str:
+    """The logged means as CSV, one column a term; a term that a phase lacks is an empty cell."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in history)
+    return text.getvalue()

@@ -1,0 +1,242 @@
+"""The distillation loop: what a worker runs, alone or beside others, from its start or from a checkpoint.
+
+It knows torch.distributed and nothing of Ray or MLflow; whoever runs it passes callbacks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tsdsr.config import DistillConfig, PhaseConfig
+from tsdsr.data.dataset import Batch, DistillationData
+from tsdsr.models import adapters
+from tsdsr.models.student import Student
+from tsdsr.training.checkpoint import Checkpoint, CheckpointStore
+from tsdsr.training.optim import NetworkOptimizer
+from tsdsr.training.step import DistillationModel, Distiller
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient stopped being finite; the parameters are as they were before the step."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This worker's place. `World()` is a run without torch.distributed."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> World:
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_rank(), distributed.get_world_size())
+        return cls()
+
+
+def wrap(model: DistillationModel, world: World) -> nn.Module:
+    """DDP where there are several workers. Each turn uses one network's adapters, hence `find_unused_parameters`."""
+    if world.size == 1:
+        return model
+    return DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+
+
+def phase_at(step: int, config: DistillConfig) -> tuple[str, PhaseConfig]:
+    """The phase that `step` (from 0) belongs to, by the phases' shares of all steps."""
+    done = 0.0
+    for name, phase in config.phases.items():
+        done += phase.share
+        if step < round(done * config.steps):
+            return name, phase
+    return name, phase
+
+
+class Trainer:
+    """Runs the steps, logs window means, saves and resumes.
+
+    Args:
+        distiller: the two turns, over a model that `wrap` made.
+        data: batches by position.
+        on_metrics: called on every rank with (steps done, means since the last call), equal on all ranks.
+        on_step: called on every rank after each step, with the steps done and the latest means.
+        on_checkpoint: called on every rank once the checkpoint of this step is safe.
+    """
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        data: DistillationData,
+        store: CheckpointStore,
+        *,
+        config: DistillConfig,
+        device: torch.device,
+        world: World,
+        on_metrics: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+        on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+        on_checkpoint: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    ) -> None:
+        self.distiller, self.data, self.store, self.config = distiller, data, store, config
+        self.device, self.world = device, world
+        self.on_metrics, self.on_step, self.on_checkpoint = on_metrics, on_step, on_checkpoint
+        self.student_optimizer, self.fake_optimizer = self._optimizers()
+        self.ema = (
+            {name: p.detach().clone() for name, p in self.student_optimizer.named.items()} if config.ema_decay else {}
+        )
+        self.history: list[dict[str, float]] = []
+        self._window: dict[str, list[Tensor]] = {}
+
+    @property
+    def student(self) -> Student:
+        return self.distiller.student
+
+    def run(self) -> None:
+        """Train to the last step, resuming from the newest good checkpoint if there is one."""
+        start = self._resume()
+        steps = range(start, self.config.steps)
+        wanted = [positions for step in steps for positions in self._positions(step)]
+        batches = self.data.prefetched(wanted)
+        for step in steps:
+            phase_name, phase = phase_at(step, self.config)
+            self._step(step, phase, [next(batches).to(self.device) for _ in range(self.config.accumulation)])
+            done = step + 1
+            if done % self.config.log_every == 0 or done == self.config.steps:
+                self._log(done, phase_name)
+            self.on_step(done, self.history[-1] if self.history else {})
+            if done % self.config.checkpoint.every == 0 and done < self.config.steps:
+                self._save(done)
+        if self.ema:
+            self._copy(self.ema, self.student_optimizer.named)
+
+    def _step(self, step: int, phase: PhaseConfig, batches: list[Batch]) -> None:
+        """Both turns over the micro-batches; gradients are averaged across workers at the last of them."""
+        share = 1 / len(batches)
+        self.student_optimizer.zero_grad()
+        z_hats = []
+        for micro, batch in enumerate(batches):
+            with self._sync(last=micro == len(batches) - 1):
+                output = self.distiller.student_turn(batch, phase, share)
+            z_hats.append(output.z_hat)
+            self._note({**output.losses, **output.statistics})
+        self._update(step, "student", self.student_optimizer)
+        for update in range(self.config.fake_score.updates_per_step):
+            self.fake_optimizer.zero_grad()
+            for micro, (batch, z_hat) in enumerate(zip(batches, z_hats, strict=True)):
+                with self._sync(last=micro == len(batches) - 1):
+                    loss = self.distiller.fake_score_turn(batch, z_hat, update, share)
+                self._note({"fake_score": loss})
+            self._update(step, "fake_score", self.fake_optimizer)
+        for name, average in self.ema.items():
+            average.lerp_(self.student_optimizer.named[name].detach(), 1 - self.config.ema_decay)
+
+    def _update(self, step: int, network: str, optimizer: NetworkOptimizer) -> None:
+        norm = optimizer.clip()
+        if not torch.isfinite(norm):
+            latest = {name: float(values[-1]) for name, values in self._window.items() if values}
+            at_fault = [name for name, value in latest.items() if not torch.isfinite(torch.tensor(value))]
+            raise NonFiniteError(
+                f"step {step}: the {network}'s gradient is not finite"
+                + (f"; the terms at fault: {', '.join(at_fault)}" if at_fault else f"; its losses were {latest}")
+                + ". Nothing was updated. Lower the learning rate or clip_norm, or raise the precision."
+            )
+        self._note({f"{network}_grad_norm": norm})
+        optimizer.step(step)
+
+    def _sync(self, *, last: bool) -> AbstractContextManager[Any]:
+        model = self.distiller.model
+        return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+    def _positions(self, step: int) -> list[list[int]]:
+        """This worker's micro-batches of a step, as positions in the run."""
+        size = self.config.batch_size // (self.world.size * self.config.accumulation)
+        first = step * self.config.batch_size + self.world.rank * size * self.config.accumulation
+        starts = range(first, first + size * self.config.accumulation, size)
+        return [list(range(start, start + size)) for start in starts]
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._window.setdefault(name, []).append(value.detach())
+
+    def _means(self) -> dict[str, float]:
+        """Means of the window over all workers; sorted by name so that every worker sums in the same order."""
+        names = sorted(self._window)
+        means = torch.stack([torch.stack(self._window[name]).float().mean() for name in names])
+        if self.world.size > 1:
+            distributed.all_reduce(means)
+            means /= self.world.size
+        return dict(zip(names, means.tolist(), strict=True))
+
+    def _log(self, done: int, phase: str) -> None:
+        values = self._means()
+        self._window.clear()
+        values["student_lr"] = self.student_optimizer.adamw.param_groups[0]["lr"]
+        self.history.append({"step": done, "phase": float(list(self.config.phases).index(phase)), **values})
+        self.on_metrics(done, values)
+
+    # Checkpoints
+
+    def _optimizers(self) -> tuple[NetworkOptimizer, NetworkOptimizer]:
+        config, transformer = self.config, self.student.transformer
+        student = {f"transformer.{k}": v for k, v in adapters.parameters(transformer, adapters.STUDENT).items()}
+        student |= {f"vae.{k}": v for k, v in adapters.parameters(self.student.vae, adapters.STUDENT).items()}
+        fake = dict(adapters.parameters(transformer, adapters.FAKE_SCORE))
+        rates = config.optimizer.student_lr, config.optimizer.fake_score_lr
+        made = [
+            NetworkOptimizer(named, rate, config.steps, config.optimizer, config.lr_schedule)
+            for named, rate in zip((student, fake), rates, strict=True)
+        ]
+        return made[0], made[1]
+
+    def _groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        return {"student": self.student_optimizer.named, "fake_score": self.fake_optimizer.named}
+
+    def _save(self, done: int) -> None:
+        # The window joins the state as its mean over workers, so that curves go on exactly after a resume.
+        window = (
+            {name: [len(values), self._means()[name]] for name, values in self._window.items()} if self._window else {}
+        )
+        if self.world.rank == 0:
+            tensors = {f"{group}/{name}": p for group, named in self._groups().items() for name, p in named.items()}
+            tensors |= {f"student_optimizer/{name}": value for name, value in self.student_optimizer.state().items()}
+            tensors |= {f"fake_score_optimizer/{name}": value for name, value in self.fake_optimizer.state().items()}
+            tensors |= {f"ema/{name}": value for name, value in self.ema.items()}
+            self.store.save(Checkpoint(done, tensors, {"history": self.history, "window": window}))
+        if self.world.size > 1:
+            distributed.barrier()
+        self.on_checkpoint(done, self.history[-1] if self.history else {})
+
+    def _resume(self) -> int:
+        checkpoint = self.store.latest()
+        if checkpoint is None:
+            return 0
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in checkpoint.tensors.items():
+            group, _, rest = name.partition("/")
+            parts.setdefault(group, {})[rest] = tensor
+        for group, named in self._groups().items():
+            self._copy(parts[group], named)
+        self.student_optimizer.load_state(parts["student_optimizer"])
+        self.fake_optimizer.load_state(parts["fake_score_optimizer"])
+        self.ema = {name: value.to(self.device) for name, value in parts.get("ema", {}).items()}
+        self.history = checkpoint.values["history"]
+        self._window = {
+            name: [torch.tensor(mean, device=self.device)] * count
+            for name, (count, mean) in checkpoint.values["window"].items()
+        }
+        logger.info("resuming after step %d of %d", checkpoint.step, self.config.steps)
+        return checkpoint.step
+
+    @staticmethod
+    def _copy(source: dict[str, Tensor], target: dict[str, nn.Parameter]) -> None:
+        with torch.no_grad():
+            for name, parameter in target.items():
+                parameter.copy_(source[name])

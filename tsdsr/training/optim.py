@@ -1,0 +1,73 @@
+"""The optimiser of one network: AdamW, clipping, a schedule that follows from the step, its state as tensors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from tsdsr.config import OptimizerConfig, ScheduleConfig
+
+
+def lr_factor(step: int, total: int, config: ScheduleConfig) -> float:
+    """Factor of the learning rate at `step` (from 0): linear warm-up, then constant or cosine with hard restarts."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    if config.name == "constant":
+        return 1.0
+    progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * ((progress * config.cycles) % 1.0)))
+
+
+class NetworkOptimizer:
+    """AdamW over named adapter parameters, kept in float32.
+
+    Args:
+        named: the trainable parameters; the names key the saved state.
+        total: steps of the whole run, for the schedule.
+    """
+
+    def __init__(
+        self, named: dict[str, nn.Parameter], lr: float, total: int, config: OptimizerConfig, schedule: ScheduleConfig
+    ) -> None:
+        self.named, self.lr, self.total = named, lr, total
+        self.clip_norm, self.schedule = config.clip_norm, schedule
+        self.adamw = torch.optim.AdamW(
+            named.values(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=_fused(named)
+        )
+
+    def zero_grad(self) -> None:
+        self.adamw.zero_grad(set_to_none=True)
+
+    def clip(self) -> Tensor:
+        """Scale the gradients to `clip_norm` at most; returns the norm before."""
+        return nn.utils.clip_grad_norm_(self.named.values(), self.clip_norm)
+
+    def step(self, step: int) -> None:
+        """Update at the learning rate that belongs to `step`."""
+        for group in self.adamw.param_groups:
+            group["lr"] = self.lr * lr_factor(step, self.total, self.schedule)
+        self.adamw.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """`<parameter>.<exp_avg ...>` -> tensor."""
+        return {
+            f"{name}.{key}": torch.as_tensor(value)
+            for name, parameter in self.named.items()
+            for key, value in self.adamw.state[parameter].items()
+        }
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state` gave."""
+        for name, parameter in self.named.items():
+            self.adamw.state[parameter] = {
+                key: tensors[f"{name}.{key}"].to(
+                    "cpu" if key == "step" and not _fused(self.named) else parameter.device
+                )
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+
+
+def _fused(named: dict[str, nn.Parameter]) -> bool:
+    return all(parameter.is_cuda for parameter in named.values())

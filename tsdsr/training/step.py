@@ -1,0 +1,181 @@
+"""One training step of TSD-SR: the student's turn, Eqs. (7)-(8), then the fake score's, Eq. (9).
+
+Order, as Algorithm 1: student forward; the TSD target without gradient; the losses outside it; the student's update;
+then the fake score's update on stopgrad(z_hat). Every trainable parameter is reached through
+`DistillationModel.forward`, the one call that DDP wraps.
+
+Legend: B batch, H W pixels, C h w latent, L prompt tokens, D their width, P pooled width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from tsdsr import seeding
+from tsdsr.config import DistillConfig, PhaseConfig
+from tsdsr.data.dataset import Batch
+from tsdsr.errors import UserError
+from tsdsr.flow import FlowSchedule, add_noise, gaussian_like
+from tsdsr.losses import TSDLoss, fake_score_loss, tsd_loss
+from tsdsr.losses.registry import LOSSES, StudentOutput
+from tsdsr.models import adapters
+from tsdsr.models.guidance import GuidedVelocity, predict_velocity
+from tsdsr.models.prompt import Prompt
+from tsdsr.models.student import Student, upsample
+
+
+class DistillationModel(nn.Module):
+    """Student and fake score behind one `forward`, on one shared transformer."""
+
+    def __init__(self, student: Student, default: Prompt) -> None:
+        super().__init__()
+        self.vae, self.transformer = student.vae, student.transformer
+        self._student, self._default = student, default
+        self._turns: dict[str, Callable[..., Tensor]] = {"student": self._student_turn, "fake_score": self._fake_turn}
+
+    def forward(self, turn: str, *inputs: Tensor) -> Tensor:
+        """`student`: (x_lq [B,3,H,W]) -> z_hat. `fake_score`: (z_t, timestep, embeds, pooled) -> velocity."""
+        return self._turns[turn](*inputs)
+
+    def _student_turn(self, x_lq: Tensor) -> Tensor:
+        return self._student(x_lq, self._default)
+
+    def _fake_turn(self, z_t: Tensor, timestep: Tensor, embeds: Tensor, pooled: Tensor) -> Tensor:
+        with adapters.active(self.transformer, *fake_score_names(self.transformer)):
+            return predict_velocity(self.transformer, z_t, timestep, embeds, pooled)
+
+
+def teacher_names(transformer: nn.Module) -> tuple[str, ...]:
+    """psi: the base, with its fine-tuning where there is one."""
+    return (adapters.TEACHER,) if adapters.has_adapter(transformer, adapters.TEACHER) else ()
+
+
+def fake_score_names(transformer: nn.Module) -> tuple[str, ...]:
+    """phi: the teacher plus its own adapter, so that it starts as the teacher."""
+    return (*teacher_names(transformer), adapters.FAKE_SCORE)
+
+
+@dataclass
+class StepOutput:
+    """What one micro-batch gave.
+
+    Attributes:
+        z_hat: the student's latents, detached.
+        losses: batch means by term, detached.
+        statistics: further batch means worth a curve.
+    """
+
+    z_hat: Tensor
+    losses: dict[str, Tensor]
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Distiller:
+    """The two turns. Holds no optimiser: `backward` leaves gradients, the loop steps.
+
+    Args:
+        model: `DistillationModel`, or DDP around it.
+        student: the same student; its decoder is used directly, having nothing to train.
+        null: the empty prompt, for guidance.
+        perceptual: (x_hat, hq) -> (B,).
+        seed: every draw belongs to (seed, purpose, position).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        student: Student,
+        *,
+        null: Prompt,
+        schedule: FlowSchedule,
+        perceptual: Callable[[Tensor, Tensor], Tensor],
+        config: DistillConfig,
+        scale: int,
+        seed: int,
+    ) -> None:
+        unknown = {name for phase in config.phases.values() for name in phase.losses} - LOSSES.keys()
+        if unknown:
+            raise UserError(f"distill.phases: unknown losses {sorted(unknown)}; known are {sorted(LOSSES)}")
+        self.model, self.student, self.null, self.schedule = model, student, null, schedule
+        self.perceptual, self.config, self.scale, self.seed = perceptual, config, scale, seed
+
+    def student_turn(self, batch: Batch, phase: PhaseConfig, share: float = 1.0) -> StepOutput:
+        """Forward and backward of the student's objective, Eq. (8), times `share` (of an accumulated batch)."""
+        transformer = self.student.transformer
+        # Active throughout, since gradient checkpointing repeats the forward during backward.
+        with adapters.active(transformer, adapters.STUDENT), adapters.active(self.student.vae, adapters.STUDENT):
+            z_hat = self.model("student", upsample(batch.lq, self.scale))
+            output = StudentOutput(
+                z_hat,
+                batch.z,
+                batch.hq,
+                decode=self.student.decode,
+                perceptual=self.perceptual,
+                tsd=lambda: self.tsd(z_hat, batch, phase),
+            )
+            terms = {name: LOSSES[name](output) for name, weight in phase.losses.items() if weight > 0}
+            per_sample = torch.stack([phase.losses[name] * term for name, term in terms.items()]).sum(0)
+            (share * per_sample.mean()).backward()
+        statistics = {}
+        if "tsd" in terms:
+            statistics = {"vsd_norm": output.tsd.vsd_norm.mean(), "tsm_norm": output.tsd.tsm_norm.mean()}
+        return StepOutput(z_hat.detach(), {name: term.detach().mean() for name, term in terms.items()}, statistics)
+
+    def tsd(self, z_hat: Tensor, batch: Batch, phase: PhaseConfig) -> TSDLoss:
+        """Algorithm 1 at each sample's own time and noise."""
+        tsd, guidance = self.config.tsd, self.config.guidance_scale
+        generators = [seeding.generator(self.seed, "tsd", position) for position in batch.positions]
+        t = _uniform(generators, tsd.t_range).to(z_hat.device)
+        offset = None
+        if tsd.dasm.random_offset:
+            offset = _uniform(generators, (-tsd.dasm.step_size / 2, tsd.dasm.step_size / 2)).to(z_hat.device)
+        return tsd_loss(
+            z_hat,
+            batch.z,
+            noise=gaussian_like(batch.z, generators),
+            t=t,
+            teacher=self._guided(teacher_names(self.student.transformer), batch, guidance.teacher),
+            fake=self._guided(fake_score_names(self.student.transformer), batch, guidance.fake_score),
+            schedule=self.schedule,
+            lam=tsd.lam,
+            dasm_steps=tsd.dasm.steps if phase.dasm else 0,
+            dasm_step_size=tsd.dasm.step_size,
+            dasm_weight=tsd.dasm.weight,
+            dasm_offset=offset,
+            residual=tsd.residual,
+        )
+
+    def fake_score_turn(self, batch: Batch, z_hat: Tensor, update: int, share: float = 1.0) -> Tensor:
+        """Forward and backward of Eq. (9) on the student's latents; returns the batch mean, detached.
+
+        A share `caption_dropout` of the samples takes the empty prompt, so that the branch guidance uses is trained.
+        """
+        config = self.config.fake_score
+        generators = [seeding.generator(self.seed, "fake_score", position, update) for position in batch.positions]
+        t = _uniform(generators, config.t_range).to(z_hat.device)
+        dropped = (_uniform(generators, (0.0, 1.0)) < config.caption_dropout).to(z_hat.device)
+        noise = gaussian_like(z_hat, generators)
+        sigma = self.schedule.sigma(t)
+        embeds = torch.where(dropped[:, None, None], self.null.embeds, batch.embeds)
+        pooled = torch.where(dropped[:, None], self.null.pooled, batch.pooled)
+        with adapters.active(self.student.transformer, *fake_score_names(self.student.transformer)):
+            z_t = add_noise(z_hat, noise, sigma)
+            v_fake = self.model("fake_score", z_t, self.schedule.timestep(sigma), embeds, pooled)
+            loss = fake_score_loss(v_fake, z_hat, noise).mean()
+            (share * loss).backward()
+        return loss.detach()
+
+    def _guided(self, names: tuple[str, ...], batch: Batch, scale: float) -> GuidedVelocity:
+        return GuidedVelocity(
+            self.student.transformer, names, batch.embeds, batch.pooled, self.null, scale, self.config.low_memory
+        )
+
+
+def _uniform(generators: list[torch.Generator], bounds: tuple[float, float]) -> Tensor:
+    """(B,), one draw from each sample's generator."""
+    low, high = bounds
+    return torch.stack([torch.rand((), generator=generator) for generator in generators]) * (high - low) + low
