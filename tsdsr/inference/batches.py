@@ -1,0 +1,75 @@
+"""Between what people pass to the pipeline and the tensors (B, 3, H, W) in [0, 1] that it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tsdsr.errors import UserError
+
+Images = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
+
+
+def tensors(images: Images) -> list[Tensor]:
+    """The pictures as tensors (B, 3, H, W) in [0, 1], float32: one for an array or tensor; one a picture for a list.
+
+    Raises:
+        UserError: for anything else, another number of channels, or values out of range.
+    """
+    if isinstance(images, Tensor):
+        return [_checked(images.unsqueeze(0) if images.ndim == 3 else images)]
+    if isinstance(images, np.ndarray):
+        return [_from_array(images)]
+    if isinstance(images, Image.Image):
+        return [_from_array(np.asarray(images.convert("RGB")))]
+    if isinstance(images, Sequence) and images and all(isinstance(item, Image.Image) for item in images):
+        return [_from_array(np.asarray(item.convert("RGB"))) for item in images]
+    raise UserError(f"expected a PIL image, a list of them, an array or a tensor, found {type(images).__name__}")
+
+
+def _from_array(array: np.ndarray) -> Tensor:
+    if array.dtype == np.uint8:
+        values = array.astype(np.float32) / 255
+    elif np.issubdtype(array.dtype, np.floating):
+        values = array
+    else:
+        raise UserError(f"an array must be uint8, or float in [0, 1]; found {array.dtype}")
+    rows = torch.from_numpy(np.ascontiguousarray(values[None] if values.ndim == 3 else values))
+    if rows.ndim != 4 or rows.shape[-1] != 3:
+        raise UserError(f"an array must have the shape (H, W, 3) or (B, H, W, 3), found {array.shape}")
+    return _checked(rows.movedim(-1, 1))
+
+
+def _checked(images: Tensor) -> Tensor:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise UserError(f"a tensor must have the shape (3, H, W) or (B, 3, H, W), found {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise UserError(f"a tensor must be floating point in [0, 1], found {images.dtype}")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise UserError(f"values must lie in [0, 1], found {low:.3g} to {high:.3g}")
+    return images.detach().to("cpu", torch.float32)
+
+
+def _pil(results: list[Tensor]) -> list[Image.Image]:
+    arrays = [(255 * picture).round().byte().movedim(0, -1).numpy() for result in results for picture in result]
+    return [Image.fromarray(array) for array in arrays]
+
+
+def _stacked(results: list[Tensor]) -> Tensor:
+    sizes = {tuple(result.shape[-2:]) for result in results}
+    if len(sizes) > 1:
+        raise UserError(f"pictures of several sizes {sorted(sizes)} do not stack; take output_type='pil'")
+    return torch.cat(results)
+
+
+OUTPUTS: dict[str, Callable[[list[Tensor]], Any]] = {
+    "pil": _pil,
+    "np": lambda results: _stacked(results).movedim(1, -1).numpy(),
+    "pt": _stacked,
+}

@@ -1,0 +1,209 @@
+"""One picture through the one-step student: tile by tile where it is large, strip by strip where it comes out.
+
+    bicubic to the target size -> VAE encoder -> z_L -> z_hat = z_L - v(z_L) -> VAE decoder -> colour alignment
+
+Each of the three networks runs over the whole picture, in overlapping tiles whose results are blended, before the next
+one starts: a network never sees the seam of the one before. The bicubic picture is made tile by tile too, so what grows
+with the picture is the latents alone (a byte or two a pixel).
+
+Legend: B pictures, C latent channels, H W pixels of the result, h w latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tsdsr.inference.color import ALIGNMENTS, Moments
+from tsdsr.inference.resample import bicubic_window
+from tsdsr.inference.rows import RowStore
+from tsdsr.inference.tiling import Blend, Span, spans
+from tsdsr.models.codec import LatentCodec
+
+Tile = tuple[Span, Span]  # rows, columns, in latents
+STRIP_ROWS = 256
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Tiles of one size, in latents.
+
+    Attributes:
+        tile, overlap: a side of a tile, and what neighbours share at least; multiples of the patch size.
+        batch: tiles that go through a network together.
+    """
+
+    tile: int
+    overlap: int
+    batch: int = 1
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What the engine runs: the codec, and latents -> velocity. `patch` is the latents per token along a side."""
+
+    codec: LatentCodec
+    velocity: Callable[[Tensor], Tensor]
+    patch: int
+    device: torch.device
+
+    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Latents (h, w), in whole tokens, that cover `size` = (H, W) pixels."""
+        token = self.codec.factor * self.patch
+        return -(-size[0] // token) * self.patch, -(-size[1] // token) * self.patch
+
+    def tiles(self, size: tuple[int, int], plan: TilePlan) -> list[Tile]:
+        """The plan's tiles over `size` = (H, W) pixels, row by row. They begin and end on whole tokens."""
+        rows, columns = (
+            [span.scaled(self.patch) for span in spans(side // self.patch, plan.tile // self.patch, plan.overlap // self.patch)]
+            for side in self.padded(size)
+        )  # fmt: skip
+        return list(product(rows, columns))
+
+    def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        """Pixels in [-1, 1] -> latents: the posterior's mode, or with `noise` (as the latents) a sample of it."""
+        if noise is None:
+            return self.codec.encode(images)
+        vae = self.codec.vae
+        posterior = vae.encode(images.to(vae.dtype)).latent_dist
+        sample = posterior.mean.float() + posterior.std.float() * noise
+        return (sample - self.codec.shift) * vae.config.scaling_factor
+
+
+@dataclass(frozen=True)
+class Source:
+    """The picture to enlarge.
+
+    Attributes:
+        image: (B, 3, h, w) in [0, 1], float32, on the CPU.
+        size: (H, W) of the result.
+    """
+
+    image: Tensor
+    size: tuple[int, int]
+
+    def window(self, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+        """x_L in [0, 1]: these rows and columns of the bicubic enlargement, continued past its edges."""
+        return bicubic_window(self.image, self.size, rows=rows, columns=columns).clamp(0, 1)
+
+
+def restore(
+    networks: Networks,
+    source: Source,
+    plan: TilePlan,
+    *,
+    noise: Tensor | None = None,
+    step: Callable[[int], Any] = lambda tiles: None,
+) -> RowStore:
+    """The student's picture, before colour alignment.
+
+    Args:
+        networks: on their device.
+        source: the picture and the size wanted.
+        plan: how to tile.
+        noise: (B, C, h, w) standard normal values, to sample the encoder's posterior; None takes its mode.
+        step: called with the number of tiles that have just gone through a network.
+
+    Returns:
+        (B, 3, H, W), about [0, 1] and not clamped. Close it after use.
+    """
+    batch = source.image.shape[0]
+    factor = networks.codec.factor
+    tiles = networks.tiles(source.size, plan)
+
+    def sweep(network: Callable[[list[Tile]], Tensor], scale: int = 1) -> Iterator[Tensor]:
+        return _sweep(tiles, network, batch=plan.batch, rows_of=batch, scale=scale, device=networks.device, step=step)
+
+    def encode(group: list[Tile]) -> Tensor:
+        pixels = [source.window(*[(span.start * factor, span.stop * factor) for span in tile]) for tile in group]
+        drawn = None if noise is None else _cut(noise, group).to(networks.device)
+        return networks.encode(2 * torch.cat(pixels).to(networks.device) - 1, drawn)
+
+    z_lq = torch.cat(list(sweep(encode)), dim=2)
+
+    def one_step(group: list[Tile]) -> Tensor:
+        z = _cut(z_lq, group)
+        return z - networks.velocity(z).to(z.dtype)
+
+    z_hat = torch.cat(list(sweep(one_step)), dim=2)
+    store = RowStore(batch, 3, source.size[1])
+    try:
+        for strip in sweep(lambda group: networks.codec.decode(_cut(z_hat, group)), factor):
+            wanted = source.size[0] - store.height
+            store.append((strip[:, :, :wanted, : source.size[1]] + 1) / 2)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def passes(networks: Networks, size: tuple[int, int], plan: TilePlan) -> int:
+    """The sum of what `restore` hands to `step`: tiles times networks."""
+    return 3 * len(networks.tiles(size, plan))
+
+
+def aligned_strips(store: RowStore, source: Source, color: str) -> Iterator[Tensor]:
+    """The restored picture with the source's colours, from the top: strips (B, 3, n, W), clamped to [0, 1].
+
+    Args:
+        store: what `restore` returned.
+        source: what it was given; its bicubic enlargement is the reference.
+        color: a key of `ALIGNMENTS`.
+    """
+    alignment = ALIGNMENTS[color]
+    height, width = source.size
+    own = other = Moments.of(torch.zeros(1, 3, 1, 1))
+    if alignment.uses_moments:
+        own = _moments(store.read, height)
+        other = _moments(lambda start, stop: source.window((start, stop), (0, width)), height)
+    for start in range(0, height, STRIP_ROWS):
+        stop = min(start + STRIP_ROWS, height)
+        first, last = max(start - alignment.halo, 0), min(stop + alignment.halo, height)
+        reference = source.window((first, last), (0, width))
+        strip = alignment.apply(store.read(first, last), reference, own, other)
+        yield strip[:, :, start - first : stop - first].clamp(0, 1)
+
+
+def _moments(read: Callable[[int, int], Tensor], height: int) -> Moments:
+    strips = (read(start, min(start + STRIP_ROWS, height)) for start in range(0, height, STRIP_ROWS))
+    total = Moments.of(next(strips))
+    for strip in strips:
+        total = total + Moments.of(strip)
+    return total
+
+
+def _cut(latents: Tensor, group: list[Tile]) -> Tensor:
+    """The tiles of a group, one below the other in the batch."""
+    return torch.cat([latents[:, :, rows.slice, columns.slice] for rows, columns in group])
+
+
+def _sweep(
+    tiles: list[Tile],
+    network: Callable[[list[Tile]], Tensor],
+    *,
+    batch: int,
+    rows_of: int,
+    scale: int,
+    device: torch.device,
+    step: Callable[[int], Any],
+) -> Iterator[Tensor]:
+    """Run `network` over groups of `batch` tiles and yield the blended rows as they are done.
+
+    `scale` is the network's output pixels per latent; `rows_of` the pictures in a tile's batch.
+    """
+    width = max(columns.stop for _, columns in tiles) * scale
+    blend = Blend(width, device)
+    for index in range(0, len(tiles), batch):
+        group = tiles[index : index + batch]
+        for values, (rows, columns) in zip(network(group).split(rows_of), group, strict=True):
+            blend.add(values, rows.scaled(scale), columns.scaled(scale))
+        step(len(group))
+        following = tiles[index + batch : index + batch + 1]
+        done = following[0][0].start * scale if following else group[-1][0].stop * scale
+        if done > blend.first:
+            yield blend.finish(done)

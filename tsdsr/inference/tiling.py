@@ -1,0 +1,114 @@
+"""Overlapping tiles and how their results are blended: plain arithmetic, in whatever unit the caller uses.
+
+spans(length, tile, overlap)   the starts of tiles along one axis
+ramp(...)                      a tile's weights along one axis: 1 inside, falling to 0 over each shared edge
+Blend                          the weighted mean of tiles, finished row band by row band
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis: [start, stop), sharing `before` units with its predecessor and `after` with its
+    successor."""
+
+    start: int
+    stop: int
+    before: int
+    after: int
+
+    def scaled(self, factor: int) -> Span:
+        """The same tile in units `factor` times finer."""
+        return Span(self.start * factor, self.stop * factor, self.before * factor, self.after * factor)
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.stop)
+
+
+def spans(length: int, tile: int, overlap: int) -> list[Span]:
+    """Cover [0, length) with tiles of equal size, spread evenly, neighbours sharing at least `overlap`.
+
+    Args:
+        length: to cover, at least 1.
+        tile: a tile's size; a longer one than `length` is cut to it, and stands alone.
+        overlap: 0 <= overlap < tile.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap must be 0 to {tile - 1} for tiles of {tile}, found {overlap}")
+    if length <= tile:
+        return [Span(0, length, 0, 0)]
+    count = math.ceil((length - overlap) / (tile - overlap))
+    starts = [round(index * (length - tile) / (count - 1)) for index in range(count)]
+    # A tile may reach into its next but one where the overlap is over half of it; the ramp only covers the nearest.
+    shared = [min(starts[i] + tile - starts[i + 1], tile // 2) for i in range(count - 1)]
+    return [
+        Span(start, start + tile, shared[i - 1] if i else 0, shared[i] if i < count - 1 else 0)
+        for i, start in enumerate(starts)
+    ]
+
+
+def ramp(span: Span, like: Tensor) -> Tensor:
+    """(n,): weights along one axis of a tile; a smooth rise over `before`, a fall over `after`, never 0."""
+    weight = torch.ones(span.stop - span.start, dtype=torch.float32, device=like.device)
+    for count, flip in ((span.before, False), (span.after, True)):
+        if count:
+            rise = 0.5 - 0.5 * torch.cos(math.pi * (torch.arange(count, device=like.device) + 0.5) / count)
+            view = weight.flip(0) if flip else weight
+            view[:count] *= rise
+            weight = view.flip(0) if flip else view
+    return weight
+
+
+class Blend:
+    """The weighted mean of overlapping tiles, accumulated in float32, for a picture of `width` and any height.
+
+    Tiles come in row order. `finish` gives up the rows that no later tile touches, so it holds no more than one row of
+    tiles.
+
+    Attributes:
+        first: the row that comes out next.
+    """
+
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.first = 0
+        self._width = width
+        self._sum: Tensor | None = None  # [B,C,rows,W], from `first` down
+        self._weight = torch.zeros(0, width, device=device)
+
+    def add(self, values: Tensor, rows: Span, columns: Span) -> None:
+        """Add one tile's values (B, C, rows, columns)."""
+        values = values.to(self._weight.device, torch.float32)
+        total = self._grown(values, rows.stop)
+        weight = ramp(rows, values)[:, None] * ramp(columns, values)[None, :]
+        window = (slice(rows.start - self.first, rows.stop - self.first), columns.slice)
+        total[..., window[0], window[1]] += values * weight
+        self._weight[window] += weight
+
+    def finish(self, stop: int) -> Tensor:
+        """The blended rows from `first` to `stop`, which are then forgotten."""
+        if self._sum is None:
+            raise ValueError("no tile was added")
+        count = stop - self.first
+        done = self._sum[..., :count, :] / self._weight[:count]
+        self._sum = self._sum[..., count:, :].clone()
+        self._weight = self._weight[count:].clone()
+        self.first = stop
+        return done
+
+    def _grown(self, values: Tensor, stop: int) -> Tensor:
+        """The sum, with zero rows added up to `stop`."""
+        if self._sum is None:
+            self._sum = values.new_zeros(*values.shape[:2], 0, self._width)
+        missing = stop - self.first - self._weight.shape[0]
+        if missing > 0:
+            self._sum = torch.cat([self._sum, values.new_zeros(*values.shape[:2], missing, self._width)], 2)
+            self._weight = torch.cat([self._weight, values.new_zeros(missing, self._width)])
+        return self._sum
