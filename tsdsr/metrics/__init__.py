@@ -1,0 +1,42 @@
+"""Scores of restored images: nine metrics, one row each, and folders scored by all that are available."""
+
+from tsdsr import compat
+
+compat.apply()
+
+from tsdsr.metrics.registry import COLUMNS, METRICS, Metric, select  # noqa: E402
+from tsdsr.metrics.results import compare, environment, json_path, read_csv, summarise, to_csv, write  # noqa: E402
+from tsdsr.metrics.scoring import (  # noqa: E402
+    DEFAULT_CACHE,
+    Batch,
+    BatchScores,
+    LocalExecutor,
+    Scores,
+    choose_device,
+    score_folder,
+)
+from tsdsr.metrics.statistics import Interval, mean_interval, paired_difference  # noqa: E402
+
+__all__ = [
+    "COLUMNS",
+    "DEFAULT_CACHE",
+    "METRICS",
+    "Batch",
+    "BatchScores",
+    "Interval",
+    "LocalExecutor",
+    "Metric",
+    "Scores",
+    "choose_device",
+    "compare",
+    "environment",
+    "json_path",
+    "mean_interval",
+    "paired_difference",
+    "read_csv",
+    "score_folder",
+    "select",
+    "summarise",
+    "to_csv",
+    "write",
+]

@@ -1,0 +1,118 @@
+"""pyiqa's implementations, built offline from weights that were found and verified."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsdsr.errors import UserError
+from tsdsr.files import atomic_file
+from tsdsr.metrics import separable
+from tsdsr.metrics.registry import Metric
+from tsdsr.weights import WEIGHTS, find, missing
+
+Score = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def unavailable(metric: Metric, folders: Sequence[str | Path] = ()) -> str | None:
+    """None when everything `metric` needs is here, else why it is not."""
+    reasons = [reason for name in metric.weights if (reason := missing(name, folders))]
+    return "; ".join(reasons) or None
+
+
+def weight_digests(metric: Metric, folders: Sequence[str | Path] = ()) -> dict[str, str]:
+    """name -> sha256 of the files that `metric` would load."""
+    found = {name: find(name, folders) for name in metric.weights}
+    return {name: item.sha256 for name, item in found.items() if item is not None}
+
+
+def build(metric: Metric, device: torch.device, folders: Sequence[str | Path] = ()) -> Any:
+    """pyiqa's metric, in evaluation mode on `device`.
+
+    Raises:
+        UserError: when weights are absent or damaged, or pyiqa cannot read them. Never downloads.
+    """
+    if reason := unavailable(metric, folders):
+        raise UserError(f"{metric.name}: {reason}")
+    pyiqa = importlib.import_module("pyiqa")
+    separable.install()
+    options = dict(metric.options)
+    with tempfile.TemporaryDirectory(prefix="tsdsr-weights-") as view, _offline(metric, Path(view), folders):
+        if metric.name == "niqe":
+            options["pretrained_model_path"] = str(_niqe_parameters(Path(view)))
+        try:
+            return pyiqa.create_metric(metric.backend, device=device, **options)
+        except (RuntimeError, OSError, KeyError, ValueError) as error:
+            raise UserError(f"{metric.name}: pyiqa cannot load its weights: {error}") from error
+
+
+def scorer(metric: Metric, device: torch.device, folders: Sequence[str | Path] = ()) -> Score:
+    """A function (images, references or None), each (B, 3, H, W) in [0, 1] -> float64 scores (B,) on the CPU."""
+    model = build(metric, device, folders)
+
+    def score(images: Tensor, references: Tensor | None) -> Tensor:
+        arguments = (images, references) if metric.needs_reference else (images,)
+        return model(*arguments).detach().reshape(-1).to("cpu", torch.float64)
+
+    return score
+
+
+@contextlib.contextmanager
+def _offline(metric: Metric, view: Path, folders: Sequence[str | Path]) -> Iterator[None]:
+    """While building: torch.hub's folder is `view`, which links the verified files under the names that pyiqa asks for.
+
+    Unpickling is restricted to tensors; pyiqa's messages go to stderr; timm builds MANIQA's backbone without fetching
+    ImageNet weights, since the published checkpoint of MANIQA holds the backbone too.
+    """
+    for name in metric.weights:
+        found = find(name, folders)
+        assert found is not None  # `unavailable` said so
+        link = view / WEIGHTS[name].file
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(found.path.resolve())
+    download = importlib.import_module("pyiqa.utils.download_util")
+    timm = importlib.import_module("timm")
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(view))
+    try:
+        with (
+            mock.patch.object(download, "DEFAULT_CACHE_DIR", str(view / "pyiqa")),
+            mock.patch.object(timm, "create_model", partial(_without_pretrained, timm.create_model)),
+            mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}),
+            contextlib.redirect_stdout(sys.stderr),
+        ):
+            yield
+    finally:
+        torch.hub.set_dir(before)
+
+
+def _without_pretrained(create: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    return create(*args, **{**options, "pretrained": False})
+
+
+def _niqe_parameters(folder: Path) -> Path:
+    """NIQE's pristine model in the form pyiqa reads, from the parameters that basicsr carries: the same numbers as the
+    `niqe_modelparameters.mat` of the original release (Mittal et al., IEEE SPL 2013)."""
+    scipy_io = importlib.import_module("scipy.io")
+    spec = importlib.util.find_spec("basicsr")
+    if spec is None or spec.origin is None:
+        raise UserError("niqe: the package basicsr, which carries its parameters, is not installed")
+    parameters = np.load(Path(spec.origin).parent / "metrics" / "niqe_pris_params.npz", allow_pickle=False)
+    path = folder / "niqe_modelparameters.mat"
+    with atomic_file(path) as aside:
+        scipy_io.savemat(
+            aside, {"mu_prisparam": parameters["mu_pris_param"], "cov_prisparam": parameters["cov_pris_param"]}
+        )
+    return path

@@ -1,0 +1,73 @@
+"""Scores kept by what they were computed from, so that only what is new is computed.
+
+One small JSON file for each image, or image and reference; in it one number for each way of scoring. Nothing ever
+becomes stale: other bytes, another version or other weights make another key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from tsdsr.files import read_json, write_json
+from tsdsr.metrics.images import Item
+from tsdsr.metrics.registry import Metric
+
+
+def version(metric: Metric, digests: Mapping[str, str], device: torch.device) -> str:
+    """Everything besides the images that a score depends on, as one digest."""
+    parts = {
+        "metric": metric.name,
+        "revision": metric.revision,
+        "backend": [metric.backend, sorted(metric.options.items())],
+        "packages": {name: importlib.metadata.version(name) for name in ("pyiqa", "torch")},
+        "weights": dict(digests),
+        "device": device.type,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class ScoreCache:
+    """Scores on disk below `root`; without a root, nothing is kept."""
+
+    def __init__(self, root: str | Path | None) -> None:
+        self._root = None if root is None else Path(root)
+        self._read: dict[Path, dict[str, float]] = {}
+
+    def get(self, item: Item, metric: Metric, key: str) -> float | None:
+        """The score, if it was computed before; NaN where it was computed and was not finite."""
+        path = self._path(item, metric)
+        value = None if path is None else self._entries(path).get(key)
+        return math.nan if value == "nan" else value
+
+    def put(self, item: Item, scores: Mapping[Metric, tuple[str, float]]) -> None:
+        """Keep scores of one item: metric -> (key, value)."""
+        changed = set()
+        for metric, (key, value) in scores.items():
+            path = self._path(item, metric)
+            if path is not None:
+                self._entries(path)[key] = value if math.isfinite(value) else "nan"
+                changed.add(path)
+        for path in changed:
+            write_json(path, self._read[path])
+
+    def _entries(self, path: Path) -> dict:
+        if path not in self._read:
+            try:
+                self._read[path] = read_json(path)
+            except (FileNotFoundError, json.JSONDecodeError):
+                self._read[path] = {}
+        return self._read[path]
+
+    def _path(self, item: Item, metric: Metric) -> Path | None:
+        if self._root is None:
+            return None
+        reference = item.reference.digest if metric.needs_reference and item.reference is not None else "none"
+        name = hashlib.sha256(f"{item.restored.digest} {reference}".encode()).hexdigest()
+        return self._root / name[:2] / f"{name}.json"

@@ -1,0 +1,79 @@
+"""`tsdsr score`: score a folder of images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options on `parser`."""
+    parser.add_argument("--restored", required=True, metavar="DIR", help="folder of images to score")
+    parser.add_argument("--reference", metavar="DIR", help="folder of references of the same names; may be left out")
+    parser.add_argument("--out", required=True, metavar="FILE.csv", help="scores of images; FILE.json gets the means")
+    parser.add_argument("--metrics", metavar="A,B,...", help="default: all")
+    parser.add_argument("--method", metavar="NAME", help="what made the images; default: the folder's name")
+    parser.add_argument("--dataset", default="unnamed", metavar="NAME", help="which images they are")
+    parser.add_argument("--weights-dir", action="append", default=[], metavar="DIR", help="searched for weights first")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--batch-size", type=int, default=4, help="images of one size scored together")
+    parser.add_argument("--no-cache", action="store_true", help="neither read nor keep scores in .tsdsr/scores")
+    parser.add_argument("--against", metavar="OTHER.csv", help="also print paired differences to these scores")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, write and print.
+
+    Returns:
+        0, or 1 when the results are partial: some image could not be scored by a metric that was available.
+
+    Raises:
+        UserError: when nothing can be scored.
+    """
+    from tsdsr import metrics
+
+    device = metrics.choose_device(args.device)
+    metrics.json_path(args.out)  # a bad name fails before the work
+    scores = metrics.score_folder(
+        args.restored,
+        args.reference,
+        args.metrics.split(",") if args.metrics else None,
+        device=device,
+        batch_size=args.batch_size,
+        weights_folders=args.weights_dir,
+        cache=None if args.no_cache else metrics.DEFAULT_CACHE,
+    )
+    method = args.method or Path(args.restored).resolve().name
+    summary = metrics.write(scores, args.out, method=method, dataset=args.dataset, device=device)
+    sys.stdout.write(describe(summary) + "\n")
+    if args.against:
+        sys.stdout.write(describe_differences(args.out, args.against) + "\n")
+    return int(scores.partial)
+
+
+def describe(summary: dict) -> str:
+    """The means of a summary, one metric a line."""
+    lines = [
+        f"{summary['method']} on {summary['dataset']}: {summary['images']} images" + " (partial)" * summary["partial"]
+    ]
+    for row in summary["metrics"].values():
+        if row["mean"] is None:
+            lines.append(f"  {row['label']:8}         - {row['reason']}")
+        else:
+            bounds = "" if row["low"] is None else f"  [{row['low']:.4f}, {row['high']:.4f}]"
+            lines.append(f"  {row['label']:8} {row['mean']:9.4f}{bounds}")
+    return "\n".join(lines)
+
+
+def describe_differences(ours: str | Path, theirs: str | Path) -> str:
+    """Paired differences, one metric a line; a star where the interval leaves out 0."""
+    from tsdsr import metrics
+
+    lines = [f"{ours} - {theirs}, paired over images (* the 95 % interval leaves out 0)"]
+    for name, item in metrics.compare(ours, theirs).items():
+        bounds = "" if item.low is None else f"  [{item.low:+.4f}, {item.high:+.4f}]" + " *" * item.excludes_zero
+        lines.append(
+            f"  {metrics.METRICS[name].label if name in metrics.METRICS else name:8} {item.mean:+9.4f}{bounds}"
+        )
+    return "\n".join(lines)

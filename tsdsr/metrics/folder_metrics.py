@@ -1,0 +1,44 @@
+"""Numbers that only a whole folder has: FID."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from tsdsr.metrics import backend
+from tsdsr.metrics.images import Item
+from tsdsr.metrics.registry import Metric
+
+if TYPE_CHECKING:
+    from tsdsr.metrics.scoring import Scores
+
+MIN_IMAGES = 2  # a covariance
+
+
+def score(
+    scores: Scores, metric: Metric, items: list[Item], device: torch.device, folders: Sequence[str | Path] = ()
+) -> None:
+    """Put the distance between the restored images and their references into `scores.dataset`.
+
+    Source: Heusel et al., NeurIPS 2017; resizing as Parmar et al., CVPR 2022 (pyiqa's default).
+    """
+    if len(items) < MIN_IMAGES:
+        scores.reasons[metric.name] = f"needs at least {MIN_IMAGES} images, found {len(items)}"
+        return
+    model = backend.build(metric, device, folders)
+    with tempfile.TemporaryDirectory(prefix="tsdsr-fid-") as root, contextlib.redirect_stdout(sys.stderr):
+        restored, reference = Path(root, "restored"), Path(root, "reference")
+        for folder in (restored, reference):
+            folder.mkdir()
+        for item in items:
+            assert item.reference is not None  # a metric that needs references is not scored without them
+            (restored / item.name).symlink_to(item.restored.path.resolve())
+            (reference / item.reference.path.name).symlink_to(item.reference.path.resolve())
+        value = model(str(restored), str(reference), num_workers=0, verbose=False)
+    scores.dataset[metric.name] = float(value)

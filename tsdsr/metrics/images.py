@@ -1,0 +1,168 @@
+"""The images to score: matched by name, opened once, and every fault named before any scoring begins."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tsdsr.errors import UserError
+from tsdsr.metrics.registry import Metric
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+KEPT_BYTES = 1 << 30  # decoded images are kept up to this many bytes; beyond, they are decoded again when scored
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A fault of one image, or of one image under one metric."""
+
+    name: str
+    message: str
+    metric: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}"
+
+
+@dataclass
+class Picture:
+    """An image file: the digest of its bytes, its size, and its pixels while there is room for them."""
+
+    path: Path
+    digest: str
+    height: int
+    width: int
+    pixels: np.ndarray | None = field(default=None, repr=False)
+
+    def load(self) -> np.ndarray:
+        """uint8 (H, W, 3), RGB."""
+        return _decode(self.path.read_bytes()) if self.pixels is None else self.pixels
+
+
+@dataclass(frozen=True)
+class Item:
+    """A restored image and, where there are references, its reference."""
+
+    name: str
+    restored: Picture
+    reference: Picture | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.restored.height, self.restored.width
+
+
+def collect(restored: str | Path, reference: str | Path | None) -> tuple[list[Item], list[Problem]]:
+    """Match, open and check every image.
+
+    Images are matched by file name; where suffixes differ, by the name without it.
+
+    Returns:
+        The items that can be scored, sorted by name, and every fault found.
+
+    Raises:
+        UserError: when a folder does not exist or holds no image.
+    """
+    files = _list(restored)
+    references = None if reference is None else _list(reference)
+    pairs, problems = _match(files, references)
+    items, kept = [], 0
+    for name, (path, other) in pairs.items():
+        try:
+            item = Item(name, _open(path), None if other is None else _open(other))
+        except UserError as error:
+            problems.append(Problem(name, str(error)))
+            continue
+        if item.reference is not None and item.shape != (item.reference.height, item.reference.width):
+            sizes = f"is {_size(item.restored)}, its reference {_size(item.reference)}"
+            problems.append(Problem(name, f"{sizes}; sizes must be equal"))
+            continue
+        items.append(item)
+        kept += _bytes(item)
+        if kept > KEPT_BYTES:
+            _drop_pixels(item)
+    return items, problems
+
+
+def too_small(items: list[Item], metrics: list[Metric]) -> list[Problem]:
+    """One problem for each image that is smaller than a metric needs."""
+    return [
+        Problem(
+            item.name,
+            f"{item.shape[1]}x{item.shape[0]} is smaller than the {metric.min_side} px that {metric.name} needs",
+            metric.name,
+        )
+        for item in items
+        for metric in metrics
+        if metric.per_image and min(item.shape) < metric.min_side
+    ]
+
+
+def _list(folder: str | Path) -> dict[str, Path]:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of images")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    if not files:
+        raise UserError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
+    return {path.name: path for path in files}
+
+
+def _match(
+    files: dict[str, Path], references: dict[str, Path] | None
+) -> tuple[dict[str, tuple[Path, Path | None]], list[Problem]]:
+    if references is None:
+        return {name: (path, None) for name, path in files.items()}, []
+    by_stem: dict[str, list[str]] = {}
+    for name in references:
+        by_stem.setdefault(Path(name).stem, []).append(name)
+    pairs: dict[str, tuple[Path, Path | None]] = {}
+    problems, used = [], set()
+    for name, path in files.items():
+        same_stem = by_stem.get(Path(name).stem, [])
+        match = name if name in references else same_stem[0] if len(same_stem) == 1 else None
+        if match is None:
+            problems.append(Problem(name, "has no reference of the same name"))
+        elif match in used:
+            problems.append(Problem(name, f"a second restored image for the reference {match}"))
+        else:
+            used.add(match)
+            pairs[name] = (path, references[match])
+    problems += [Problem(name, "a reference without a restored image") for name in references if name not in used]
+    return pairs, problems
+
+
+def _open(path: Path) -> Picture:
+    data = path.read_bytes()
+    try:
+        pixels = _decode(data)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}") from None
+    return Picture(path, hashlib.sha256(data).hexdigest(), *pixels.shape[:2], pixels)
+
+
+def _decode(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"{image.mode} has more than 8 bits a channel; save it as 8-bit RGB")
+        return np.asarray(image.convert("RGB"))
+
+
+def _size(picture: Picture) -> str:
+    return f"{picture.width}x{picture.height}"
+
+
+def _bytes(item: Item) -> int:
+    pictures = 1 if item.reference is None else 2
+    return 3 * pictures * item.restored.height * item.restored.width
+
+
+def _drop_pixels(item: Item) -> None:
+    item.restored.pixels = None
+    if item.reference is not None:
+        item.reference.pixels = None

@@ -1,0 +1,162 @@
+"""What scoring writes: a CSV of images, and beside it a JSON of means, intervals, reasons and provenance."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tsdsr.errors import UserError
+from tsdsr.files import write_json, write_text
+from tsdsr.metrics.registry import COLUMNS, Metric
+from tsdsr.metrics.scoring import Scores
+from tsdsr.metrics.statistics import LEVEL, RESAMPLES, Interval, mean_interval, paired_difference
+
+PACKAGES = ("tsdsr", "pyiqa", "torch", "torchvision", "timm", "numpy", "pillow")
+
+
+def write(
+    scores: Scores,
+    out: str | Path,
+    *,
+    method: str,
+    dataset: str,
+    device: torch.device,
+    seed: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write `out` (CSV) and its JSON; equal scores give equal bytes.
+
+    Args:
+        scores: of `tsdsr.metrics.score_folder`.
+        out: path of the CSV; the JSON takes its place with the suffix .json.
+        method: what made the images.
+        dataset: which images they are.
+        device: where they were scored.
+        seed: of the bootstrap.
+        provenance: what else the figures can be traced to (commit, params hash, run id).
+
+    Returns:
+        The content of the JSON.
+    """
+    summary = summarise(scores, method=method, dataset=dataset, device=device, seed=seed, provenance=provenance)
+    write_text(out, to_csv(scores))
+    write_json(json_path(out), summary)
+    return summary
+
+
+def json_path(out: str | Path) -> Path:
+    """The JSON beside a CSV of scores."""
+    out = Path(out)
+    if out.suffix == ".json":
+        raise UserError(f"{out}: name the CSV; the JSON is written beside it")
+    return out.with_suffix(".json")
+
+
+def to_csv(scores: Scores) -> str:
+    """Columns name, psnr, ssim, ...; six decimals; a score that is not there is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", *COLUMNS])
+    for name in scores.names:
+        cells = (scores.values.get(metric, {}).get(name) for metric in COLUMNS)
+        writer.writerow([name, *("" if cell is None else f"{cell:.6f}" for cell in cells)])
+    return text.getvalue()
+
+
+def read_csv(path: str | Path) -> dict[str, dict[str, float]]:
+    """metric -> image -> score, of a CSV that `write` made (or one with the same columns)."""
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        columns = [name for name in (rows[0] if rows else {}) if name != "name"]
+        return {column: {row["name"]: float(row[column]) for row in rows if row[column]} for column in columns}
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a CSV of scores (columns name, {', '.join(COLUMNS)}): {error}") from None
+
+
+def compare(ours: str | Path, theirs: str | Path, seed: int = 0) -> dict[str, Interval]:
+    """Paired differences ours - theirs of two CSVs, for every metric that both have images for.
+
+    Returns:
+        metric -> mean difference with its bootstrap interval.
+    """
+    left, right = read_csv(ours), read_csv(theirs)
+    shared = [name for name in left if left[name].keys() & right.get(name, {}).keys()]
+    return {name: paired_difference(left[name], right[name], seed) for name in shared}
+
+
+def summarise(
+    scores: Scores,
+    *,
+    method: str,
+    dataset: str,
+    device: torch.device,
+    seed: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of the JSON."""
+    return {
+        "method": method,
+        "dataset": dataset,
+        "images": len(scores.names),
+        "partial": scores.partial,
+        "problems": [asdict(problem) for problem in scores.problems],
+        "interval": {"kind": "percentile bootstrap over images", "level": LEVEL, "resamples": RESAMPLES, "seed": seed},
+        "metrics": {metric.name: _row(scores, metric, seed) for metric in scores.metrics},
+        "provenance": {**environment(device), **(provenance or {})},
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Where scores were computed: hardware and package versions."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "hardware": gpu or f"{_processor()}, {os.cpu_count()} cores",
+        "device": device.type,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _row(scores: Scores, metric: Metric, seed: int) -> dict[str, Any]:
+    column = list(scores.values.get(metric.name, {}).values())
+    if column:
+        interval = mean_interval(column, seed)
+    elif metric.name in scores.dataset:
+        interval = Interval(scores.dataset[metric.name], None, None, len(scores.names))
+    else:
+        interval = None
+    return {
+        "label": metric.label,
+        "direction": metric.direction,
+        "range": list(metric.range),
+        "needs_reference": metric.needs_reference,
+        "per_image": metric.per_image,
+        "decimals": metric.decimals,
+        "mean": None if interval is None else interval.mean,
+        "low": None if interval is None else interval.low,
+        "high": None if interval is None else interval.high,
+        "images": 0 if interval is None else interval.images,
+        "reason": scores.reasons.get(metric.name, None if interval is not None else "no image could be scored"),
+        "weights": scores.weights.get(metric.name, {}),
+        "protocol": {"backend": f"pyiqa {metric.backend}", **metric.options},
+    }
+
+
+def _processor() -> str:
+    """The processor's name as the kernel gives it, else the machine's type."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

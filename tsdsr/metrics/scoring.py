@@ -1,0 +1,252 @@
+"""Score a folder of images by every metric that can be computed, each image decoded once.
+
+B images a batch, H W pixels. The order of work: name every fault; look up what is known; batch what is left by size;
+compute; keep.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsdsr.errors import UserError
+from tsdsr.metrics import backend, folder_metrics
+from tsdsr.metrics.cache import ScoreCache, version
+from tsdsr.metrics.images import Item, Problem, collect, too_small
+from tsdsr.metrics.registry import Metric, select
+
+logger = logging.getLogger(__name__)
+DEFAULT_CACHE = Path(".tsdsr/scores")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size that lack the same scores; what a worker gets.
+
+    Attributes:
+        names: (B,).
+        metrics: names of the metrics to compute.
+        images: uint8 (B, H, W, 3).
+        references: likewise, or None.
+    """
+
+    names: tuple[str, ...]
+    metrics: tuple[str, ...]
+    images: np.ndarray
+    references: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class BatchScores:
+    """What a worker gives back.
+
+    Attributes:
+        names: (B,), of the batch.
+        values: metric -> (B,) scores.
+        failures: metric -> why it could not be loaded.
+    """
+
+    names: tuple[str, ...]
+    values: dict[str, list[float]]
+    failures: dict[str, str]
+
+
+Executor = Callable[[Iterable[Batch]], Iterator[BatchScores]]
+
+
+@dataclass
+class Scores:
+    """What scoring a folder gave.
+
+    Attributes:
+        names: the images that were scored, sorted.
+        metrics: the rows that were asked for.
+        values: metric -> image -> score, where there is one.
+        dataset: metric -> the number of the whole folder, for metrics that score folders.
+        reasons: metric -> why its column is empty.
+        problems: every fault of the input and every image without a score; not empty = the results are partial.
+        weights: metric -> weights -> sha256.
+        computed: number of image scores that were computed now, not looked up.
+    """
+
+    names: list[str]
+    metrics: list[Metric]
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    dataset: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    weights: dict[str, dict[str, str]] = field(default_factory=dict)
+    computed: int = 0
+
+    @property
+    def partial(self) -> bool:
+        return bool(self.problems)
+
+    def means(self) -> dict[str, float]:
+        """metric -> mean over images, or the folder's number; in the registry's order, without empty columns."""
+        means = {name: float(np.mean(list(column.values()))) for name, column in self.values.items() if column}
+        means |= self.dataset
+        return {metric.name: means[metric.name] for metric in self.metrics if metric.name in means}
+
+
+class LocalExecutor:
+    """Compute batches one after another in this process; models are built at first use and kept."""
+
+    def __init__(self, device: torch.device, folders: Sequence[str | Path] = ()) -> None:
+        self._device, self._folders = device, tuple(folders)
+        self._scorers: dict[str, backend.Score] = {}
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[BatchScores]:
+        return map(self.score, batches)
+
+    def score(self, batch: Batch) -> BatchScores:
+        """Every score of one batch."""
+        images = self._tensor(batch.images)
+        references = None if batch.references is None else self._tensor(batch.references)
+        result = BatchScores(batch.names, {}, {})
+        for name in batch.metrics:
+            try:
+                result.values[name] = self._scorer(name)(images, references).tolist()
+            except UserError as error:
+                result.failures[name] = str(error)
+        return result
+
+    def _scorer(self, name: str) -> backend.Score:
+        if name not in self._scorers:
+            self._scorers[name] = backend.scorer(select([name])[0], self._device, self._folders)
+        return self._scorers[name]
+
+    def _tensor(self, images: np.ndarray) -> Tensor:
+        return torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float().div(255)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is a CUDA device when there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def score_folder(
+    restored: str | Path,
+    reference: str | Path | None,
+    metrics: Sequence[str] | None = None,
+    *,
+    device: torch.device | None = None,
+    batch_size: int = 4,
+    weights_folders: Sequence[str | Path] = (),
+    cache: str | Path | None = DEFAULT_CACHE,
+    executor: Executor | None = None,
+) -> Scores:
+    """Score every image of a folder.
+
+    Args:
+        restored: folder of images.
+        reference: folder of references of equal names and sizes; None leaves out what needs one.
+        metrics: names; None = all.
+        device: where to compute; None = CUDA if there is one.
+        batch_size: images of one size that are scored together.
+        weights_folders: searched for weights before the caches.
+        cache: where known scores are kept; None = nowhere.
+        executor: how batches are computed; None = in this process.
+
+    Raises:
+        UserError: when nothing can be scored: no such folder, no image, no pair.
+    """
+    device = device or choose_device()
+    items, problems = collect(restored, reference)
+    wanted = select(None if metrics is None else list(metrics))
+    scores = Scores([item.name for item in items], wanted, problems=problems)
+    _find_reasons(scores, reference is not None, weights_folders)
+    usable = [metric for metric in wanted if metric.name not in scores.reasons]
+    scores.problems += too_small(items, usable)
+    for problem in scores.problems:
+        logger.error("%s", problem)
+    for name, reason in scores.reasons.items():
+        logger.warning("%s is left empty: %s", name, reason)
+    if not items:
+        raise UserError(f"{restored}: no image can be scored; " + "; ".join(map(str, problems)))
+    _score_items(scores, items, usable, executor or LocalExecutor(device, weights_folders), device, batch_size, cache)
+    for metric in usable:
+        if not metric.per_image:
+            folder_metrics.score(scores, metric, items, device, weights_folders)
+    return scores
+
+
+def _find_reasons(scores: Scores, has_reference: bool, folders: Sequence[str | Path]) -> None:
+    for metric in scores.metrics:
+        reason = backend.unavailable(metric, folders)
+        if metric.needs_reference and not has_reference:
+            scores.reasons[metric.name] = "needs a reference, and no reference folder was given"
+        elif reason is not None:
+            scores.reasons[metric.name] = reason
+        else:
+            scores.weights[metric.name] = backend.weight_digests(metric, folders)
+
+
+def _score_items(
+    scores: Scores,
+    items: list[Item],
+    metrics: list[Metric],
+    executor: Executor,
+    device: torch.device,
+    batch_size: int,
+    cache_root: str | Path | None,
+) -> None:
+    """Fill `scores.values` from the cache and, for the rest, from the executor."""
+    cache = ScoreCache(cache_root)
+    by_image = {metric.name: metric for metric in metrics if metric.per_image}
+    keys = {name: version(metric, scores.weights[name], device) for name, metric in by_image.items()}
+    known: dict[str, dict[str, float]] = {name: {} for name in by_image}
+    lacking: dict[str, list[str]] = {}
+    for item in items:
+        for name, metric in by_image.items():
+            if min(item.shape) < metric.min_side:
+                continue
+            value = cache.get(item, metric, keys[name])
+            if value is None:
+                lacking.setdefault(item.name, []).append(name)
+            else:
+                known[name][item.name] = value
+    by_name = {item.name: item for item in items}
+    for result in executor(_batches(items, lacking, batch_size)):
+        scores.reasons.update(result.failures)
+        for row, image in enumerate(result.names):
+            entries = {by_image[name]: (keys[name], column[row]) for name, column in result.values.items()}
+            cache.put(by_name[image], entries)
+            scores.computed += len(entries)
+            for name, column in result.values.items():
+                known[name][image] = column[row]
+    for name, column in known.items():
+        finite = {image: value for image, value in column.items() if math.isfinite(value)}
+        scores.values[name] = dict(sorted(finite.items()))
+        scores.problems += [
+            Problem(image, f"{name} is not finite for it (an image without texture?)", name)
+            for image, value in column.items()
+            if not math.isfinite(value)
+        ]
+
+
+def _batches(items: list[Item], lacking: dict[str, list[str]], batch_size: int) -> Iterator[Batch]:
+    """Images of one size that lack the same scores, `batch_size` at a time, decoded as they are asked for."""
+    groups: dict[tuple[tuple[int, int], tuple[str, ...]], list[Item]] = {}
+    for item in items:
+        if item.name in lacking:
+            groups.setdefault((item.shape, tuple(lacking[item.name])), []).append(item)
+    for (_, metrics), members in groups.items():
+        for start in range(0, len(members), batch_size):
+            yield _batch(members[start : start + batch_size], metrics)
+
+
+def _batch(items: list[Item], metrics: tuple[str, ...]) -> Batch:
+    images = np.stack([item.restored.load() for item in items])
+    references = [item.reference.load() for item in items if item.reference is not None]
+    names = tuple(item.name for item in items)
+    return Batch(names, metrics, images, np.stack(references) if references else None)

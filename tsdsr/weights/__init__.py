@@ -1,0 +1,8 @@
+"""Published weights of metrics and losses: what they are, where they are looked for, how to get them."""
+
+from tsdsr.weights.command import add_arguments, run
+from tsdsr.weights.registry import WEIGHTS, Weight
+from tsdsr.weights.search import Found, find, missing, places
+from tsdsr.weights.store import fetch, import_folder
+
+__all__ = ["WEIGHTS", "Found", "Weight", "add_arguments", "fetch", "find", "import_folder", "missing", "places", "run"]
