@@ -39,8 +39,10 @@ class CropsConfig(Section):
 
 
 class DataConfig(Section):
-    source: str
+    source: str | tuple[str, ...]
+    test_source: str | None
     test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_set: Literal["fixed_crops", "random_crops", "pairs"]
     scale: Annotated[int, Field(ge=1, le=8)]
     crop_size: Annotated[int, Field(ge=32)]
     test_crop_size: Annotated[int, Field(ge=32)]
@@ -56,11 +58,21 @@ class DataConfig(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _pairs_named(self) -> Self:
+        if self.test_set == "pairs" and not self.test_source:
+            raise ValueError("test_set is `pairs`, but test_source is null: give the folder that holds hq/ and lq/")
+        return self
+
 
 class CaptionsConfig(Section):
     source: Literal["sidecar", "constant", "model"]
-    constant: str
+    constant: Annotated[str, Field(min_length=1)]
     model: str | None
+    prompt: str | None
+    max_tokens: Count
+    batch_size: Count
+    edits: str
 
     @model_validator(mode="after")
     def _model_named(self) -> Self:
@@ -73,6 +85,7 @@ class PrepareConfig(Section):
     num_workers: Count
     max_bad_fraction: Probability
     max_megapixels: Positive
+    ray_above: Annotated[int, Field(ge=0)]
 
 
 Range = tuple[float, float]
@@ -277,22 +290,97 @@ class DistillConfig(Section):
         return self
 
 
+class FanOutConfig(Section):
+    workers: Annotated[int, Field(ge=0)]
+    above_images: Annotated[int, Field(ge=0)]
+
+
+class ExternalConfig(Section):
+    name: Annotated[str, Field(pattern=r"^[\w.+-]+( [\w.+-]+)*$")]
+    dataset: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+    dir: str
+
+
 class EvaluateConfig(Section):
     metrics: tuple[str, ...]
     color_alignment: Literal["adain", "wavelet", "none"]
     batch_size: Count
+    weights_dir: str | None
+    fan_out: FanOutConfig
+    references: dict[str, str]
+    external: tuple[ExternalConfig, ...]
+
+    @model_validator(mode="after")
+    def _references_known(self) -> Self:
+        known = {"test", *self.references}
+        unknown = [item.dataset for item in self.external if item.dataset not in known]
+        if unknown:
+            raise ValueError(f"external names {unknown}, but references has only {sorted(self.references)} (and test)")
+        return self
+
+
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # a file name, and told apart from `-seed<n>`
 
 
 class AblateConfig(Section):
-    run: tuple[str, ...]
+    run: tuple[VariantName, ...]
     seeds: tuple[Annotated[int, Field(ge=0)], ...]
-    variants: dict[str, dict[str, Any]]
+    variants: dict[VariantName, dict[str, Any]]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         unknown = [name for name in self.run if name not in self.variants]
         if unknown:
             raise ValueError(f"run names {unknown}, but variants has only {sorted(self.variants)}")
+        return self
+
+
+class DrawConfig(Section):
+    """How a sweep draws one key: exactly one of these."""
+
+    choice: tuple[Any, ...] | None = None
+    uniform: Range | None = None
+    loguniform: tuple[Positive, Positive] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [name for name in ("choice", "uniform", "loguniform") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of choice, uniform and loguniform, found {given or 'none'}")
+        for bounds in (self.uniform, self.loguniform):
+            if bounds is not None:
+                _ordered(bounds)
+        if self.choice is not None and not self.choice:
+            raise ValueError("choice must name at least one value")
+        return self
+
+
+class EarlyStoppingConfig(Section):
+    grace_steps: Count
+    reduction: Annotated[int, Field(ge=2)]
+
+
+class ResourcesConfig(Section):
+    cpus: Positive
+    gpus: NonNegative
+
+
+class SweepConfig(Section):
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    search: Literal["optuna", "random", "grid"]
+    trials: Count
+    space: dict[str, DrawConfig]
+    metric: str
+    steps: Count
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    early_stopping: EarlyStoppingConfig
+    resources: ResourcesConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        drawn = [key for key, draw in self.space.items() if draw.choice is None]
+        if self.search == "grid" and drawn:
+            raise ValueError(f"a grid takes choices only, but the space draws {drawn} from a range")
         return self
 
 
@@ -317,8 +405,32 @@ class Params(Section):
     distill: DistillConfig
     evaluate: EvaluateConfig
     ablate: AblateConfig
+    sweep: SweepConfig
     report: ReportConfig
     tracking: TrackingConfig
+
+    @model_validator(mode="after")
+    def _variants_are_valid(self) -> Self:
+        base = self.distill.model_dump(mode="json", by_alias=True)
+        for name, changes in self.ablate.variants.items():
+            try:
+                DistillConfig.model_validate(merge(base, changes))
+            except ValidationError as error:
+                raise ValueError(
+                    f"ablate.variants.{name}: " + "; ".join(_describe(item) for item in error.errors())
+                ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _swept_keys_exist(self) -> Self:
+        values = self.model_dump(mode="json", by_alias=True)
+        for path in self.sweep.space:
+            found: Any = values
+            for key in path.split("."):
+                if not isinstance(found, Mapping) or key not in found:
+                    raise ValueError(f"sweep.space.{path}: no such key in params.yaml")
+                found = found[key]
+        return self
 
     @classmethod
     def load(cls, path: str | Path) -> Params:
@@ -373,4 +485,6 @@ def _describe(item: Any) -> str:
     if item["type"] == "missing":
         return f"{key}: missing; every key of the committed params.yaml is needed"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if item["type"] == "value_error" else f"{key}: {message} (found {item['input']!r})"
+    if item["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message} (found {item['input']!r})"
