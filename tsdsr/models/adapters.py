@@ -58,9 +58,12 @@ def add_adapter(
         init_lora_weights="gaussian",
         target_modules=targets if isinstance(targets, str) else list(targets),
     )
+    before = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(seed, "lora", name))
         model.add_adapter(config, name)
+    for parameter in before:  # diffusers leaves only the newest adapter trainable
+        parameter.requires_grad_(True)
     for parameter in parameters(model, name).values():
         parameter.data = parameter.data.to(torch.float32)
         parameter.requires_grad_(trainable)

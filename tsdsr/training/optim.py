@@ -31,6 +31,7 @@ class NetworkOptimizer:
     def __init__(
         self, named: dict[str, nn.Parameter], lr: float, total: int, config: OptimizerConfig, schedule: ScheduleConfig
     ) -> None:
+        assert all(parameter.requires_grad for parameter in named.values()), "a trainable parameter is frozen"
         self.named, self.lr, self.total = named, lr, total
         self.clip_norm, self.schedule = config.clip_norm, schedule
         self.adamw = torch.optim.AdamW(
