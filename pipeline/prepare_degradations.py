@@ -1,63 +1,58 @@
 """prepare-degradations: photographs to degraded pairs, data/pairs.
 
-Reads the params sections seed, data, captions, prepare and degradation.
+Reads the params sections seed, data, captions, prepare and degradation. A run that was interrupted is continued by the
+next one with the same params; it ends with the same bytes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline import stage
-from tsdsr import files
+from pipeline import fan_out, stage
 from tsdsr.config import Params
-from tsdsr.data.builders import Outcome, build_photograph, write_manifest
-from tsdsr.data.photographs import PhotographRef, Split, find_photographs, split_of
+from tsdsr.data.builders import Outcome, Task
+from tsdsr.data.staging import Staging
+from tsdsr.data.tasks import plan
 
 OUT = Path("data/pairs")
+STAGING = Path(".tsdsr/prepare")
 
 log = logging.getLogger("prepare-degradations")
 
 
 def main() -> None:
-    prepare(stage.load_params(__doc__), OUT)
+    prepare(stage.load_params(__doc__), OUT, STAGING)
 
 
-def prepare(params: Params, out: Path) -> None:
-    """Build every pair of `data.source` and put them in the place of `out`, all of them or none."""
-    refs = find_photographs(params.data.source)
-    splits = split_of(refs, params.data.test_fraction)
-    log.info("%d photographs in %s, %d of them for tests", len(refs), params.data.source, _num_test(splits))
-    with files.atomic_directory(out) as aside:
-        outcomes = []
-        with tqdm(total=len(refs), unit="photograph", desc="prepare-degradations") as progress:
-            for outcome in _fan_out(refs, splits, params, aside):
-                outcomes.append(outcome)
-                progress.update()
-                if outcome.reason:
-                    log.warning("skipped %s: %s", outcome.photograph, outcome.reason)
-        write_manifest(aside, outcomes, params)
-    log.info("%d pairs in %s", sum(len(outcome.pairs) for outcome in outcomes), out)
+def prepare(params: Params, out: Path, staging_base: Path) -> None:
+    """Build every pair of the source and put them in the place of `out`, all of them or none."""
+    tasks = plan(params)
+    staging = Staging.under(staging_base, params)
+    outcomes, left = _continue(tasks, staging)
+    num_test = sum(task.split == "test" for task in tasks)
+    log.info("%d photographs, %d of them for tests, %d done before", len(tasks), num_test, len(outcomes))
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=len(tasks), initial=len(outcomes), unit=" photographs", desc="prepare-degradations") as progress,
+    ):
+        for outcome in fan_out.run(left, params, staging) if left else ():
+            outcomes.append(outcome)
+            progress.update()
+            if outcome.reason:
+                log.warning("skipped %s: %s", outcome.photograph, outcome.reason)
+    staging.publish(outcomes, params, out)
+    num_pairs, num_skipped = sum(len(one.pairs) for one in outcomes), sum(one.reason is not None for one in outcomes)
+    log.info("%d pairs in %s, %d photographs skipped (%s)", num_pairs, out, num_skipped, out / "manifest.json")
 
 
-def _fan_out(refs: list[PhotographRef], splits: dict[str, Split], params: Params, root: Path) -> Iterator[Outcome]:
-    """Outcomes as they come. Threads: decoding, filtering and PNG writing release the interpreter's lock."""
-    with ThreadPoolExecutor(params.prepare.num_workers) as pool:
-        futures = [pool.submit(build_photograph, ref, splits[ref.id], params, root) for ref in refs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
-
-
-def _num_test(splits: dict[str, Split]) -> int:
-    return sum(split == "test" for split in splits.values())
+def _continue(tasks: list[Task], staging: Staging) -> tuple[list[Outcome], list[Task]]:
+    """What an interrupted run has done, and what it has left."""
+    recorded = [(task, staging.recorded(task)) for task in tasks]
+    return [outcome for _, outcome in recorded if outcome], [task for task, outcome in recorded if not outcome]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tsdsr.config import CaptionsConfig
@@ -12,14 +13,10 @@ from tsdsr.data.reading import BadPhotograph
 def caption_of(ref: PhotographRef, config: CaptionsConfig) -> str:
     """The caption of one photograph as a single line.
 
-    `sidecar` takes the source's own caption, else `<name>.txt` beside the photograph, else `captions.constant`.
-
     Raises:
         BadPhotograph: its caption file is no UTF-8 text.
     """
-    if config.source == "constant":
-        return config.constant
-    return ref.caption or read_caption(ref.path.with_suffix(".txt")) or config.constant
+    return SOURCES[config.source](ref) or config.constant
 
 
 def read_caption(path: Path) -> str:
@@ -30,3 +27,19 @@ def read_caption(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise BadPhotograph(path, f"its caption file {path.name} cannot be read as UTF-8 text: {error}") from None
+
+
+def _sidecar(ref: PhotographRef) -> str:
+    return ref.caption or (read_caption(ref.caption_file) if ref.caption_file else "")
+
+
+def _constant(ref: PhotographRef) -> str:
+    return ""
+
+
+def _model(ref: PhotographRef) -> str:
+    return ref.caption or ""  # tsdsr.data.captioner has put it there
+
+
+# captions.source: each gives a photograph's caption, or nothing, which stands for captions.constant.
+SOURCES: dict[str, Callable[[PhotographRef], str]] = {"sidecar": _sidecar, "constant": _constant, "model": _model}

@@ -22,9 +22,16 @@ def pair_id(photograph_id: str, crop_index: int) -> str:
     return f"{photograph_id}-c{crop_index:03d}"
 
 
-def photograph_id_of(pair: str) -> str:
-    """The photograph that a pair was cut from."""
-    return re.sub(r"-c\d{3,}$", "", pair)
+def split_pair_id(pair: str) -> tuple[str, int]:
+    """The photograph and the crop that `pair_id` made a name of.
+
+    Raises:
+        ValueError: the name is none of `pair_id`'s (ready-made pairs have their own).
+    """
+    match = re.fullmatch(r"(.+)-c(\d{3,})", pair)
+    if match is None:
+        raise ValueError(f"{pair} is not the name of a crop of a photograph")
+    return match[1], int(match[2])
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

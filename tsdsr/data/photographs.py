@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import logging
 import os
 import re
 import unicodedata
 from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +26,11 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm"),
 )
+# Files that go with photographs and are none; any other suffix is named in the log.
+COMPANIONS = (".txt", ".csv", ".json", ".md", ".xml", ".xmp", ".yaml", ".sha256")
 MAX_ID_LENGTH = 100
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,68 +38,121 @@ class PhotographRef:
     """A photograph that has been found, not read.
 
     Attributes:
-        id: safe as a file name, unique in its source; seeds every random draw that belongs to the photograph.
+        id: safe as a file name, unique in its source; every random draw for the photograph belongs to it.
         path: where the file is.
         name: what people call it: its path inside the source, with `/`.
-        caption: the caption the source carries itself, if any.
+        caption_file: where its caption is, if there is any.
+        caption: the caption that the source (or a captioning model) gives it, if any.
         split: the split the source fixes, if any.
     """
 
     id: str
     path: Path
     name: str
+    caption_file: Path | None = None
     caption: str | None = None
     split: Split | None = None
 
 
-def find_photographs(source: str) -> list[PhotographRef]:
-    """List the photographs of `bundled` or of a folder and the folders in it, in the order of their ids.
+def find_photographs(source: str | Sequence[str], key: str = "data.source") -> list[PhotographRef]:
+    """List the photographs of a source in the order of their ids.
 
-    Hidden files are passed over. A link is followed, but no file or folder is taken twice.
+    Hidden files are passed over. Links are followed, but no file or folder is taken twice.
+
+    Args:
+        source: `bundled`; a folder, which stands for everything in it and in its folders; a glob pattern (`**` spans
+            folders); or several of these, whose photographs' names then begin with the folder's name.
+        key: the params key to name in errors.
 
     Raises:
-        UserError: the folder is missing, or there is no photograph in it.
+        UserError: a folder is missing, or there is no photograph.
     """
-    if source == "bundled":
-        from tsdsr.data.bundled import bundled_photographs
-
-        return bundled_photographs()
-    root = Path(source).expanduser()
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise UserError(f"data.source: {source} {what}; give a folder of photographs, or `bundled`")
-    files = _walk(root)
-    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-    if not pictures:
-        others = Counter(path.suffix.lower() or "(no suffix)" for path in files)
-        found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items())) or "nothing"
-        raise UserError(f"data.source: no photographs in {source} (found: {found}); read are {' '.join(SUFFIXES)}")
-    names = [_readable(path.relative_to(root)) for path in pictures]
-    ids = _unique_ids(names)
-    refs = [PhotographRef(id=ids[name], path=path, name=name) for name, path in zip(names, pictures, strict=True)]
+    sources = [source] if isinstance(source, str) else list(dict.fromkeys(source))
+    if sources == ["bundled"]:
+        return _bundled()
+    found: dict[Path, str] = {}
+    seen: set[Path] = set()
+    refs = []
+    for one, prefix in zip(sources, _prefixes(sources), strict=True):
+        if one == "bundled":
+            refs += _bundled()
+            continue
+        root, files = _expand(one, key, seen)
+        found |= {path: _readable(prefix / path.relative_to(root)) for path in _pictures(files, one, key)}
+    ids = _unique_ids(found.values(), taken={ref.id for ref in refs})
+    for path, name in found.items():
+        refs.append(PhotographRef(id=ids[name], path=path, name=name, caption_file=path.with_suffix(".txt")))
     return sorted(refs, key=lambda ref: ref.id)
 
 
-def split_of(refs: list[PhotographRef], test_fraction: float) -> dict[str, Split]:
+def split_of(refs: Iterable[PhotographRef], test_fraction: float) -> dict[str, Split]:
     """Which split each photograph (by id) is in.
 
     Where the source fixes none, the photographs are ranked by a hash of their ids, and the first `test_fraction` of
     them (at least one, and not all) are the test split: no seed and no order of files changes it.
     """
+    refs = list(refs)
     splits: dict[str, Split] = {ref.id: ref.split for ref in refs if ref.split}
-    free = sorted((ref.id for ref in refs if not ref.split), key=lambda key: (_digest(key), key))
+    free = sorted((ref.id for ref in refs if not ref.split), key=lambda name: (_digest(name), name))
     if len(free) == 1:
         raise UserError("data.source: one photograph cannot be split into train and test; at least two are needed")
     num_test = min(max(1, round(len(free) * test_fraction)), len(free) - 1)
-    for rank, key in enumerate(free):
-        splits[key] = "test" if rank < num_test else "train"
+    for rank, name in enumerate(free):
+        splits[name] = "test" if rank < num_test else "train"
     return splits
 
 
-def _walk(root: Path) -> list[Path]:
+def _bundled() -> list[PhotographRef]:
+    from tsdsr.data.bundled import bundled_photographs
+
+    return bundled_photographs()
+
+
+def _prefixes(sources: list[str]) -> list[Path]:
+    """What the names of each source begin with: nothing for a single one, else what tells its path apart."""
+    if len(sources) == 1:
+        return [Path()]
+    roots = [Path(_fixed_part(one)).expanduser() for one in sources]
+    names = [root.name for root in roots]
+    return [Path(root.name if names.count(root.name) == 1 else str(root).strip("/.")) for root in roots]
+
+
+def _fixed_part(source: str) -> str:
+    """The folder that a glob pattern starts from; a folder is its own."""
+    if not glob.has_magic(source) or Path(source).expanduser().exists():
+        return source
+    parts = Path(source).parts
+    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    return str(Path(*parts[:first]))
+
+
+def _expand(source: str, key: str, seen: set[Path]) -> tuple[Path, list[Path]]:
+    """A folder or pattern -> its root and its files."""
+    root = Path(_fixed_part(source)).expanduser()
+    if str(root) != str(Path(source).expanduser()):
+        paths = sorted(Path(path) for path in glob.glob(str(Path(source).expanduser()), recursive=True))
+        return root, [path for path in paths if not path.is_dir() and not _seen_before(path, seen)]
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise UserError(f"{key}: {source} {what}; give a folder of photographs, a glob pattern, or `bundled`")
+    return root, _walk(root, key, seen)
+
+
+def _pictures(files: list[Path], source: str, key: str) -> list[Path]:
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    others = Counter(path.suffix.lower() or "no suffix" for path in files if path.suffix.lower() not in SUFFIXES)
+    found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    if not pictures:
+        read = " ".join(SUFFIXES)
+        raise UserError(f"{key}: no photographs in {source} (found: {found or 'nothing'}); read are {read}")
+    if set(others) - set(COMPANIONS):
+        log.warning("%s: these files in %s are passed over by their names: %s", key, source, found)
+    return pictures
+
+
+def _walk(root: Path, key: str, seen: set[Path]) -> list[Path]:
     """Every visible file under `root` once. Real folders come before links: a file is found in its own place."""
     folders, links = deque([root]), deque[Path]()
-    seen: set[Path] = set()
     files: list[Path] = []
     linked: list[Path] = []
     while folders or links:
@@ -102,14 +162,17 @@ def _walk(root: Path) -> list[Path]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            raise UserError(f"data.source: {folder} cannot be listed: {error.strerror or error}") from None
+            raise UserError(f"{key}: the folder {folder} cannot be listed: {error.strerror or error}") from None
         for entry in entries:
+            path = Path(entry.path)
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
-                (links if entry.is_symlink() else folders).append(Path(entry.path))
-            elif entry.is_file() or entry.is_symlink():  # a dangling link is listed too: reading it gives the reason
-                (linked if entry.is_symlink() else files).append(Path(entry.path))
+            if entry.is_symlink():  # one that leads nowhere is a file: reading it tells why
+                (links if path.is_dir() else linked).append(path)
+            elif entry.is_dir():
+                folders.append(path)
+            else:
+                files.append(path)
     return [path for path in files + linked if not _seen_before(path, seen)]
 
 
@@ -129,11 +192,11 @@ def _readable(path: Path) -> str:
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
-def _unique_ids(names: list[str]) -> dict[str, str]:
+def _unique_ids(names: Iterable[str], taken: set[str]) -> dict[str, str]:
     """Name -> id. A photograph's id depends on its own name, unless another one's comes out the same: then both carry a
     hash of their names."""
     slugs = {name: _slug(name) for name in names}
-    times = Counter(slug.casefold() for slug in slugs.values())
+    times = Counter(slug.casefold() for slug in [*slugs.values(), *taken])
     return {
         name: slug if times[slug.casefold()] == 1 and len(slug) <= MAX_ID_LENGTH else f"{slug[:60]}-{_digest(name)[:8]}"
         for name, slug in slugs.items()

@@ -1,21 +1,25 @@
 """From a photograph to (LQ, HQ) pairs: pure functions of the pixels, the seed and the labels of the draw.
 
-Offline pairs (stage prepare-degradations) are those of epoch 0; online degradation asks for further epochs.
+A crop's place belongs to (seed, photograph, crop), so that its cached latent serves in every epoch; its degradation
+belongs to (seed, photograph, crop, epoch). The pairs on disk are those of epoch 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tsdsr import degradation, seeding
-from tsdsr.config import Params
+from tsdsr.config import DegradationConfig, Params
 from tsdsr.data.crops import Box, fixed_boxes, random_box
+from tsdsr.data.pairs import split_pair_id
+from tsdsr.degradation.operators import to_8bit, usm_sharpen
 
 
-def train_box(size: tuple[int, int], photograph_id: str, crop_index: int, epoch: int, seed: int, params: Params) -> Box:
+def train_box(size: tuple[int, int], photograph_id: str, crop_index: int, seed: int, params: Params) -> Box:
     """Where a training crop lies in a photograph of (height, width) pixels."""
-    rng = seeding.numpy_generator(seed, "crop", photograph_id, crop_index, epoch)
-    return random_box(*size, params.data.crop_size, rng)
+    return random_box(*size, params.data.crop_size, seeding.numpy_generator(seed, "crop", photograph_id, crop_index))
 
 
 def make_pair(
@@ -32,25 +36,59 @@ def make_pair(
         params: `data` gives the crop's side and the scale, `degradation` the ranges.
 
     Returns:
-        LQ, uint8 (crop_size / scale, crop_size / scale, 3), and HQ, uint8 (crop_size, crop_size, 3).
+        LQ, uint8 (crop_size / scale, crop_size / scale, 3), and HQ, uint8 (crop_size, crop_size, 3), sharpened where
+        `degradation.usm_sharpen_target` says so.
     """
-    box = train_box(photograph.shape[:2], photograph_id, crop_index, epoch, seed, params)
-    rng = seeding.numpy_generator(seed, "degradation", photograph_id, crop_index, epoch)
-    return degradation.degrade(box.cut(photograph), scale=params.data.scale, config=params.degradation, rng=rng)
+    hq = train_box(photograph.shape[:2], photograph_id, crop_index, seed, params).cut(photograph)
+    if params.degradation.usm_sharpen_target:
+        hq = sharpen(hq)
+    return _degrade(hq, params, seed, "degradation", photograph_id, crop_index, epoch), hq
 
 
-def fixed_test_boxes(size: tuple[int, int], params: Params) -> list[Box]:
-    """Where the test crops lie in a photograph of (height, width) pixels."""
-    return fixed_boxes(*size, params.data.test_crop_size, params.data.crops_per_photograph.test)
+def degrade_again(hq: np.ndarray, pair: str, epoch: int, seed: int, params: Params) -> np.ndarray:
+    """The LQ side that the training pair on disk with this id has in another epoch (in epoch 0: the one it has).
+
+    Args:
+        hq: the pair's HQ side as read from disk, uint8 (crop_size, crop_size, 3).
+
+    Returns:
+        uint8, (crop_size / scale, crop_size / scale, 3).
+    """
+    photograph_id, crop_index = split_pair_id(pair)
+    return _degrade(hq, params, seed, "degradation", photograph_id, crop_index, epoch)
 
 
 def make_test_pair(
-    photograph: np.ndarray, photograph_id: str, crop_index: int, seed: int, params: Params
+    photograph: np.ndarray, photograph_id: str, crop_index: int, box: Box, seed: int, params: Params
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One test pair: a crop at a fixed place, degraded once. Its HQ side is the photograph itself, never sharpened."""
-    box = fixed_test_boxes(photograph.shape[:2], params)[crop_index]
-    rng = seeding.numpy_generator(seed, "test degradation", photograph_id, crop_index)
+    """One test pair, degraded once. Its HQ side is the photograph itself, never sharpened."""
     hq = box.cut(photograph)
-    config = params.degradation.model_copy(update={"usm_sharpen_target": False})
-    lq, _ = degradation.degrade(hq, scale=params.data.scale, config=config, rng=rng)
-    return lq, hq
+    return _degrade(hq, params, seed, "test degradation", photograph_id, crop_index), hq
+
+
+def sharpen(hq: np.ndarray) -> np.ndarray:
+    """Real-ESRGAN's sharpened target, rounded to 8 bits before it is degraded: what is on disk is what was degraded."""
+    return np.ascontiguousarray(to_8bit(usm_sharpen(hq[:, :, ::-1].astype(np.float32)))[:, :, ::-1])
+
+
+def _degrade(hq: np.ndarray, params: Params, seed: int, *labels: object) -> np.ndarray:
+    config: DegradationConfig = params.degradation.model_copy(update={"usm_sharpen_target": False})
+    rng = seeding.numpy_generator(seed, *labels)
+    return degradation.degrade(hq, scale=params.data.scale, config=config, rng=rng)[0]
+
+
+def _fixed_crops(size: tuple[int, int], photograph_id: str, params: Params) -> list[Box]:
+    return fixed_boxes(*size, params.data.test_crop_size, params.data.crops_per_photograph.test)
+
+
+def _random_crops(size: tuple[int, int], photograph_id: str, params: Params) -> list[Box]:
+    crops = range(params.data.crops_per_photograph.test)
+    generators = (seeding.numpy_generator(params.seed, "test crop", photograph_id, crop) for crop in crops)
+    return [random_box(*size, params.data.test_crop_size, rng) for rng in generators]
+
+
+# data.test_set: where a test photograph's crops lie. `random_crops` is how DIV2K-Val was made.
+TEST_BOXES: dict[str, Callable[[tuple[int, int], str, Params], list[Box]]] = {
+    "fixed_crops": _fixed_crops,
+    "random_crops": _random_crops,
+}

@@ -1,0 +1,102 @@
+"""Where data/pairs grows: a folder that outlives an interrupted run, so that the next one continues."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tsdsr import files
+from tsdsr.config import Params
+from tsdsr.data.builders import PAIR_FILES, Outcome, Task, write_manifest
+
+# A change of these makes what an interrupted run left behind worthless.
+CODE = ("data", "degradation", "seeding.py")
+
+
+class Staging:
+    """`pairs/` as it will become data/pairs, and `done/`, one record for each finished photograph.
+
+    Bad photographs leave no record: a run that continues tries them again.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.pairs = root / "pairs"
+        self.done = root / "done"
+
+    @classmethod
+    def under(cls, base: Path, params: Params) -> Staging:
+        """The staging folder of these params and of this version of the code."""
+        return cls(base.absolute() / _key(params))
+
+    def recorded(self, task: Task) -> Outcome | None:
+        """What an earlier run made of this task, if all of it is still there and its inputs have not changed."""
+        try:
+            record = files.read_json(self._record(task))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+        if record["inputs"] != _inputs(task):
+            return None
+        outcome = Outcome.from_json(record["outcome"])
+        return outcome if all(path.is_file() for path in _files_of(self.pairs, [outcome])) else None
+
+    def record(self, task: Task, outcome: Outcome) -> None:
+        if outcome.reason is None:
+            files.write_json(self._record(task), {"inputs": _inputs(task), "outcome": outcome.to_json()})
+
+    def publish(self, outcomes: list[Outcome], params: Params, out: Path) -> None:
+        """Write the manifest and put the pairs in the place of `out`; then nothing is staged any more.
+
+        Raises:
+            UserError: too many photographs were bad; what is staged stays.
+        """
+        write_manifest(self.pairs, outcomes, params)
+        wanted = {*_files_of(self.pairs, outcomes), self.pairs / "manifest.json"}
+        for path in [path for path in self.pairs.rglob("*") if path.is_file() and path not in wanted]:
+            path.unlink()  # of a killed writer, or of a photograph that has gone or changed sides since
+        with files.atomic_directory(out) as aside:
+            for child in sorted(self.pairs.iterdir()):
+                shutil.move(child, aside / child.name)  # a rename, unless `out` is on another file system
+        shutil.rmtree(self.root.parent)
+
+    def _record(self, task: Task) -> Path:
+        return self.done / task.split / f"{task.ref.id}.json"
+
+
+def _files_of(root: Path, outcomes: Iterable[Outcome]) -> Iterable[Path]:
+    for outcome in outcomes:
+        for row in outcome.pairs:
+            for side, suffix in PAIR_FILES.items():
+                yield root / row["split"] / side / f"{row['id']}{suffix}"
+
+
+def _inputs(task: Task) -> list[Any]:
+    """What a task's pairs depend on besides params and code."""
+    stamps = [_stamp(path) for path in (task.ref.path, task.ref.caption_file, task.lq)]
+    return [task.ref.name, task.ref.caption, *stamps]
+
+
+def _stamp(path: Path | None) -> list[int] | None:
+    if path is None:
+        return None
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _key(params: Params) -> str:
+    values = params.to_dict()
+    wanted = {name: values[name] for name in ("seed", "data", "captions", "degradation")}
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
+    package = Path(__file__).parents[1]
+    for name in CODE:
+        for path in sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
