@@ -133,7 +133,9 @@ class Store:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             location = self.artifacts.as_uri() if self.is_local else None
-            return self._client.create_experiment(name, artifact_location=location)
+            # The kind makes MLflow's pages open on the runs, not on what they have for language models.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return self._client.create_experiment(name, artifact_location=location, tags=tags)
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id

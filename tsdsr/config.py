@@ -336,8 +336,9 @@ class AblateConfig(Section):
 
 
 class DrawConfig(Section):
-    """How a sweep draws one key: exactly one of these."""
+    """How a sweep draws one key: exactly one of `choice`, `uniform` and `loguniform`."""
 
+    key: str
     choice: tuple[Any, ...] | None = None
     uniform: Range | None = None
     loguniform: tuple[Positive, Positive] | None = None
@@ -369,7 +370,7 @@ class SweepConfig(Section):
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     search: Literal["optuna", "random", "grid"]
     trials: Count
-    space: dict[str, DrawConfig]
+    space: tuple[DrawConfig, ...]
     metric: str
     steps: Count
     validation_fraction: Annotated[float, Field(gt=0, lt=1)]
@@ -378,7 +379,7 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        drawn = [key for key, draw in self.space.items() if draw.choice is None]
+        drawn = [draw.key for draw in self.space if draw.choice is None]
         if self.search == "grid" and drawn:
             raise ValueError(f"a grid takes choices only, but the space draws {drawn} from a range")
         return self
@@ -424,11 +425,11 @@ class Params(Section):
     @model_validator(mode="after")
     def _swept_keys_exist(self) -> Self:
         values = self.model_dump(mode="json", by_alias=True)
-        for path in self.sweep.space:
+        for draw in self.sweep.space:
             found: Any = values
-            for key in path.split("."):
+            for key in draw.key.split("."):
                 if not isinstance(found, Mapping) or key not in found:
-                    raise ValueError(f"sweep.space.{path}: no such key in params.yaml")
+                    raise ValueError(f"sweep.space: {draw.key}: no such key in params.yaml")
                 found = found[key]
         return self
 

@@ -1,0 +1,108 @@
+"""Overlays: every committed one is valid, and applying one changes its keys and nothing else."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import params as overlays
+from tsdsr.config import Params
+from tsdsr.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMITTED = REPOSITORY / "params.yaml"
+ALL = sorted((REPOSITORY / "params").glob("*.yaml"))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copy(COMMITTED, tmp_path / "params.yaml"))
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_every_overlay_applies_and_keeps_the_rest(path: Path, copy: Path) -> None:
+    overlay = overlays.read_overlays([path])
+    overlays.apply(copy, overlay)
+    assert Params.load(copy) == Params.load(COMMITTED).overlay(overlay)
+    comments = [line.partition("# ")[2] for line in COMMITTED.read_text().splitlines() if "# " in line]
+    text = copy.read_text()
+    assert [comment for comment in comments if comment not in text] == []
+
+
+@pytest.mark.parametrize("recipe", ["paper", "released"])
+def test_recipes_stack_on_the_large_preset(recipe: str) -> None:
+    overlay = overlays.read_overlays([REPOSITORY / f"params/{name}.yaml" for name in ("sd3-medium", recipe)])
+    params = Params.load(COMMITTED).overlay(overlay)
+    assert params.data.crop_size == 512
+    assert params.distill.steps == 200_000
+    assert params.distill.optimizer.student_lr == 5e-6
+
+
+def test_nothing_to_change_leaves_the_file_as_it_is(copy: Path) -> None:
+    overlays.apply(copy, {})
+    assert copy.read_text() == COMMITTED.read_text()
+
+
+def test_one_changed_key_changes_one_line(copy: Path) -> None:
+    overlays.apply(copy, {"distill": {"steps": 77}})
+    changed = [
+        (old, new) for old, new in zip(COMMITTED.read_text().splitlines(), copy.read_text().splitlines()) if old != new
+    ]
+    assert [new for _, new in changed] == ["  steps: 77"]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "named"),
+    [({"distill": {"stepz": 1}}, "distill.stepz"), ({"distill": {"steps": 0}}, "distill.steps")],
+)
+def test_an_invalid_overlay_is_refused_before_anything_is_written(
+    overlay: dict[str, object], named: str, copy: Path
+) -> None:
+    before = copy.read_bytes()
+    with pytest.raises(UserError, match=named):
+        overlays.apply(copy, overlay)
+    with pytest.raises(UserError, match=named):
+        overlays.flags(copy, overlay)
+    assert copy.read_bytes() == before
+
+
+def test_files_that_are_not_overlays_are_named(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    (tmp_path / "broken.yaml").write_text("a: [1\n")
+    for name in ("list.yaml", "broken.yaml", "absent.yaml"):
+        with pytest.raises(UserError, match=name):
+            overlays.read_overlays([tmp_path / name])
+
+
+def test_later_overlays_win(tmp_path: Path) -> None:
+    for name, steps in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"distill": {"steps": steps, name: 0}}))
+    merged = overlays.read_overlays([tmp_path / "a.yaml", tmp_path / "b.yaml"])
+    assert merged == {"distill": {"steps": 2, "a": 0, "b": 0}}
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_flags_give_dvc_what_apply_writes(path: Path, copy: Path) -> None:
+    """DVC's own parser of `-S` reads the flags back to the overlaid params."""
+    from dvc.utils.hydra import apply_overrides
+
+    overlay = overlays.read_overlays([path])
+    given = overlays.flags(COMMITTED, overlay)
+    assert given[::2] == ["-S"] * (len(given) // 2)
+    assert shlex.split(shlex.join(given)) == given
+    apply_overrides(copy, given[1::2])
+    assert Params.load(copy) == Params.load(COMMITTED).overlay(overlay)
+
+
+@pytest.mark.parametrize(
+    "value", ["it's, a {test}: [1]", "", "null", "a/b-c.d", "1", "true", "a=b", 'say "x"', None, True, [1, "a"]]
+)
+def test_awkward_values_survive_the_flags(value: object, copy: Path) -> None:
+    from dvc.utils.hydra import apply_overrides
+
+    apply_overrides(copy, overlays._overrides({"prompts": {"default": value}}, yaml.safe_load(copy.read_text()), ""))
+    assert yaml.safe_load(copy.read_text())["prompts"]["default"] == value
