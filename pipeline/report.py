@@ -1,0 +1,50 @@
+"""Write the report: tables, loss curves, the before/after sheet and the page, and log them to the pipeline's run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pipeline import stage, tracking
+from tsdsr.config import Params
+from tsdsr.reporting import build
+
+logger = logging.getLogger(__name__)
+
+TERM_TITLES = {
+    "lpips": "LPIPS loss",
+    "tsd": "TSD (surrogate value)",
+    "latent_mse": "Latent MSE",
+    "fake_score": "Fake score's flow matching",
+    "vsd_norm": "Norm of the VSD direction",
+    "tsm_norm": "Norm of the TSM direction",
+    "student_grad_norm": "Student's gradient norm",
+    "fake_score_grad_norm": "Fake score's gradient norm",
+    "student_lr": "Student's learning rate",
+}
+
+
+def main() -> None:
+    params = stage.load_params(__doc__)
+    written = build.build(Path.cwd(), options(params))
+    with tracking.parent(params) as run:
+        for path in written:
+            run.artifact(path, folder=f"report/{path.name}" if path.is_dir() else "report")
+    logger.info("open %s", written[-1])
+
+
+def options(params: Params) -> build.Options:
+    """The report's options from the params, with the caveat that untrained LPIPS features ask for."""
+    titles, caveats = dict(TERM_TITLES), []
+    if params.distill.lpips.weights == "random":
+        titles["lpips"] = "LPIPS loss, untrained features"
+        caveats.append(
+            "The LPIPS term of the training loss used the features of an untrained network (distill.lpips.weights: "
+            "random). It steered the training and appears in the loss curves under that name; it is not the LPIPS "
+            "metric, whose column is filled by published weights or stays empty."
+        )
+    return build.Options(params.report.sheet_images, params.report.page_images, titles, tuple(caveats))
+
+
+if __name__ == "__main__":
+    stage.run(main)

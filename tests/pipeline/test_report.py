@@ -1,0 +1,51 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline import report
+from tsdsr.config import Params
+from tsdsr.reporting.build import Options
+
+ROOT = Path(__file__).parents[2]
+
+
+class _Run:
+    def __init__(self) -> None:
+        self.artifacts: list[tuple[str, str | None]] = []
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        self.artifacts.append((path.name, folder))
+
+
+def test_what_is_written_is_logged_to_the_parent_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run, seen = _Run(), []
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "index.html").touch()
+
+    @contextmanager
+    def parent(params: Params) -> Iterator[_Run]:
+        yield run
+
+    def build(root: Path, options: Options) -> list[Path]:
+        seen.append((root, options))
+        return [tmp_path / "tables", tmp_path / "index.html"]
+
+    monkeypatch.setattr(report.tracking, "parent", parent)
+    monkeypatch.setattr(report.build, "build", build)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["report", "--params", str(ROOT / "params.yaml")])
+    report.main()
+    assert run.artifacts == [("tables", "report/tables"), ("index.html", "report")]
+    assert seen[0][0] == tmp_path
+
+
+def test_untrained_lpips_features_are_named_as_such() -> None:
+    params = Params.load(ROOT / "params.yaml")
+    random = report.options(params.overlay({"distill": {"lpips": {"weights": "random"}}}))
+    assert "untrained" in random.term_titles["lpips"]
+    assert any("untrained" in caveat and "not the LPIPS metric" in caveat for caveat in random.caveats)
+    published = report.options(params.overlay({"distill": {"lpips": {"weights": "published"}}}))
+    assert published.term_titles["lpips"] == "LPIPS loss"
+    assert not published.caveats

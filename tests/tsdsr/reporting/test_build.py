@@ -1,0 +1,73 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from tsdsr import files
+from tsdsr.errors import UserError
+from tsdsr.reporting import build
+
+OPTIONS = build.Options(2, 24, {"lpips": "LPIPS loss, untrained features"}, ("Beware of <this>.",))
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_whole_report_twice_with_equal_bytes(workspace: Path) -> None:
+    written = build.build(workspace, OPTIONS)
+    assert all(path.exists() for path in written)
+    first = _bytes(workspace / "reports")
+    build.build(workspace, OPTIONS)
+    assert _bytes(workspace / "reports") == first
+
+
+def test_the_page_stands_alone(workspace: Path) -> None:
+    build.build(workspace, OPTIONS)
+    text = (workspace / "reports/index.html").read_text()
+    references = re.findall(r'(?:src|href)="([^"#][^"]{0,30})', text)
+    assert references
+    assert all(reference.startswith("data:") for reference in references)
+    assert not re.search(r"url\((?!#)", text)
+    assert "@import" not in text
+    assert "Beware of &lt;this&gt;." in text
+    assert "LPIPS loss, untrained features" in text
+    assert "vae.psnr" in text
+
+
+def test_the_ablation_keeps_printed_figures_in_their_own_columns(workspace: Path) -> None:
+    build.build(workspace, OPTIONS)
+    text = (workspace / "reports/tables/ablation.md").read_text()
+    head = next(line for line in text.splitlines() if line.startswith("| Variant"))
+    blocks = [cell.split(":")[0].strip() for cell in head.strip("|").split("|")[1:]]
+    assert sorted(set(blocks), key=blocks.index) == ["Measured here", "Printed in the paper"]
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == [
+        "**Students**",
+        "Full",
+        "w/o DASM",
+        "w/o TSM",
+        "**Baselines**",
+        "Bicubic",
+        "Teacher's round trip",
+    ]
+
+
+def test_curves_of_the_teacher_stand_apart(workspace: Path) -> None:
+    (workspace / "reports/curves/teacher.csv").write_text("step,vae\n1,0.5\n2,0.4\n")
+    build.build(workspace, OPTIONS)
+    names = {path.name for path in (workspace / "reports/plots").iterdir()}
+    assert names == {f"{stem}.{kind}" for stem in ("loss_curves", "teacher_curves") for kind in ("png", "svg")}
+
+
+def test_what_is_missing_is_named(workspace: Path) -> None:
+    (workspace / "data/restored/full/barn.png").unlink()
+    with pytest.raises(UserError, match=r"full/barn\.png"):
+        build.build(workspace, OPTIONS)
+
+
+def test_without_test_images_it_says_what_to_run(workspace: Path) -> None:
+    with files.atomic_directory(workspace / "data/pairs/test/hq"):
+        pass
+    with pytest.raises(UserError, match="prepare-degradations"):
+        build.build(workspace, OPTIONS)

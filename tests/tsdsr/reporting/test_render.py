@@ -1,0 +1,47 @@
+import csv
+import io
+
+import pytest
+
+from tsdsr.reporting.render import to_csv, to_latex, to_markdown
+from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table, ranked
+
+
+@pytest.fixture
+def table() -> Table:
+    columns = [Column("here.psnr", "PSNR", "up", 2, "Measured here"), Column("paper.psnr", "PSNR", "up", 2, "Paper")]
+    origin = Provenance("measured", "measured here on x_y")
+    rows = [
+        Row("A & B_1", {"here.psnr": Cell(25.0, "25.00", 24.1, 26.0), "paper.psnr": Cell(27.0, "27.0")}, "S", origin),
+        Row("C|D", {"here.psnr": Cell(24.0, "24.00"), "paper.psnr": Cell(reason="not printed; 100 %")}, "S", origin),
+    ]
+    return ranked(Table("t", "Title", "Variant", columns, rows, "50 % of λ"))
+
+
+def test_markdown_marks_ranks_and_reasons(table: Table) -> None:
+    text = to_markdown(table)
+    assert "| A & B_1 | **25.00** | 27.0 |" in text
+    assert "| C\\|D | <u>24.00</u> | — <sup>a</sup> |" in text
+    assert "<sup>a</sup> not printed; 100 %" in text
+    widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
+    assert widths == {4}
+
+
+def test_latex_escapes_and_marks(table: Table) -> None:
+    text = to_latex(table)
+    assert r"A \& B\_1 & \textbf{25.00} & 27.0 \\" in text
+    assert r"\underline{24.00} & ---$^{a}$ \\" in text
+    assert r"not printed; 100 \%" in text
+    assert r"50 \% of $\lambda$" in text
+    assert r"\multicolumn{1}{c}{Measured here}" in text
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_csv_reads_back(table: Table) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert rows[0]["here.psnr"] == "25.00"
+    assert (rows[0]["here.psnr_low"], rows[0]["here.psnr_high"]) == ("24.10", "26.00")
+    assert "paper.psnr_low" not in rows[0]
+    assert rows[1]["paper.psnr"] == ""
+    assert rows[1]["empty_because"] == "paper.psnr: not printed; 100 %"
+    assert rows[1]["provenance"] == "measured here on x_y"

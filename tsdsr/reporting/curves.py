@@ -1,0 +1,156 @@
+"""Curves: `reports/curves/<run>.csv` (`step,<term>,...`) drawn as one small panel a term, one line a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tsdsr.errors import UserError
+
+PALETTE = ("#3b78c9", "#d97b29", "#2a937a", "#9c62c0", "#c94f5f", "#8a7a3d", "#5f7f95")
+INK, FAINT = "#22272e", "#b9c0c8"
+STYLE: Mapping[str, Any] = {
+    "svg.hashsalt": "tsdsr",  # element ids without it are random
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "grid.alpha": 0.6,
+    "lines.linewidth": 1.4,
+    "legend.frameon": False,
+}
+
+
+PHASE = "phase"  # the column that numbers the phases of the training; a change is drawn as a line, not as a panel
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's stepped values: term -> (steps, values); a term may start late or miss steps."""
+
+    run: str
+    terms: Mapping[str, tuple[list[float], list[float]]]
+
+    @property
+    def boundaries(self) -> list[float]:
+        """The steps at which a new phase was first logged."""
+        steps, phases = self.terms.get(PHASE, ([], []))
+        return [step for step, before, now in zip(steps[1:], phases, phases[1:], strict=False) if before != now]
+
+
+def load(folder: Path) -> list[Curve]:
+    """Every curve under `folder`, `full` first, then by name; none when the folder is empty or absent.
+
+    Raises:
+        UserError: naming the file without a `step` column or with a value that is not a number.
+    """
+    paths = sorted(folder.glob("*.csv"), key=lambda path: (not path.stem.startswith("full"), path.stem))
+    return [Curve(path.stem, _read(path)) for path in paths]
+
+
+def _read(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if rows and "step" not in rows[0]:
+        raise UserError(f"{path}: no `step` column; run the distill stage again")
+    terms: dict[str, tuple[list[float], list[float]]] = {}
+    try:
+        for row in rows:
+            for name, text in row.items():
+                if name != "step" and text:
+                    steps, values = terms.setdefault(name, ([], []))
+                    steps.append(float(row["step"]))
+                    values.append(float(text))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; every value must be a number or empty") from None
+    return terms
+
+
+def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -> Figure:
+    """A figure with one panel a term; `titles` renames terms (and may carry a caveat)."""
+    names = [name for name in dict.fromkeys(name for curve in curves for name in curve.terms) if name != PHASE]
+    rows = max(1, math.ceil(len(names) / columns))
+    with matplotlib.rc_context(dict(STYLE)):
+        figure = Figure(figsize=(3.4 * columns, 2.2 * rows + 0.5), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for panel, name in zip(panels, names, strict=False):
+            _panel(panel, name, curves, titles.get(name, name))
+        for panel in panels[len(names) :]:
+            panel.set_axis_off()
+        _legend(figure, curves)
+    return figure
+
+
+def _panel(panel: Axes, name: str, curves: Sequence[Curve], title: str) -> None:
+    for index, curve in enumerate(curves):
+        if name in curve.terms:
+            steps, values = curve.terms[name]
+            color = PALETTE[index % len(PALETTE)]
+            panel.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+            panel.plot(steps, smooth(values), color=color)
+    for step in sorted({step for curve in curves for step in curve.boundaries}):
+        panel.axvline(step, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
+    panel.set_title(title)
+    panel.margins(x=0.01)
+    panel.tick_params(length=0)
+
+
+def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
+    handles = [
+        matplotlib.lines.Line2D([], [], color=PALETTE[index % len(PALETTE)], label=curve.run)
+        for index, curve in enumerate(curves)
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 6))
+
+
+def smooth(values: Sequence[float], half_life: float = 3.0) -> list[float]:
+    """Exponential moving average, corrected for its start, so that the first value is the first value."""
+    keep = 0.5 ** (1 / half_life)
+    total = weight = 0.0
+    result = []
+    for value in values:
+        total = keep * total + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        result.append(total / weight)
+    return result
+
+
+def to_png(figure: Figure, dpi: int = 150) -> bytes:
+    """Bytes that are equal for equal figures: no date, no version of the software."""
+    return _save(figure, "png", dpi=dpi, metadata={"Software": None})
+
+
+def to_svg(figure: Figure) -> bytes:
+    """Bytes that are equal for equal figures; texts stay texts."""
+    return _save(figure, "svg", metadata={"Date": None, "Creator": None}, transparent=True)
+
+
+def _save(figure: Figure, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(dict(STYLE)):
+        figure.savefig(buffer, format=kind, **options)
+    return buffer.getvalue()

@@ -1,0 +1,131 @@
+"""`reports/index.html`: one file that refers to no other, so that it opens from disk and survives being copied."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from tsdsr.reporting import curves
+from tsdsr.reporting.gallery import Exhibit
+from tsdsr.reporting.table import Cell, Provenance, Row, Table
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page: its title, an SVG or a picture as a data URI, and where it comes from."""
+
+    title: str
+    caption: str
+    svg: str = ""
+    uri: str = ""
+    provenance: Provenance | None = None
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A headline figure at the top of the page."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the page shows, in its order."""
+
+    title: str
+    summary: str
+    facts: Sequence[Fact]
+    caveats: Sequence[str]
+    measured: Sequence[Table]
+    printed: Sequence[Table]
+    exhibits: Sequence[Exhibit]
+    exhibits_note: str
+    plots: Sequence[Plot]
+    sweep: Sequence[Plot] = ()
+    numbers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def render(content: Content) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    origins = _Origins()
+    template = environment.get_template("page.html.jinja")
+    return template.render(
+        content=content,
+        origin_of=origins.number,
+        plot_origin=origins.of_plot,
+        origins=origins.entries,
+        css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        js=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        svg=lambda text: Markup(themed_svg(text)),
+    )
+
+
+class _Origins:
+    """What the page shows on hover or click, each distinct text once; elements refer to it by number."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self._numbers: dict[tuple[object, ...], int] = {}
+
+    def number(self, table: Table, row: Row, cell: Cell) -> int:
+        """The number of a cell's entry: its reason or interval, its note, and its provenance."""
+        provenance = cell.provenance or row.provenance
+        lines = [text for text in (cell.reason, _interval(cell), cell.note) if text]
+        return self._keep(tuple(lines), provenance)
+
+    def of_plot(self, plot: Plot) -> int:
+        return self._keep((plot.caption,), plot.provenance)
+
+    def _keep(self, lines: tuple[str, ...], provenance: Provenance | None) -> int:
+        key = (lines, provenance)
+        if key not in self._numbers:
+            self._numbers[key] = len(self.entries)
+            summary = provenance.summary if provenance else ""
+            details = [list(pair) for pair in provenance.details] if provenance else []
+            self.entries.append({"lines": list(lines), "summary": summary, "details": details})
+        return self._numbers[key]
+
+
+def _interval(cell: Cell) -> str | None:
+    if cell.low is None or cell.high is None:
+        return None
+    kind = "" if cell.note else " (95 %, bootstrap over images)"
+    return f"{cell.text}, interval {cell.low:.4g} to {cell.high:.4g}{kind}"
+
+
+def themed_svg(text: str) -> str:
+    """A matplotlib SVG ready to stand inside the page: no prolog, and its ink and lines in the page's colours."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r'<svg([^>]*?) width="[^"]*" height="[^"]*"', r"<svg\1", _sorted_size(text), count=1)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for color, variable in ((curves.INK, "--ink"), (curves.FAINT, "--line")):
+        text = text.replace(color, f"var({variable})")
+    return text
+
+
+def _sorted_size(text: str) -> str:
+    """Matplotlib writes height somewhere before width; put the two beside each other."""
+    head, _, rest = text.partition(">")
+    height = re.search(r'\sheight="[^"]*"', head)
+    width = re.search(r'\swidth="[^"]*"', head)
+    if height is None or width is None:
+        return text
+    head = head.replace(height[0], "").replace(width[0], "") + width[0] + height[0]
+    return head + ">" + rest

@@ -1,0 +1,166 @@
+"""Tables as Markdown, LaTeX and CSV. An empty cell points to its reason; printed and measured figures stay apart."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from string import ascii_lowercase
+
+from tsdsr.reporting.table import Cell, Column, Row, Table
+
+LATEX_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "λ": r"$\lambda$",
+    "×": r"$\times$",
+    "—": "---",
+    "–": "--",
+    "±": r"$\pm$",
+}
+
+
+def footnotes(table: Table) -> dict[str, str]:
+    """Each distinct reason and note of the table's cells, with its letter, in reading order."""
+    texts: dict[str, str] = {}
+    for row in table.rows:
+        for column in table.columns:
+            for text in _remarks(row.cells[column.key]):
+                texts.setdefault(text, _letter(len(texts)))
+    return texts
+
+
+def _remarks(cell: Cell) -> list[str]:
+    return [text for text in (cell.reason, cell.note) if text]
+
+
+def _letter(index: int) -> str:
+    word = ascii_lowercase[index % 26]
+    return word if index < 26 else _letter(index // 26 - 1) + word
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub-flavoured table; bold = best, underlined = second best."""
+    letters = footnotes(table)
+    lines = [f"### {table.title}", ""]
+    if table.caption:
+        lines += [table.caption, ""]
+    headings = [_block_heading(column) for column in table.columns]
+    lines.append("| " + " | ".join(map(_markdown_text, [table.stub, *headings])) + " |")
+    lines.append("|" + "|".join([":--", *["--:"] * len(headings)]) + "|")
+    for group in table.groups:
+        if group:
+            lines.append("| " + " | ".join([f"**{_markdown_text(group)}**", *[""] * len(headings)]) + " |")
+        for row in table.rows_of(group):
+            cells = [_markdown_cell(row.cells[column.key], letters) for column in table.columns]
+            lines.append("| " + " | ".join([_markdown_text(row.label), *cells]) + " |")
+    lines += _notes_markdown(table, letters)
+    return "\n".join(lines) + "\n"
+
+
+def _block_heading(column: Column) -> str:
+    return f"{column.block}: {column.heading}" if column.block else column.heading
+
+
+def _markdown_text(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _markdown_cell(cell: Cell, letters: Mapping[str, str]) -> str:
+    text = _markdown_text(cell.text) if cell.value is not None else "—"
+    if cell.rank == "best":
+        text = f"**{text}**"
+    elif cell.rank == "second":
+        text = f"<u>{text}</u>"
+    marks = ",".join(letters[remark] for remark in _remarks(cell))
+    return f"{text} <sup>{marks}</sup>" if marks else text
+
+
+def _notes_markdown(table: Table, letters: Mapping[str, str]) -> list[str]:
+    notes = [f"<sup>{letter}</sup> {text}" for text, letter in letters.items()] + list(table.notes)
+    sources = dict.fromkeys(
+        f"{row.label}: {row.provenance.summary}" for row in table.rows if row.provenance is not None
+    )
+    lines = ["", *[f"- {note}" for note in notes]] if notes else []
+    if sources:
+        lines += ["", "Where the figures come from:", "", *[f"- {source}" for source in sources]]
+    return lines
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs table; bold = best, underlined = second best. Needs `\\usepackage{booktabs}`."""
+    letters = footnotes(table)
+    width = len(table.columns) + 1
+    head = " & ".join(map(_tex, [table.stub, *[column.heading for column in table.columns]])) + r" \\"
+    caption = _tex(f"{table.title}. {table.caption}".strip())
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
+    lines += [rf"\label{{tab:{table.name}}}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
+    if any(heading for heading, _ in table.blocks):
+        spans = [rf"\multicolumn{{{count}}}{{c}}{{{_tex(heading)}}}" for heading, count in table.blocks]
+        lines.append(" & ".join(["", *spans]) + r" \\")
+    lines += [head, r"\midrule"]
+    for index, group in enumerate(table.groups):
+        if group:
+            lines += [r"\midrule"] if index else []
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(group)}}}}} \\")
+        lines += [_latex_row(row, table, letters) for row in table.rows_of(group)]
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    for text, letter in letters.items():
+        lines.append(rf"\par\footnotesize$^{{{letter}}}$ {_tex(text)}")
+    lines += [rf"\par\footnotesize {_tex(note)}" for note in table.notes]
+    lines += [f"% {row.label}: {row.provenance.summary}" for row in table.rows if row.provenance is not None]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _latex_row(row: Row, table: Table, letters: Mapping[str, str]) -> str:
+    cells = [_latex_cell(row.cells[column.key], letters) for column in table.columns]
+    return " & ".join([_tex(row.label), *cells]) + r" \\"
+
+
+def _latex_cell(cell: Cell, letters: Mapping[str, str]) -> str:
+    text = _tex(cell.text) if cell.value is not None else "---"
+    if cell.rank is not None:
+        text = rf"\textbf{{{text}}}" if cell.rank == "best" else rf"\underline{{{text}}}"
+    marks = ",".join(letters[remark] for remark in _remarks(cell))
+    return f"{text}$^{{{marks}}}$" if marks else text
+
+
+def _tex(text: str) -> str:
+    return "".join(LATEX_ESCAPES.get(character, character) for character in text)
+
+
+def to_csv(table: Table) -> str:
+    """One line a row: label, group, each column's figure (and the ends of its interval, where any row has one), what is
+    empty and why, where the row comes from."""
+    with_interval = {
+        column.key for column in table.columns if any(row.cells[column.key].low is not None for row in table.rows)
+    }
+    header = ["row", "group"]
+    for column in table.columns:
+        header += [column.key, *([f"{column.key}_low", f"{column.key}_high"] if column.key in with_interval else [])]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*header, "empty_because", "provenance"])
+    for row in table.rows:
+        values: list[str] = [row.label, row.group]
+        for column in table.columns:
+            cell = row.cells[column.key]
+            values.append("" if cell.value is None else cell.text)
+            if column.key in with_interval:
+                values += ["" if end is None else column.show(end) for end in (cell.low, cell.high)]
+        why = "; ".join(f"{key}: {cell.reason}" for key, cell in row.cells.items() if cell.reason)
+        writer.writerow([*values, why, row.provenance.summary if row.provenance else ""])
+    return buffer.getvalue()
+
+
+RENDERERS: Mapping[str, Callable[[Table], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv}

@@ -1,0 +1,161 @@
+"""The scores on disk, `reports/scores/<method>.{json,csv}` as `tsdsr.metrics.write` leaves them, for the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsdsr import files, metrics
+from tsdsr.errors import UserError
+from tsdsr.reporting.table import Cell, Column, Direction, Provenance
+
+DIRECTIONS: Mapping[str, Direction] = {"higher": "up", "lower": "down"}
+METRIC_COLUMNS: tuple[Column, ...] = tuple(
+    Column(row.name, row.label, DIRECTIONS[row.direction], row.decimals) for row in metrics.METRICS.values()
+)
+BASELINES: Mapping[str, str] = {"bicubic": "Bicubic", "round_trip": "Teacher's round trip"}
+LABELS: Mapping[str, str] = {"full": "Full", "wo_tsm": "w/o TSM", "wo_dasm": "w/o DASM", **BASELINES}
+_SEEDED = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one method.
+
+    Args:
+        mean: over the images; None with a `reason`.
+        low, high: its 95 % bootstrap interval, where it has one.
+        provenance: where the figure comes from, with the metric's own weights and protocol.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    reason: str | None
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class MethodScores:
+    """What one pair of files says.
+
+    Args:
+        method: `full`, `<variant>-seed<n>`, `bicubic`, `round_trip`, or an external's name.
+        images: how many were scored.
+        partial: whether an image could not be scored by a metric that was available.
+        metrics: by metric name; a metric that was not asked for is missing.
+        per_image: metric -> image -> score.
+    """
+
+    method: str
+    dataset: str
+    images: int
+    partial: bool
+    metrics: Mapping[str, Score]
+    per_image: Mapping[str, Mapping[str, float]]
+    provenance: Provenance
+
+    @property
+    def variant(self) -> str:
+        """The method's name without its seed."""
+        match = _SEEDED.fullmatch(self.method)
+        return match["variant"] if match else self.method
+
+    @property
+    def label(self) -> str:
+        return label(self.variant)
+
+
+def label(variant: str) -> str:
+    """How a variant or baseline is called in tables and pictures."""
+    return LABELS.get(variant, variant)
+
+
+def load(folder: Path) -> list[MethodScores]:
+    """Every method under `folder`: full first, then variants and externals by name, baselines last.
+
+    Raises:
+        UserError: when the folder holds no scores, or a file is not as described above.
+    """
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise UserError(f"{folder}: no scores (*.json); run the evaluate stage first")
+    return sorted((_load(path) for path in paths), key=_order)
+
+
+def _order(scores: MethodScores) -> tuple[int, str]:
+    if scores.variant == "full":
+        return (0, scores.method)
+    if scores.method in BASELINES:
+        return (2, str(list(BASELINES).index(scores.method)))
+    return (1, scores.method)
+
+
+def _load(path: Path) -> MethodScores:
+    try:
+        values = files.read_json(path)
+        return MethodScores(
+            method=values["method"],
+            dataset=values["dataset"],
+            images=values["images"],
+            partial=values["partial"],
+            metrics={name: _score(values, entry) for name, entry in values["metrics"].items()},
+            per_image=metrics.read_csv(path.with_suffix(".csv")),
+            provenance=_provenance(values),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: not a score file ({fault}); run the evaluate stage again") from None
+
+
+def _score(values: Mapping[str, Any], entry: Mapping[str, Any]) -> Score:
+    provenance = _provenance(values, {"weights sha256": entry["weights"], "protocol": entry["protocol"]})
+    return Score(entry["mean"], entry["low"], entry["high"], entry["reason"], provenance)
+
+
+def _provenance(values: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Provenance:
+    details = {"method": values["method"], "dataset": values["dataset"], **values["provenance"], **(more or {})}
+    flat = tuple((key.replace("_", " "), _text(value)) for key, value in details.items() if value not in (None, "", {}))
+    partial = ", partial" if values["partial"] else ""
+    return Provenance("measured", f"measured here on {values['dataset']}, {values['images']} images{partial}", flat)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    return str(value)
+
+
+def pooled_cell(column: Column, runs: Sequence[MethodScores], metric: str) -> Cell:
+    """The cell of one metric for one variant: its run's mean and interval, or over several seeds the mean of the means,
+    with the lowest and the highest as its ends."""
+    scores = [run.metrics[metric] for run in runs if metric in run.metrics]
+    present = [(score, score.mean) for score in scores if score.mean is not None]
+    if not present:
+        reasons = [score.reason for score in scores if score.reason]
+        return Cell(reason=reasons[0] if reasons else "not among the metrics that were scored (evaluate.metrics)")
+    means = [mean for _, mean in present]
+    mean = sum(means) / len(means)
+    if len(runs) == 1:
+        score = present[0][0]
+        return Cell(mean, column.show(mean), score.low, score.high, provenance=score.provenance)
+    note = f"mean over {len(means)} seeds; the interval is the lowest and the highest seed"
+    return Cell(mean, column.show(mean), min(means), max(means), note=note, provenance=_pool([s for s, _ in present]))
+
+
+def _pool(scores: Sequence[Score]) -> Provenance:
+    details = tuple(
+        (f"{key}, {index} of {len(scores)}", value)
+        for index, score in enumerate(scores, start=1)
+        for key, value in score.provenance.details
+    )
+    return Provenance("measured", f"{scores[0].provenance.summary}, {len(scores)} seeds", details)
+
+
+def of_image(run: MethodScores, name: str) -> dict[str, float]:
+    """Metric -> score of one image, whether its name is kept with a suffix or without."""
+    keys = (name, f"{name}.png")
+    return {metric: values[key] for metric, values in run.per_image.items() for key in keys if key in values}
