@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tsdsr.errors import UserError
 
-Images = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
+Images: TypeAlias = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
 
 
 def tensors(images: Images) -> list[Tensor]:

@@ -6,7 +6,7 @@
 Both are pure functions of two tensors (B, C, H, W) of equal shape and any value range. `ALIGNMENTS` is what the
 pipeline uses: it works on strips of rows, so each method says how many rows around a strip it looks at.
 
-Source: AdaIN - Huang and Belongie, arXiv 1703.06868, Eq. (8). Wavelet - Wang et al. (StableSR), arXiv 2305.07015, Sec. 3.3.
+Source: Huang and Belongie, arXiv 1703.06868, Eq. (8), adain; StableSR, arXiv 2305.07015, Sec. 3.3, wavelet.
 """
 
 from __future__ import annotations

@@ -59,10 +59,9 @@ class Networks:
 
     def tiles(self, size: tuple[int, int], plan: TilePlan) -> list[Tile]:
         """The plan's tiles over `size` = (H, W) pixels, row by row. They begin and end on whole tokens."""
-        rows, columns = (
-            [span.scaled(self.patch) for span in spans(side // self.patch, plan.tile // self.patch, plan.overlap // self.patch)]
-            for side in self.padded(size)
-        )  # fmt: skip
+        tile, overlap = plan.tile // self.patch, plan.overlap // self.patch
+        axes = (spans(side // self.patch, tile, overlap) for side in self.padded(size))
+        rows, columns = ([span.scaled(self.patch) for span in axis] for axis in axes)
         return list(product(rows, columns))
 
     def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:

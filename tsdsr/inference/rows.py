@@ -13,7 +13,7 @@ IN_MEMORY_BYTES = 64 * 2**20
 
 
 class RowStore:
-    """A picture (B, C, H, W) in float32, appended strip by strip; past `IN_MEMORY_BYTES` it lives in a temporary file."""
+    """A picture (B, C, H, W) in float32, appended strip by strip; above `IN_MEMORY_BYTES` in a temporary file."""
 
     def __init__(self, batch: int, channels: int, width: int) -> None:
         self._row_shape = (batch, channels, width)

@@ -3,12 +3,12 @@
 At inference the timestep is always 1000 and the prompt always the default one. So the time and pooled embedding, each
 block's adaptive shift, scale and gate, and the last norm's are constants: shift and scale become an ordinary affine
 LayerNorm, a gate is multiplied into the projection before it, and the modules that made them are gone, as is the
-context embedder (its output is a constant too). Nothing is approximated: the result equals `SD3Transformer2DModel` up to
-float rounding. `tsdsr.inference.fold` makes the weights.
+context embedder (its output is a constant too). Nothing is approximated: the result equals `SD3Transformer2DModel` up
+to float rounding. `tsdsr.inference.fold` makes the weights.
 
-Legend: B batch, C latent channels, h w latent rows and columns, N = (h / p)(w / p) image tokens, L prompt tokens, D width.
+Legend: B batch, C latent channels, h w latent rows and columns, N image tokens, L prompt tokens, D width.
 
-Source: TinySR, arXiv 2508.17434, Sec. 3 (caching of time-dependent values; here without pruning); SD3, arXiv 2403.03206.
+Source: TinySR, arXiv 2508.17434, Sec. 3 (its caching, here without its pruning); SD3, arXiv 2403.03206.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class FeedForward(nn.Sequential):
 
 
 class Block(nn.Module):
-    """One joint transformer block with constant modulation: norms are affine, gates live in `out` and the last of `ff`."""
+    """One joint transformer block with constant modulation: its norms are affine, its gates part of `out` and `ff`."""
 
     def __init__(self, dim: int, heads: int, *, last: bool, dual: bool, qk_norm: bool) -> None:
         super().__init__()

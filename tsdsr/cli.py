@@ -1,0 +1,67 @@
+"""`tsdsr <command>`. A command's module is imported when it is called, so that help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tsdsr import __version__
+from tsdsr.errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A module with `add_arguments(parser)` and `run(args) -> int`, and its line of help."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "upscale": Command("tsdsr.inference.command", "enlarge pictures with a student"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        its exit status; 2 for a mistake on the command line or in the input, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    if not words or words[0] not in COMMANDS:
+        return _overview(words)
+    command = COMMANDS[words[0]]
+    module = importlib.import_module(command.module)
+    parser = argparse.ArgumentParser(prog=f"tsdsr {words[0]}", description=f"{command.summary}.".capitalize())
+    module.add_arguments(parser)
+    args = parser.parse_args(words[1:])
+    try:
+        return int(module.run(args))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _overview(words: list[str]) -> int:
+    """Help, the version, or what is wrong with the command line."""
+    parser = argparse.ArgumentParser(
+        prog="tsdsr",
+        description="One-step diffusion super-resolution.",
+        epilog="`tsdsr COMMAND --help` says what a command takes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tsdsr {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.summary)
+    parser.parse_args(words)
+    return 2

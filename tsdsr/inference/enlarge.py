@@ -1,0 +1,125 @@
+"""One picture from file to file: everything that belongs to it comes back with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tsdsr.inference.formats import FORMATS, Content, check
+from tsdsr.inference.pictures import Picture
+from tsdsr.inference.resample import bicubic_window
+from tsdsr.inference.sizes import TargetSize
+
+if TYPE_CHECKING:
+    from tsdsr.inference.pipeline import Color, TSDSRPipeline
+
+logger = logging.getLogger(__name__)
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to enlarge, whatever the picture.
+
+    Attributes:
+        target: the size wanted.
+        color, tile, overlap, tile_batch: as in `TSDSRPipeline.__call__`.
+        seed: samples the encoder's posterior; None takes its mode.
+        quality: 1 to 100, for formats that lose something.
+    """
+
+    target: TargetSize
+    color: Color = "wavelet"
+    tile: int | Literal["auto"] | None = "auto"
+    overlap: int | None = None
+    tile_batch: int = 1
+    seed: int | None = None
+    quality: int = 95
+
+
+def enlarge(
+    pipe: TSDSRPipeline,
+    picture: Picture,
+    settings: Settings,
+    stream: BinaryIO,
+    form: str,
+    step: Callable[[int, int], Any] | None = None,
+) -> tuple[int, int]:
+    """Enlarge a picture and write it.
+
+    Grey stays grey, 16 bits stay 16 where the format has them, alpha is enlarged too (bicubic), the colour profile and
+    EXIF go along. A format without alpha gets the picture on white.
+
+    Args:
+        picture: what to enlarge.
+        stream: written to from its start on, strip by strip where the format allows.
+        form: a key of `FORMATS`.
+        step: called with (tiles done, tiles in all).
+
+    Returns:
+        (H, W) of the result.
+
+    Raises:
+        UserError: for a size that cannot be.
+    """
+    height, width = picture.size
+    size = settings.target.of(width, height)
+    check(form, size)
+    content = _content(picture, settings, size, form)
+    generator = None if settings.seed is None else torch.Generator().manual_seed(settings.seed)
+    strips = pipe.strips(
+        picture.tensor(),
+        size,
+        color=settings.color,
+        tile=settings.tile,
+        overlap=settings.overlap,
+        tile_batch=settings.tile_batch,
+        generator=generator,
+        step=step,
+    )
+    writer = FORMATS[form].open(stream, content)
+    for rows in _finished(strips, picture, content):
+        writer.write(rows)
+    writer.close()
+    return size
+
+
+def _content(picture: Picture, settings: Settings, size: tuple[int, int], form: str) -> Content:
+    row = FORMATS[form]
+    if picture.alpha is not None and not row.alpha:
+        logger.warning("%s holds no transparency: the picture is put on white", form)
+    if picture.bits not in row.depths:
+        logger.warning("%s holds no 16-bit picture: it is written with 8 bits a channel", form)
+    return Content(
+        size=size,
+        channels=picture.channels,
+        alpha=picture.alpha is not None and row.alpha,
+        bits=picture.bits if picture.bits in row.depths else 8,
+        icc=picture.icc,
+        exif=picture.exif,
+        quality=settings.quality,
+    )
+
+
+def _finished(strips: Iterator[Tensor], picture: Picture, content: Content) -> Iterator[np.ndarray]:
+    """Strips (1, 3, n, W) in [0, 1] -> rows (n, W, channels with alpha) of integers."""
+    alpha = picture.alpha_tensor()
+    start = 0
+    for strip in strips:
+        stop = start + strip.shape[2]
+        planes = strip[0]
+        if content.channels == 1:
+            planes = torch.tensordot(torch.tensor(_LUMA), planes, dims=1)[None]
+        if alpha is not None:
+            window = bicubic_window(alpha, content.size, rows=(start, stop), columns=(0, content.size[1]))
+            cover = window[0].clamp(0, 1)
+            planes = torch.cat([planes, cover]) if content.alpha else planes * cover + 1 - cover
+        dtype, top = (np.uint8, 255) if content.bits == 8 else (np.uint16, 65535)
+        yield np.ascontiguousarray((planes * top).round().numpy().astype(dtype).transpose(1, 2, 0))
+        start = stop

@@ -1,0 +1,209 @@
+"""Read a picture with all that belongs to it: its depth, greyness, alpha, colour profile and EXIF."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageCms
+from torch import Tensor
+
+from tsdsr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# What EXIF orientation 2 to 8 asks of the stored rows and columns.
+_ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}
+_PLAIN = {"1": "L", "P": "RGB", "RGBX": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "CMYK": "RGB"}
+_WITH_ALPHA = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA", "P": "RGBA", "RGB": "RGBA", "L": "LA"}
+_FRAMES_ARE_ONE_PICTURE = ("MPO",)  # a telephone's photograph with a preview behind it
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, upright.
+
+    Attributes:
+        values: (H, W, C), uint8 or uint16; C = 1 (grey) or 3 (RGB).
+        alpha: (H, W) of the same type, or None.
+        icc: the colour profile that `values` are in; None = sRGB, or grey.
+        exif: without orientation and thumbnail.
+        kind: Pillow's name of the format it came in.
+    """
+
+    values: np.ndarray
+    alpha: np.ndarray | None
+    icc: bytes | None
+    exif: Image.Exif
+    kind: str
+
+    @property
+    def bits(self) -> int:
+        return 8 * self.values.dtype.itemsize
+
+    @property
+    def channels(self) -> int:
+        return self.values.shape[2]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.values.shape[0], self.values.shape[1]
+
+    def tensor(self) -> Tensor:
+        """(1, 3, H, W) in [0, 1]; grey three times."""
+        return _unit(np.broadcast_to(self.values, (*self.size, 3)))
+
+    def alpha_tensor(self) -> Tensor | None:
+        """(1, 1, H, W) in [0, 1]."""
+        return None if self.alpha is None else _unit(self.alpha[..., None])
+
+
+def _unit(values: np.ndarray) -> Tensor:
+    scaled = values.astype(np.float32) / np.iinfo(values.dtype).max
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))[None]
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(W, H) from a file's header, as it will stand upright.
+
+    Raises:
+        UserError: if there is no readable header.
+    """
+    with _opened(path, str(path)) as image:
+        width, height = image.size
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) < 5
+    return (width, height) if upright else (height, width)
+
+
+def read_picture(source: Path | BinaryIO, name: str) -> Picture:
+    """Decode a picture.
+
+    Args:
+        source: a file, or a stream of its bytes.
+        name: what to call it in messages.
+
+    Raises:
+        UserError: if it cannot be read, is empty, animated, enormous, or not of integers.
+    """
+    data = source.read_bytes() if isinstance(source, Path) else source.read()
+    if not data:
+        raise UserError(f"{name}: the file is empty")
+    with _opened(io.BytesIO(data), name) as image:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format not in _FRAMES_ARE_ONE_PICTURE:
+            raise UserError(f"{name}: has {frames} frames or pages; save the one to enlarge as a picture of its own")
+        exif = _exif(image)
+        orientation = exif.pop(ExifTags.Base.Orientation, 1)
+        try:
+            values, alpha, icc = _decode(image, data)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
+        except Exception as error:  # Pillow's decoders raise many types for damaged data
+            raise UserError(f"{name}: damaged or truncated ({error})") from None
+        upright = _ORIENTATIONS.get(orientation, lambda a: a)
+        alpha = None if alpha is None else np.ascontiguousarray(upright(alpha))
+        return Picture(np.ascontiguousarray(upright(values)), alpha, icc, exif, image.format or "PNG")
+
+
+def _opened(source: Path | BinaryIO, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(source)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: enormous: {error}") from None
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except OSError as error:
+        reason = error.strerror or "not a picture in a format that can be read"
+        raise UserError(f"{name}: {reason}") from None
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    try:
+        exif = image.getexif()
+        exif.get_ifd(ExifTags.IFD.Exif)
+    except Exception:  # damaged EXIF must not lose the picture
+        logger.warning("its EXIF data cannot be read and is left out")
+        return Image.Exif()
+    exif.get_ifd(ExifTags.IFD.IFD1).clear()  # the thumbnail of the small picture
+    return exif
+
+
+def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
+    """values (H, W, C), alpha (H, W) or None, and the profile."""
+    icc = image.info.get("icc_profile")
+    if _has_16_bit_colour(image):
+        return *_split(_decode_16_bit(data)), icc
+    if image.mode.startswith("I"):
+        return _grey_16(np.asarray(image))[..., None], None, icc
+    if image.mode == "F":
+        raise UserError("holds floating-point numbers; save it with 8 or 16 bits a channel")
+    if image.mode == "CMYK" and icc:
+        return *_split(np.asarray(_to_srgb(image, icc))), None
+    if "transparency" in image.info or image.mode in ("PA", "RGBa", "La"):
+        return *_split(np.asarray(image.convert(_WITH_ALPHA[image.mode]))), icc
+    if image.mode in ("CMYK", "LAB"):
+        icc = None  # the profile described the other space
+    return *_split(np.asarray(image.convert(_PLAIN.get(image.mode, image.mode)))), icc
+
+
+def _split(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(H, W) or (H, W, 1 to 4) -> colours (H, W, 1 or 3), alpha (H, W) or None."""
+    if array.ndim == 2:
+        return array[..., None], None
+    depth = array.shape[2]
+    return (array[..., : depth - 1], array[..., -1]) if depth in (2, 4) else (array, None)
+
+
+def _has_16_bit_colour(image: Image.Image) -> bool:
+    """Whether Pillow would cut 16 bits of colour to 8."""
+    if image.format == "PNG":
+        return any(str(tile[3]) in ("RGB;16B", "RGBA;16B", "LA;16B") for tile in getattr(image, "tile", ()))
+    bits = image.tag_v2.get(258, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
+    return len(bits) > 1 and max(bits) == 16
+
+
+def _decode_16_bit(data: bytes) -> np.ndarray:
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise UserError("damaged or truncated")
+    if array.ndim == 3:
+        order = [2, 1, 0, 3][: array.shape[2]]  # OpenCV keeps blue first
+        array = array[..., order]
+    grey = array.ndim == 3 and array.shape[2] == 4 and bool((array[..., :1] == array[..., 1:3]).all())
+    return array[..., [0, 3]] if grey else array
+
+
+def _grey_16(array: np.ndarray) -> np.ndarray:
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 65535:
+        raise UserError(f"its values span {low} to {high}; save it with 8 or 16 bits a channel")
+    return array.astype(np.uint16)
+
+
+def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
+    """A CMYK picture through its own profile."""
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError):
+        converted = None
+    return image.convert("RGB") if converted is None else converted
