@@ -168,6 +168,7 @@ class TeacherConfig(Section):
     preset: str
     source: str | None
     use_shift: bool
+    threads: Count
     vae: TeacherVAEConfig
     flow: TeacherFlowConfig
 

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Declare the command's options on `parser`."""
-    parser.add_argument("--restored", required=True, metavar="DIR", help="folder of images to score")
+    parser.add_argument("--restored", required=required, metavar="DIR", help="folder of images to score")
     parser.add_argument("--reference", metavar="DIR", help="folder of references of the same names; may be left out")
-    parser.add_argument("--out", required=True, metavar="FILE.csv", help="scores of images; FILE.json gets the means")
+    parser.add_argument(
+        "--out", required=required, metavar="FILE.csv", help="scores of images; FILE.json gets the means"
+    )
     parser.add_argument("--metrics", metavar="A,B,...", help="default: all")
     parser.add_argument("--method", metavar="NAME", help="what made the images; default: the folder's name")
     parser.add_argument("--dataset", default="unnamed", metavar="NAME", help="which images they are")

@@ -143,7 +143,8 @@ def _open(path: Path) -> Picture:
         pixels = _decode(data)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
-    return Picture(path, hashlib.sha256(data).hexdigest(), *pixels.shape[:2], pixels)
+    height, width = pixels.shape[:2]
+    return Picture(path, hashlib.sha256(data).hexdigest(), height, width, pixels)
 
 
 def _decode(data: bytes) -> np.ndarray:

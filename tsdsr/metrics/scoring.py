@@ -219,11 +219,11 @@ def _score_items(
     for result in executor(_batches(items, lacking, batch_size)):
         scores.reasons.update(result.failures)
         for row, image in enumerate(result.names):
-            entries = {by_image[name]: (keys[name], column[row]) for name, column in result.values.items()}
+            entries = {by_image[name]: (keys[name], values[row]) for name, values in result.values.items()}
             cache.put(by_name[image], entries)
             scores.computed += len(entries)
-            for name, column in result.values.items():
-                known[name][image] = column[row]
+            for name, values in result.values.items():
+                known[name][image] = values[row]
     for name, column in known.items():
         finite = {image: value for image, value in column.items() if math.isfinite(value)}
         scores.values[name] = dict(sorted(finite.items()))

@@ -76,8 +76,8 @@ def _one_kernel(weight: Tensor) -> bool:
 @cache
 def install() -> None:
     """Replace the two functions, once per process."""
-    ssim = importlib.import_module("pyiqa.archs.ssim_arch")
-    normalisation = importlib.import_module("pyiqa.archs.func_util")
+    ssim: Any = importlib.import_module("pyiqa.archs.ssim_arch")
+    normalisation: Any = importlib.import_module("pyiqa.archs.func_util")
     original_filter2, original_imfilter = ssim.filter2, normalisation.imfilter
     ssim.filter2 = lambda images, weight, shape="same": _filter2(original_filter2, images, weight, shape)
     normalisation.imfilter = lambda images, weight, **options: _imfilter(original_imfilter, images, weight, **options)

@@ -1,0 +1,207 @@
+"""Restore the test set with a student and score it beside its baselines; or score any folder of images.
+
+    python -m pipeline.evaluate [--params params.yaml]
+    python -m pipeline.evaluate --restored DIR [--reference DIR] --out FILE.csv
+
+The first form writes data/restored/{full,bicubic,round_trip}, reports/scores/ and reports/metrics/evaluate.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline import provenance, restorers, scoring_workers, stage, tracking
+from pipeline.restorers import Restorer
+from tsdsr import files, metrics
+from tsdsr.config import ExternalConfig, Params
+from tsdsr.data.pairs import PairFolder, write_png
+from tsdsr.errors import UserError
+from tsdsr.metrics import command
+
+logger = logging.getLogger(__name__)
+
+TEST, TEACHER, STUDENT = Path("data/pairs/test"), Path("data/teacher"), Path("data/students/full")
+RESTORED, SCORES, METRICS = Path("data/restored"), Path("reports/scores"), Path("reports/metrics")
+EXTERNAL = "outputs"  # in the provenance of scores whose images were made elsewhere: their folder
+TEST_SET = "test"  # the name of our own test set among the data sets
+
+
+def evaluate(params: Params) -> bool:
+    """The stage: the student and its baselines on the test set, then other methods' outputs.
+
+    Returns:
+        Whether every image could be scored by every metric whose weights are here.
+    """
+    _check_external(params)
+    _drop_former_external(params)
+    executor = scoring_workers.executor(params)
+    baselines = {
+        "bicubic": restorers.bicubic(params.data.scale),
+        "round_trip": restorers.round_trip(TEACHER, params.data.scale, params.teacher.use_shift),
+    }
+    with tracking.parent(params):
+        results = {"full": evaluate_student(params, STUDENT, "full", executor=executor)}
+        for name, restorer in baselines.items():
+            restore(PairFolder(TEST), restorer, RESTORED / name)
+            results[name] = score(params, name, executor=executor)
+        for entry in params.evaluate.external:
+            results[_external_name(entry)] = _score_external(params, entry, executor)
+    files.write_json(METRICS / "evaluate.json", {name: result.means for name, result in results.items()})
+    return not any(result.partial for result in results.values())
+
+
+class Result:
+    """The summary of a scored method (the content of its JSON), and its flat means."""
+
+    def __init__(self, summary: dict[str, Any]) -> None:
+        self.summary = summary
+        self.means: dict[str, float] = {
+            name: row["mean"] for name, row in summary["metrics"].items() if row["mean"] is not None
+        }
+        self.partial = bool(summary["partial"])
+
+
+def evaluate_student(
+    params: Params,
+    student: Path,
+    name: str,
+    *,
+    restorer: Restorer | None = None,
+    executor: metrics.Executor | None = None,
+) -> Result:
+    """Restore the test set with a student, score it, and log the scores to its run.
+
+    Args:
+        params: sections data, teacher, evaluate and tracking are read.
+        student: a student directory.
+        name: of the variant: data/restored/<name>, reports/scores/<name>.csv, and the run's name.
+        restorer: in place of the student's own pipeline.
+        executor: how images are scored; by default as `evaluate.fan_out` says.
+    """
+    pairs = PairFolder(TEST)
+    color = params.evaluate.color_alignment
+    restore(pairs, restorer or restorers.student(TEACHER, student, params.data.scale, color), RESTORED / name)
+    weights = {path.name: files.sha256_file(path) for path in sorted(student.glob("*.safetensors"))}
+    return score(params, name, executor=executor, student=weights)
+
+
+def restore(pairs: PairFolder, restorer: Restorer, out: Path) -> None:
+    """Every LQ image of `pairs`, restored, as `out`/<id>.png."""
+    logger.info("restoring %d images into %s", len(pairs.ids), out)
+    with files.atomic_directory(out) as aside:
+        for pair in pairs.ids:
+            write_png(aside / f"{pair}.png", restorer(restorers.read(pairs.lq_path(pair))))
+
+
+def score(params: Params, name: str, *, executor: metrics.Executor | None = None, **made_by: Any) -> Result:
+    """Score data/restored/<name> against the test set.
+
+    Args:
+        made_by: further provenance of the images.
+    """
+    return _score(params, name, TEST_SET, RESTORED / name, TEST / "hq", SCORES / f"{name}.csv", executor, made_by)
+
+
+def _score(
+    params: Params,
+    method: str,
+    dataset: str,
+    restored: Path,
+    reference: Path,
+    out: Path,
+    executor: metrics.Executor | None,
+    made_by: dict[str, Any],
+) -> Result:
+    device = metrics.choose_device()
+    with tracking.child(params, out.stem) as run:
+        scores = metrics.score_folder(
+            restored,
+            reference,
+            params.evaluate.metrics,
+            device=device,
+            batch_size=params.evaluate.batch_size,
+            weights_folders=weights_folders(params),
+            executor=executor or scoring_workers.executor(params),
+        )
+        made_with = {
+            "commit": provenance.git_commit(),
+            "params": provenance.params_hash(params),
+            "run": run.run_id,
+            **made_by,
+        }
+        summary = metrics.write(
+            scores, out, method=method, dataset=dataset, device=device, seed=params.seed, provenance=made_with
+        )
+        run.metrics({f"{dataset}/{key}": value for key, value in scores.means().items()})
+        for path in (out, metrics.json_path(out)):
+            run.artifact(path, "scores")
+    logger.info("%s", command.describe(summary))
+    return Result(summary)
+
+
+def weights_folders(params: Params) -> list[str]:
+    """Folders that the params name for metric weights."""
+    return [params.evaluate.weights_dir] if params.evaluate.weights_dir else []
+
+
+def _score_external(params: Params, entry: ExternalConfig, executor: metrics.Executor) -> Result:
+    out = SCORES / f"{_external_name(entry)}.csv"
+    made_by = {EXTERNAL: entry.dir}
+    return _score(params, entry.name, entry.dataset, Path(entry.dir), _reference(params, entry), out, executor, made_by)
+
+
+def _drop_former_external(params: Params) -> None:
+    """Scores of outputs that params no longer name would stay in the tables."""
+    named = {f"{_external_name(entry)}.json" for entry in params.evaluate.external}
+    for path in sorted(SCORES.glob("*.json")):
+        if path.name not in named and EXTERNAL in files.read_json(path).get("provenance", {}):
+            path.unlink()
+            path.with_suffix(".csv").unlink(missing_ok=True)
+
+
+def _external_name(entry: ExternalConfig) -> str:
+    return f"{entry.name.replace(' ', '_')}-{entry.dataset}"
+
+
+def _reference(params: Params, entry: ExternalConfig) -> Path:
+    return TEST / "hq" if entry.dataset == TEST_SET else Path(params.evaluate.references[entry.dataset])
+
+
+def _check_external(params: Params) -> None:
+    """Folders that params name must be there before any work begins."""
+    wanted: Iterable[tuple[str, Path]] = [
+        place
+        for index, entry in enumerate(params.evaluate.external)
+        for place in (
+            (f"evaluate.external.{index}.dir", Path(entry.dir)),
+            (f"evaluate.references.{entry.dataset}", _reference(params, entry)),
+        )
+    ]
+    absent = [f"{key}: {path} is not a folder" for key, path in wanted if not path.is_dir()]
+    if absent:
+        raise UserError("; ".join(absent))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, then run one of the two forms; exit status 1 when results are partial."""
+    parser = stage.parser(__doc__)
+    command.add_arguments(parser, required=False)
+    args = parser.parse_args(arguments)
+    sys.exit(_main(args, parser))
+
+
+def _main(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if args.restored is None and args.out is None:
+        return int(not evaluate(Params.load(args.params)))
+    if args.restored is None or args.out is None:
+        parser.error("--restored and --out belong together")
+    return command.run(args)
+
+
+if __name__ == "__main__":
+    stage.run(main)

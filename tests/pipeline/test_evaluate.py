@@ -1,0 +1,196 @@
+"""The stage and its folder form, with restorers put in and tracking recorded instead of sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import evaluate, restorers, scoring_workers, tracking
+from tsdsr import files, metrics
+from tsdsr.config import Params
+from tsdsr.errors import UserError
+
+
+class Recorder:
+    """Stands in for a tracking run."""
+
+    run_id = "run-1"
+
+    def __init__(self, name: str) -> None:
+        self.name, self.logged, self.artifacts = name, {}, []
+
+    def metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        self.logged.update(values)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        self.artifacts.append(Path(path).name)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
+    runs: dict[str, Recorder] = {}
+
+    @contextmanager
+    def child(params: Params, name: str) -> Iterator[Recorder]:
+        yield runs.setdefault(name, Recorder(name))
+
+    @contextmanager
+    def parent(params: Params) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(tracking, "child", child)
+    monkeypatch.setattr(tracking, "parent", parent)
+    return runs
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with two test pairs, a student's files, and no weights in any cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging-face"))
+    random = np.random.default_rng(0)
+    for index in range(2):
+        lq = random.integers(0, 255, (48, 48, 3), dtype=np.uint8)
+        save(tmp_path / f"data/pairs/test/lq/p{index}.png", lq)
+        save(tmp_path / f"data/pairs/test/hq/p{index}.png", restorers.bicubic(4)(lq))
+    files.write_text(tmp_path / "data/students/full/vae.safetensors", "weights")
+    return tmp_path
+
+
+@pytest.fixture
+def small(params: Params) -> Params:
+    return params.overlay({"evaluate": {"metrics": ["psnr", "ssim", "niqe", "lpips"]}})
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def darker(lq: np.ndarray) -> np.ndarray:
+    return (restorers.bicubic(4)(lq) * 0.9).astype(np.uint8)
+
+
+def test_a_student_is_restored_scored_written_and_logged(
+    workplace: Path, small: Params, recorded: dict[str, Recorder]
+) -> None:
+    result = evaluate.evaluate_student(small, Path("data/students/full"), "full", restorer=darker)
+    with Image.open("data/restored/full/p0.png") as image:
+        assert image.size == (192, 192)
+    summary = files.read_json("reports/scores/full.json")
+    columns = metrics.read_csv("reports/scores/full.csv")
+    assert list(columns["psnr"]) == ["p0.png", "p1.png"]
+    assert summary["metrics"]["psnr"]["mean"] == pytest.approx(np.mean(list(columns["psnr"].values())), abs=1e-5)
+    assert "alexnet" in summary["metrics"]["lpips"]["reason"]
+    assert summary["provenance"]["student"] == {
+        "vae.safetensors": files.sha256_file("data/students/full/vae.safetensors")
+    }
+    assert set(result.means) == {"psnr", "ssim", "niqe"}
+    assert recorded["full"].logged == {f"test/{name}": value for name, value in result.means.items()}
+    assert recorded["full"].artifacts == ["full.csv", "full.json"]
+
+
+def test_equal_input_gives_equal_bytes(workplace: Path, small: Params, recorded: dict[str, Recorder]) -> None:
+    written = []
+    for _ in range(2):
+        evaluate.evaluate_student(small, Path("data/students/full"), "full", restorer=darker)
+        written.append([path.read_bytes() for path in sorted(Path("reports/scores").iterdir())])
+    assert written[0] == written[1]
+
+
+def test_the_stage_scores_the_student_its_baselines_and_other_methods(
+    workplace: Path, small: Params, recorded: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restorers, "student", lambda *_: restorers.bicubic(4))
+    monkeypatch.setattr(restorers, "round_trip", lambda *_: darker)
+    external = [{"name": "Other Net", "dataset": "mine", "dir": "theirs"}]
+    params = small.overlay({"evaluate": {"external": external, "references": {"mine": "data/pairs/test/hq"}}})
+    save(workplace / "theirs/p0.png", darker(restorers.read("data/pairs/test/lq/p0.png")))
+    save(workplace / "theirs/p1.png", darker(restorers.read("data/pairs/test/lq/p1.png")))
+    assert evaluate.evaluate(params)
+    flat = files.read_json("reports/metrics/evaluate.json")
+    assert set(flat) == {"full", "bicubic", "round_trip", "Other_Net-mine"}
+    assert flat["full"] == flat["bicubic"]  # this student is the bicubic baseline
+    assert flat["full"]["psnr"] == pytest.approx(80)  # and so were the references: pyiqa's value for equal images
+    assert flat["round_trip"]["psnr"] == flat["Other_Net-mine"]["psnr"] < 40
+    assert files.read_json("reports/scores/Other_Net-mine.json")["method"] == "Other Net"
+
+    assert evaluate.evaluate(small)
+    assert not Path("reports/scores/Other_Net-mine.json").exists()
+    assert not Path("reports/scores/Other_Net-mine.csv").exists()
+
+
+def test_an_external_folder_that_is_not_there_stops_the_stage_before_any_work(
+    workplace: Path, small: Params, recorded: dict[str, Recorder]
+) -> None:
+    params = small.overlay({"evaluate": {"external": [{"name": "A", "dataset": "test", "dir": "nowhere"}]}})
+    with pytest.raises(UserError, match=r"evaluate\.external\.0\.dir: nowhere"):
+        evaluate.evaluate(params)
+    assert not Path("data/restored").exists()
+
+
+def test_an_external_data_set_without_references_is_refused(small: Params) -> None:
+    with pytest.raises(UserError, match="drealsr"):
+        small.overlay({"evaluate": {"external": [{"name": "A", "dataset": "drealsr", "dir": "x"}]}})
+
+
+def test_the_folder_form_writes_every_column_and_exits_0(workplace: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--restored", "data/pairs/test/hq", "--reference", "data/pairs/test/hq", "--out", "out/a.csv"])
+    assert stop.value.code == 0
+    header, *rows = Path("out/a.csv").read_text().splitlines()
+    assert header == "name,psnr,ssim,lpips,dists,niqe,musiq,maniqa,clipiqa"
+    assert [row.split(",")[0] for row in rows] == ["p0.png", "p1.png"]
+    reasons = {name: row["reason"] for name, row in files.read_json("out/a.json")["metrics"].items()}
+    assert set(reasons) == set(metrics.METRICS)
+    assert {name for name, reason in reasons.items() if reason is None} == {"psnr", "ssim", "niqe"}
+
+
+def test_the_folder_form_exits_1_on_partial_results_and_keeps_them(workplace: Path) -> None:
+    Path("data/pairs/test/hq/p1.png").unlink()
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(["--restored", "data/pairs/test/lq", "--reference", "data/pairs/test/lq", "--out", "small.csv"])
+    assert stop.value.code == 1  # 48 px is too small for NIQE
+    summary = files.read_json("small.json")
+    assert summary["partial"]
+    assert {problem["metric"] for problem in summary["problems"]} == {"niqe"}
+    assert summary["metrics"]["psnr"]["mean"] == pytest.approx(80)
+
+
+def test_the_round_trip_pads_what_the_autoencoder_cannot_take(tmp_path: Path) -> None:
+    from tests.tiny import tiny_vae
+
+    tiny_vae().save_pretrained(tmp_path / "teacher/vae")
+    lq = np.random.default_rng(1).integers(0, 255, (7, 9, 3), dtype=np.uint8)
+    restored = restorers.round_trip(tmp_path / "teacher", 3, use_shift=False)(lq)
+    assert restored.shape == (21, 27, 3)
+    assert restored.dtype == np.uint8
+
+
+class Pool(scoring_workers.Spread):
+    """Workers as plain objects: what is tested is when they start and what reaches them."""
+
+    started = 0
+
+    def _spread(self, stream: Iterator[metrics.Batch]) -> Iterator[Any]:
+        self.started += 1
+        return self._local(stream)
+
+
+@pytest.mark.parametrize(("images", "expected"), [(3, 0), (4, 1)])
+def test_workers_start_only_above_the_threshold(images: int, expected: int) -> None:
+    import torch
+
+    pool = Pool(metrics.LocalExecutor(torch.device("cpu")), 2, above_images=3, folders=[])
+    pixels = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 3), dtype=np.uint8)
+    batches = [metrics.Batch((f"{index}.png",), ("psnr",), pixels, pixels) for index in range(images)]
+    results = list(pool(iter(batches)))
+    assert pool.started == expected
+    assert sorted(result.names[0] for result in results) == [f"{index}.png" for index in range(images)]
