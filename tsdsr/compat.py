@@ -22,8 +22,9 @@ def apply() -> None:
 
 def _declare_torchvision_operators() -> None:
     """torchvision's wheels are built against CUDA, and its extension cannot load beside a CPU build of torch; its
-    Python side then registers shape functions for operators that do not exist and fails with "operator torchvision::nms does
-    not exist". Declaring the two operators lets the rest of it (transforms, models) work; nothing here calls them.
+    Python side then registers shape functions for operators that do not exist and fails with "operator
+    torchvision::nms does not exist". Declaring the two lets the rest of it (transforms, models) work; nothing here
+    calls them.
 
     Ends when torchvision publishes CPU wheels, or guards those registrations.
     """

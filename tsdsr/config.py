@@ -265,6 +265,7 @@ class DistillConfig(Section):
     num_workers: Annotated[int, Field(ge=0)]
     threads_per_worker: Count
     device: Literal["auto", "cpu", "cuda"]
+    degradation: Literal["online", "offline"]
     precision: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
     low_memory: bool

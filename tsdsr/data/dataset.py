@@ -7,10 +7,11 @@ goes on at the exact sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,15 +47,25 @@ class Batch:
         return Batch(*moved, positions=self.positions)
 
 
+Degrade = Callable[[np.ndarray, str, int], np.ndarray]
+"""(HQ uint8 (H, W, 3), pair id, epoch) -> LQ uint8 (h, w, 3)."""
+
+
 class DistillationData:
     """Pairs and latents, joined by id.
+
+    Args:
+        pairs: HQ and, for `degrade=None`, LQ images.
+        cache: the latents of their HQ images, and captions.
+        seed: of the order.
+        degrade: makes each epoch's own LQ images from the HQ ones; None reads those on disk in every epoch.
 
     Raises:
         UserError: when the cache lacks a pair, naming what to run.
     """
 
-    def __init__(self, pairs: PairFolder, cache: LatentCache, *, seed: int) -> None:
-        self.pairs, self.cache, self.seed = pairs, cache, seed
+    def __init__(self, pairs: PairFolder, cache: LatentCache, *, seed: int, degrade: Degrade | None = None) -> None:
+        self.pairs, self.cache, self.seed, self.degrade = pairs, cache, seed, degrade
         self._row = {name: row for row, name in enumerate(cache.ids)}
         missing = [name for name in pairs.ids if name not in self._row]
         if missing:
@@ -74,10 +85,11 @@ class DistillationData:
     def batch(self, positions: Sequence[int]) -> Batch:
         names = [self.name(position) for position in positions]
         rows = [self._row[name] for name in names]
+        images = [self._images(name, position // len(self)) for name, position in zip(names, positions, strict=True)]
         prompts = [self.cache.prompt(row) for row in rows]
         return Batch(
-            lq=torch.stack([_read(self.pairs.lq_path(name)) for name in names]),
-            hq=torch.stack([_read(self.pairs.hq_path(name)) for name in names]),
+            lq=torch.stack([lq for lq, _ in images]),
+            hq=torch.stack([hq for _, hq in images]),
             z=torch.stack([self.cache.latent(row) for row in rows]),
             embeds=torch.stack([prompt.embeds for prompt in prompts]).float(),
             pooled=torch.stack([prompt.pooled for prompt in prompts]).float(),
@@ -94,12 +106,21 @@ class DistillationData:
                     waiting.append(reader.submit(self.batch, wanted[upcoming + 2]))
                 yield batch
 
+    def _images(self, name: str, epoch: int) -> tuple[Tensor, Tensor]:
+        hq = _read(self.pairs.hq_path(name))
+        lq = _read(self.pairs.lq_path(name)) if self.degrade is None else self.degrade(hq, name, epoch)
+        return _normalized(lq), _normalized(hq)
+
     def _draw_permutation(self, epoch: int) -> list[int]:
         return seeding.numpy_generator(self.seed, "order", epoch).permutation(len(self)).tolist()
 
 
-def _read(path: object) -> Tensor:
-    """An 8-bit RGB file -> [3,H,W] in [-1, 1]."""
-    with Image.open(str(path)) as image:
-        pixels = np.asarray(image.convert("RGB"))
+def _read(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3), RGB."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _normalized(pixels: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) -> [3,H,W] in [-1, 1]."""
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1

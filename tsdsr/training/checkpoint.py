@@ -1,8 +1,8 @@
 """Checkpoints that are whole, checked and few.
 
 A checkpoint is a directory `step-00000120` with `state.safetensors` and `state.json`, written aside and renamed; the
-JSON holds the tensors' sha256. The newest that passes its check is used; a damaged one is passed over with a warning. The
-`key` ties a checkpoint to the run that made it: what another configuration left is never resumed from.
+JSON holds the tensors' sha256. The newest that passes its check is used; a damaged one is passed over with a warning.
+The `key` ties a checkpoint to the run that made it: what another configuration left is never resumed from.
 """
 
 from __future__ import annotations

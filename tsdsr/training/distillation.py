@@ -17,8 +17,9 @@ import torch
 from tsdsr import files, seeding
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache
-from tsdsr.data.dataset import DistillationData
+from tsdsr.data.dataset import Degrade, DistillationData
 from tsdsr.data.pairs import PairFolder
+from tsdsr.data.synthesis import degrade_again
 from tsdsr.losses.reconstruction import PerceptualLoss
 from tsdsr.models import adapters
 from tsdsr.models.prompt import Prompt
@@ -63,7 +64,13 @@ def run_key(params: Params, job: Job, latents: dict[str, Any]) -> str:
     distill = params.to_dict()["distill"]
     for harmless in ("checkpoint", "log_every", "num_workers"):
         distill.pop(harmless)
-    values = {"name": job.name, "seed": job.seed, "scale": params.data.scale, "distill": distill, "latents": latents}
+    values = {
+        "name": job.name,
+        "seed": job.seed,
+        "data": [params.seed, params.data.scale, params.to_dict()["degradation"]],
+        "distill": distill,
+        "latents": latents,
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -100,7 +107,7 @@ def distill(
         seed=seeding.derive(job.seed, "distill"),
     )
     store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), config.checkpoint.keep)
-    data = DistillationData(PairFolder(job.pairs), cache, seed=job.seed)
+    data = DistillationData(PairFolder(job.pairs), cache, seed=job.seed, degrade=_degrade(params))
     trainer = Trainer(
         distiller,
         data,
@@ -132,6 +139,13 @@ def student_config(params: Params, job: Job) -> dict[str, Any]:
         "teacher": {"preset": params.teacher.preset, "source": params.teacher.source},
         "distill": params.to_dict()["distill"],
     }
+
+
+def _degrade(params: Params) -> Degrade | None:
+    """`distill.degradation: online` - the function that made the pairs, with the epoch in its draw."""
+    if params.distill.degradation == "offline":
+        return None
+    return lambda hq, pair, epoch: degrade_again(hq, pair, epoch, params.seed, params)
 
 
 def _models(params: Params, job: Job, cache: LatentCache, device: torch.device) -> tuple[Student, Prompt, Prompt, Any]:

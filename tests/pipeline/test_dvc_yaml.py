@@ -1,0 +1,101 @@
+"""Each stage of dvc.yaml depends on the code it runs: its script and every file of ours that this imports.
+
+Run as a script, it prints what each stage's dependencies should be.
+"""
+
+from __future__ import annotations
+
+import ast
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+# Of no consequence for what a stage writes: values come in through `params`, and the rest reports, logs or starts.
+PLUMBING = {
+    "tsdsr/__init__.py",
+    "tsdsr/compat.py",
+    "tsdsr/config.py",
+    "tsdsr/errors.py",
+    "tsdsr/files.py",
+    "tsdsr/seeding.py",
+    "pipeline/__init__.py",
+    "pipeline/outbox.py",
+    "pipeline/provenance.py",
+    "pipeline/runtime.py",
+    "pipeline/stage.py",
+    "pipeline/tracking.py",
+    "pipeline/tracking_store.py",
+}
+
+
+def stages() -> dict[str, dict]:
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def script_of(stage: dict) -> str:
+    words = shlex.split(stage["cmd"])
+    return words[words.index("-m") + 1].replace(".", "/") + ".py"
+
+
+@cache
+def imports(path: str) -> frozenset[str]:
+    """Files of ours that a file imports, at its top or inside a function; not those for type checking alone."""
+    found: set[str] = set()
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] in {"tsdsr", "pipeline"}:
+                base = name.replace(".", "/")
+                found |= {file for file in (f"{base}.py", f"{base}/__init__.py") if (ROOT / file).is_file()}
+    return frozenset(found)
+
+
+def closure(script: str) -> set[str]:
+    """The script and all it reaches; plumbing is neither counted nor followed."""
+    reached, waiting = set(), [script]
+    while waiting:
+        path = waiting.pop()
+        if path not in reached and path not in PLUMBING:
+            reached.add(path)
+            waiting += imports(path)
+    return {path for path in reached if (ROOT / path).read_text(encoding="utf-8").strip()}
+
+
+@pytest.mark.parametrize("name", stages())
+def test_stage_depends_on_the_code_it_runs(name: str) -> None:
+    stage = stages()[name]
+    code = [dep for dep in stage["deps"] if dep.startswith(("tsdsr/", "pipeline/"))]
+    wanted = closure(script_of(stage))
+    missing = {path for path in wanted if not any(path == dep or path.startswith(f"{dep}/") for dep in code)}
+    assert not missing, "not among its deps"
+    unused = {dep for dep in code if dep.endswith(".py") and dep not in wanted or not (ROOT / dep).exists()}
+    assert not unused, "deps that it does not use"
+
+
+def test_an_edit_of_a_loss_trains_again_but_does_not_degrade_again() -> None:
+    users = {name for name, stage in stages().items() if any(dep.startswith("tsdsr/losses") for dep in stage["deps"])}
+    assert "distill" in users
+    assert users.isdisjoint({"prepare-degradations", "teacher", "precompute"})
+
+
+if __name__ == "__main__":
+    for name, stage in stages().items():
+        print(name, *sorted(closure(script_of(stage))), sep="\n      - ")
