@@ -1,0 +1,36 @@
+"""Fixtures that several areas share: a params file that is valid, and networks small enough to be built per test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_transformer, tiny_vae
+from tsdsr.config import Params
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The committed params.yaml."""
+    return Params.load(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def transformer():
+    """A random SD3 transformer of 2 layers, float32."""
+    return tiny_transformer()
+
+
+@pytest.fixture
+def vae():
+    """A random autoencoder, 2 pixels a latent, 4 latent channels, with a shift factor."""
+    return tiny_vae()

@@ -1,0 +1,304 @@
+"""The TSD loss against Algorithm 1 written out sample by sample, in float64, with models that are formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import relative
+from tsdsr import seeding
+from tsdsr.flow import FlowSchedule, expand
+from tsdsr.losses import tsd_loss
+
+SHIFT = 3.0
+SHAPE = (3, 2, 4, 4)
+
+
+def psi(z_t: Tensor, timestep: Tensor) -> Tensor:
+    """A teacher: nonlinear, different at every time."""
+    s = expand(timestep / 1000, z_t)
+    return torch.sin(z_t) * (1 + s) + 0.3 * s * z_t**2 - 0.1
+
+
+def phi(z_t: Tensor, timestep: Tensor) -> Tensor:
+    """A fake score."""
+    s = expand(timestep / 1000, z_t)
+    return torch.cos(0.7 * z_t) * s + 0.2 * z_t
+
+
+def inputs(seed: int = 0, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    draw = seeding.generator(seed, "tsd")
+    z_hat, z, noise = (torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype) for _ in range(3))
+    t = torch.rand(shape[0], generator=draw, dtype=torch.float64) * 900 + 50
+    return {"z_hat": z_hat, "z": z, "noise": noise, "t": t.to(dtype)}
+
+
+def run(given: dict[str, Tensor], **changes):
+    options = {
+        "teacher": psi,
+        "fake": phi,
+        "schedule": FlowSchedule(SHIFT),
+        "lam": 0.7,
+        "dasm_steps": 3,
+        "dasm_step_size": 50.0,
+        "dasm_weight": 0.3,
+    }
+    return tsd_loss(**(given | options | changes))
+
+
+def sigma_of(t: float) -> float:
+    u = t / 1000
+    return SHIFT * u / (1 + (SHIFT - 1) * u)
+
+
+def algorithm_1(given, *, lam, steps, stride, weight, residual="velocity", offsets=None) -> Tensor:
+    """Algorithm 1, lines 9-23, one sample after the other, one call a prediction, its times as Python floats."""
+    directions = []
+    for b in range(given["z"].shape[0]):
+        z_hat, z, noise = (given[name][b : b + 1] for name in ("z_hat", "z", "noise"))
+        t = float(given["t"][b])
+        sigma = sigma_of(t)
+        noisy_hat = (1 - sigma) * z_hat + sigma * noise
+        noisy = (1 - sigma) * z + sigma * noise
+
+        def term(noisy_hat, noisy, sigma):
+            timestep = torch.tensor([1000 * sigma], dtype=noisy.dtype)
+            teacher_hat, teacher, fake_hat = psi(noisy_hat, timestep), psi(noisy, timestep), phi(noisy_hat, timestep)
+            if residual == "noise":
+                teacher_hat = noisy_hat + (1 - sigma) * teacher_hat
+                teacher = noisy + (1 - sigma) * teacher
+                fake_hat = noisy_hat + (1 - sigma) * fake_hat
+            return sigma**2 * ((teacher_hat - teacher) + lam * (teacher - fake_hat))
+
+        g = term(noisy_hat, noisy, sigma)
+        for i in range(1, steps + 1):
+            shifted = t - i * stride + (float(offsets[b]) if offsets is not None and i == steps else 0.0)
+            sigma_cur = sigma_of(max(shifted, 0.0))
+            timestep = torch.tensor([1000 * sigma], dtype=z.dtype)
+            noisy_hat = noisy_hat + (sigma_cur - sigma) * phi(noisy_hat, timestep)
+            noisy = noisy + (sigma_cur - sigma) * psi(noisy, timestep)
+            sigma = sigma_cur
+            g = g + weight * term(noisy_hat, noisy, sigma)
+        directions.append(g)
+    return torch.cat(directions)
+
+
+@pytest.mark.parametrize("residual", ["velocity", "noise"])
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(("steps", "stride"), [(0, 50.0), (1, 25.0), (3, 50.0), (7, 100.0)])
+def test_direction_is_algorithm_1(residual, lam, steps, stride):
+    given = inputs()
+    found = run(given, lam=lam, dasm_steps=steps, dasm_step_size=stride, residual=residual).direction
+    wanted = algorithm_1(given, lam=lam, steps=steps, stride=stride, weight=0.3, residual=residual)
+    assert relative(found, wanted) < 1e-12
+
+
+def test_times_below_zero_are_clamped():
+    given = inputs()
+    given["t"] = torch.tensor([60.0, 120.0, 900.0], dtype=torch.float64)
+    found = run(given, dasm_steps=4).direction
+    assert relative(found, algorithm_1(given, lam=0.7, steps=4, stride=50.0, weight=0.3)) < 1e-12
+
+
+def test_the_offset_moves_the_last_point_only():
+    given, offsets = inputs(), torch.tensor([-20.0, 0.0, 24.0], dtype=torch.float64)
+    found = run(given, dasm_offset=offsets).direction
+    wanted = algorithm_1(given, lam=0.7, steps=3, stride=50.0, weight=0.3, offsets=offsets)
+    assert relative(found, wanted) < 1e-12
+    assert relative(found, run(given).direction) > 1e-6
+
+
+def test_float32_is_within_1e_5_of_float64():
+    given = inputs(dtype=torch.float32)
+    found = run(given).direction
+    assert found.dtype == torch.float32
+    wide = {name: value.double() for name, value in given.items()}
+    assert relative(found, algorithm_1(wide, lam=0.7, steps=3, stride=50.0, weight=0.3)) < 1e-5
+
+
+def test_half_precision_inputs_are_computed_in_float32():
+    given = inputs(dtype=torch.bfloat16)
+    assert run(given).direction.dtype == torch.float32
+    wide = {name: value.double() for name, value in given.items()}
+    wanted = algorithm_1(wide, lam=0.7, steps=3, stride=50.0, weight=0.3)
+    assert relative(run(given).direction.double(), wanted) < 1e-5
+
+
+def test_gradient_is_direction_over_numel_and_nothing_else_receives_one():
+    given = inputs()
+    teacher_scale, fake_scale = (torch.ones((), dtype=torch.float64, requires_grad=True) for _ in range(2))
+    given["z_hat"].requires_grad_(True)
+    given["z"].requires_grad_(True)
+    result = run(
+        given, teacher=lambda z_t, s: teacher_scale * psi(z_t, s), fake=lambda z_t, s: fake_scale * phi(z_t, s)
+    )
+    result.loss.backward()
+    torch.testing.assert_close(given["z_hat"].grad, result.direction / result.direction.numel(), rtol=1e-14, atol=0)
+    assert teacher_scale.grad is None
+    assert fake_scale.grad is None
+    assert given["z"].grad is None
+    assert not result.direction.requires_grad
+
+
+def test_loss_is_half_the_mean_square_of_the_direction():
+    result = run(inputs())
+    torch.testing.assert_close(result.loss, 0.5 * result.direction.pow(2).mean())
+    torch.testing.assert_close(result.per_sample, 0.5 * result.direction.pow(2).flatten(1).mean(1))
+
+
+def test_a_batch_equals_its_samples():
+    given = inputs()
+    together = run(given)
+    for b in range(SHAPE[0]):
+        alone = run({name: value[b : b + 1] for name, value in given.items()})
+        torch.testing.assert_close(together.direction[b : b + 1], alone.direction)
+        torch.testing.assert_close(together.per_sample[b : b + 1], alone.per_sample)
+        torch.testing.assert_close(together.vsd_norm[b : b + 1], alone.vsd_norm)
+        torch.testing.assert_close(together.tsm_norm[b : b + 1], alone.tsm_norm)
+
+
+def test_callables_get_whole_blocks_of_the_batch_at_1000_sigma():
+    given, seen = inputs(), []
+
+    def spy(model):
+        def call(z_t, timestep):
+            seen.append((z_t.shape, timestep))
+            return model(z_t, timestep)
+
+        return call
+
+    run(given, teacher=spy(psi), fake=spy(phi))
+    times = [given["t"] - i * 50 for i in range(4)]
+    wanted = [1000 * FlowSchedule(SHIFT).sigma(t.clamp(min=0)) for t in times]
+    for shape, timestep in seen:
+        assert shape[1:] == SHAPE[1:]
+        assert shape[0] % SHAPE[0] == 0
+        blocks = timestep.reshape(-1, SHAPE[0])
+        assert any(torch.allclose(blocks, point.expand_as(blocks)) for point in wanted)
+
+
+@pytest.mark.parametrize("lam", [0.3, 1.0])
+def test_vsd_vanishes_when_phi_is_psi(lam):
+    """At lambda 1 the direction is VSD alone, Eq. (3), and psi = phi leaves nothing; else lambda's share of it goes."""
+    given = inputs()
+    assert float(run(given, fake=psi, lam=lam).vsd_norm.max()) == 0
+    if lam == 1.0:
+        assert float(run(given, fake=psi, lam=lam).direction.abs().max()) < 1e-14
+
+
+def test_tsm_vanishes_when_the_student_is_right():
+    given = inputs()
+    given["z_hat"] = given["z"].clone()
+    assert float(run(given, lam=0.0, dasm_steps=0).tsm_norm.max()) == 0
+    assert float(run(given, lam=0.0, dasm_steps=0).direction.abs().max()) == 0
+    # and along both trajectories, when phi is psi too
+    assert float(run(given, lam=0.7, fake=psi).direction.abs().max()) < 1e-14
+
+
+# A toy whose scores are known. With data ~ N(mean, std^2) per element, the optimal velocity E[noise - z_0 | z_t] is
+#   (sigma - (1 - sigma) std^2) / ((1 - sigma)^2 std^2 + sigma^2) (z_t - (1 - sigma) mean) - mean
+
+
+def gaussian_velocity(mean: float, std: float):
+    def velocity(z_t: Tensor, timestep: Tensor) -> Tensor:
+        sigma = expand(timestep / 1000, z_t)
+        variance = (1 - sigma) ** 2 * std**2 + sigma**2
+        return (sigma - (1 - sigma) * std**2) / variance * (z_t - (1 - sigma) * mean) - mean
+
+    return velocity
+
+
+def test_gaussian_velocity_is_the_conditional_mean():
+    """The toy's own oracle: least squares of noise - z_0 on z_t over many draws."""
+    draw, sigma, mean, std = seeding.generator(0, "toy"), 0.6, 1.5, 0.4
+    z_0, noise = (torch.randn(400_000, generator=draw, dtype=torch.float64) for _ in range(2))
+    z_0 = mean + std * z_0
+    z_t = (1 - sigma) * z_0 + sigma * noise
+    centred, target = z_t - z_t.mean(), noise - z_0
+    slope = (centred * (target - target.mean())).mean() / centred.pow(2).mean()
+    probe = torch.tensor([[[[0.0, 2.0]]]], dtype=torch.float64)
+    fitted = target.mean() + slope * (probe - z_t.mean())
+    found = gaussian_velocity(mean, std)(probe, torch.tensor([1000 * sigma], dtype=torch.float64))
+    torch.testing.assert_close(found, fitted, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("residual", ["velocity", "noise"])
+def test_vsd_moves_a_gaussian_student_to_the_data(residual):
+    """Student N(m, std), data N(mean, std), both scores exact: gradient descent on VSD carries m to mean."""
+    mean, std = 1.5, 0.5
+    teacher = gaussian_velocity(mean, std)
+    centre = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+    distances = []
+    for step in range(60):
+        given = inputs(step, (64, 1, 2, 2))
+        z_hat = centre + std * given.pop("z_hat")
+        given["z"] = mean + std * given["z"]
+        result = run(
+            {"z_hat": z_hat, **given},
+            teacher=teacher,
+            fake=gaussian_velocity(float(centre.detach()), std),
+            lam=1.0,
+            dasm_steps=0,
+            residual=residual,
+        )
+        (gradient,) = torch.autograd.grad(result.loss, centre)
+        with torch.no_grad():
+            centre -= 2.0 * gradient
+        distances.append(abs(float(centre.detach()) - mean))
+    assert distances[0] < 2.5
+    assert distances[-1] < 0.2 * distances[0]
+
+
+def test_a_step_of_tsm_moves_towards_the_target():
+    """Data of small spread round z: psi points at it, so a TSM step with the noise residual must lessen |z_hat - z|."""
+    given = inputs(1, (8, 1, 2, 2))
+    given["z"] = torch.full_like(given["z"], 0.8)
+    teacher = gaussian_velocity(0.8, 0.2)
+    before = (given["z_hat"] - given["z"]).pow(2).mean()
+    g = run(given, teacher=teacher, lam=0.0, dasm_steps=0, residual="noise").direction
+    assert (given["z_hat"] - 0.1 * g - given["z"]).pow(2).mean() < before
+
+
+def test_the_sign_of_the_velocity_residual_at_two_points():
+    """A teacher that returns its own clean input says nothing of where z_hat should go. The noise form then gives 0;
+    the velocity form gives -(z_hat - z) times sigma^2, i.e. a descent step leads away from z."""
+    given = inputs(2, (4, 2, 3, 3))
+    z_0_of = {}
+
+    def returns_its_input(z_t, timestep):
+        # "clean estimate = what was noised": v = noise - z_0, for both stacked blocks
+        blocks = z_t.shape[0] // 4
+        clean = torch.cat([given["z_hat"], given["z"]])[: 4 * blocks]
+        z_0_of["rows"] = clean.shape[0]
+        return torch.cat([given["noise"]] * blocks) - clean
+
+    sigma = expand(FlowSchedule(SHIFT).sigma(given["t"]), given["z"])
+    options = {"teacher": returns_its_input, "lam": 0.0, "dasm_steps": 0}
+    noise_form = run(given, residual="noise", **options).direction
+    velocity_form = run(given, residual="velocity", **options).direction
+    assert z_0_of["rows"] == 8
+    assert float(noise_form.abs().max()) < 1e-14
+    torch.testing.assert_close(velocity_form, -(sigma**2) * (given["z_hat"] - given["z"]))
+    distance = (given["z_hat"] - given["z"]).norm()
+    assert (given["z_hat"] - 0.5 * velocity_form - given["z"]).norm() > distance
+
+
+def test_vsd_is_the_same_in_both_forms_up_to_one_minus_sigma():
+    given = inputs()
+    options = {"lam": 1.0, "dasm_steps": 0}
+    factor = 1 - expand(FlowSchedule(SHIFT).sigma(given["t"]), given["z"])
+    noise_form = run(given, residual="noise", **options).direction
+    torch.testing.assert_close(noise_form, factor * run(given, residual="velocity", **options).direction)
+
+
+def test_norms_are_root_mean_squares_of_the_first_point():
+    given = inputs()
+    result = run(given)
+    sigma = FlowSchedule(SHIFT).sigma(given["t"])
+    z_hat_t = (1 - expand(sigma, given["z"])) * given["z_hat"] + expand(sigma, given["z"]) * given["noise"]
+    residual = psi(z_hat_t, 1000 * sigma) - phi(z_hat_t, 1000 * sigma)
+    wanted = [math.sqrt(float(row.pow(2).mean())) for row in residual]
+    torch.testing.assert_close(result.vsd_norm, torch.tensor(wanted, dtype=torch.float64))

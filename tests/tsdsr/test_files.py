@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tsdsr import files
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def break_off(writing, name=None):
+    """Write half of something within `writing`, then fail as a full disk or a kill would."""
+    with writing as aside:
+        (aside / name if name else aside).write_text("half")
+        raise RuntimeError
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "deep" / "x.json"
+    with pytest.raises(RuntimeError):
+        break_off(files.atomic_file(target))
+    assert names(target.parent) == []
+    files.write_text(target, "whole")
+    assert target.read_text() == "whole"
+    assert names(target.parent) == ["x.json"]
+
+
+def test_a_failed_write_keeps_the_file_before_it(tmp_path):
+    target = tmp_path / "x.txt"
+    files.write_text(target, "first")
+    with pytest.raises(RuntimeError):
+        break_off(files.atomic_file(target))
+    assert target.read_text() == "first"
+
+
+def test_the_file_written_aside_keeps_the_suffix_and_can_be_read_by_others(tmp_path):
+    with files.atomic_file(tmp_path / "x.png") as aside:
+        assert aside.suffix == ".png"
+        aside.write_bytes(b"1")
+    assert (tmp_path / "x.png").stat().st_mode & 0o044
+
+
+def test_a_directory_is_replaced_whole(tmp_path):
+    target = tmp_path / "student"
+    with files.atomic_directory(target) as aside:
+        (aside / "old").write_text("1")
+    with files.atomic_directory(target) as aside:
+        (aside / "new").write_text("2")
+        assert names(target) == ["old"]
+    assert names(target) == ["new"]
+    with pytest.raises(RuntimeError):
+        break_off(files.atomic_directory(target), "broken")
+    assert names(target) == ["new"]
+    assert names(tmp_path) == ["student"]
+
+
+def test_json_is_stable_and_readable(tmp_path):
+    files.write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
+    files.write_json(tmp_path / "b.json", {"a": "é", "b": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert files.read_json(tmp_path / "a.json") == {"a": "é", "b": 1}
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": "é", "b": 1}
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    assert files.sha256_file(tmp_path / "empty").startswith("e3b0c44298fc1c14")
