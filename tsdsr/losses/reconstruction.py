@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from pathlib import Path
 
 import lpips
@@ -81,5 +82,5 @@ def _load_backbone(net: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         wanted = {name: f"features.{name.split('.', 1)[1]}" for name, _ in net.named_parameters()}
         net.load_state_dict({name: state[key] for name, key in wanted.items()}, strict=False)
-    except (KeyError, RuntimeError, EOFError, ValueError) as error:
+    except (KeyError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: not the backbone that LPIPS wants: {error}") from None
