@@ -31,15 +31,16 @@ def _plateau(q: np.ndarray, beta: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Kind:
-    """A row of the registry: the profile, whether both axes share one sigma, and the config key of beta's range."""
+    """A row of the registry: profile, whether both axes share one sigma, beta's range in the config."""
 
     profile: Profile
     isotropic: bool
     beta_range: str | None
+    separable: bool = False
 
 
 KINDS: dict[str, Kind] = {
-    "iso": Kind(_gaussian, True, None),
+    "iso": Kind(_gaussian, True, None, separable=True),
     "aniso": Kind(_gaussian, False, None),
     "generalized_iso": Kind(_generalized, True, "beta_generalized"),
     "generalized_aniso": Kind(_generalized, False, "beta_generalized"),
@@ -95,6 +96,14 @@ class SincKernel:
 
 
 Kernel = GaussianKernel | SincKernel
+
+
+def axis_weights(kernel: Kernel) -> np.ndarray | None:
+    """The (size,) weights of one axis if the kernel is an outer product, else None.
+
+    Of the kinds only `iso` is: a turned Gaussian is not, nor is any other profile.
+    """
+    return kernel.weights().sum(axis=0) if isinstance(kernel, GaussianKernel) and KINDS[kernel.kind].separable else None
 
 
 def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,11 +5,17 @@ Source: arXiv 2107.10833, section 3 and figure 2; the order of steps is that of 
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from tsdsr.config import DegradationConfig
 from tsdsr.degradation.draws import DegradationDraw, draw_degradation
-from tsdsr.degradation.operators import add_noise, blur, jpeg, resize_by, resize_to, to_8bit, usm_sharpen
+from tsdsr.degradation.filters import blur
+from tsdsr.degradation.jpeg import jpeg
+from tsdsr.degradation.levels import to_8bit
+from tsdsr.degradation.noise import add_noise
+from tsdsr.degradation.resize import resize_by, resize_to
+from tsdsr.degradation.usm import usm_sharpen
 from tsdsr.errors import UserError
 
 
@@ -41,16 +47,16 @@ def apply_degradation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`degrade` with the choices given; `rng` makes the noise alone."""
     _check(hq, scale)
-    image = hq[:, :, ::-1].astype(np.float32)
+    image = cv2.cvtColor(np.ascontiguousarray(hq), cv2.COLOR_RGB2BGR).astype(np.float32)
     target = hq
     if usm_sharpen_target:
         image = usm_sharpen(image)
-        target = to_8bit(image)[:, :, ::-1]
+        target = cv2.cvtColor(to_8bit(image), cv2.COLOR_BGR2RGB)
     height, width = hq.shape[0] // scale, hq.shape[1] // scale
     image = _first_round(image, draw, rng)
     image = _second_round(image, draw, height, width, rng)
     lq = _finish(image, draw, height, width)
-    return np.ascontiguousarray(lq[:, :, ::-1]), np.ascontiguousarray(target)
+    return cv2.cvtColor(lq, cv2.COLOR_BGR2RGB), target
 
 
 def _first_round(image: np.ndarray, draw: DegradationDraw, rng: np.random.Generator) -> np.ndarray:
