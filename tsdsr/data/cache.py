@@ -1,0 +1,333 @@
+"""What training needs of the teacher, computed once: HQ latents and prompt embeddings in memory-mapped Arrow shards.
+
+    manifest.json            format, dtype, shapes, the teacher's fingerprint, and every shard's rows, bytes and sha256
+    latents-00000.arrow ...  columns id (string), prompt (int32, a row of the prompts), latent (raw bytes)
+    prompts-00000.arrow ...  columns text (string), embeds (raw bytes), pooled (raw bytes); each distinct text once
+
+Tensors are little-endian float32, or bfloat16 (half the size; what SD3 runs in). Arrow's IPC file format is read through
+the page cache without parsing or copying: rows are addressed at random, and any number of processes share the same
+memory. Nothing is pickled. Equal input gives equal bytes.
+
+Legend: C h w a latent's channels and sides, L prompt tokens, D their width, P pooled width.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tsdsr import files
+from tsdsr.errors import UserError
+from tsdsr.models.prompt import Prompt
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+NULL_PROMPT = ""
+RECORD_BATCH_BYTES = 64 * 2**20  # what a writer holds in memory, at most (a single row may be more)
+
+CacheDtype = Literal["float32", "bfloat16"]
+# How a dtype is stored: torch's, and the integer of equal width that numpy can hold it as.
+DTYPES: Mapping[str, tuple[torch.dtype, torch.dtype]] = {
+    "float32": (torch.float32, torch.int32),
+    "bfloat16": (torch.bfloat16, torch.int16),
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A training photograph's entry."""
+
+    id: str
+    caption: str
+    latent: Tensor  # [C,h,w]
+
+
+class LatentCache:
+    """Random access to a cache directory. Opens in any number of processes; every read copies what it returns."""
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self._latents = _Table(directory, manifest["shards"]["latents"])
+        self._prompts = _Table(directory, manifest["shards"]["prompts"])
+
+    @classmethod
+    def open(cls, directory: str | Path, *, verify: bool = True) -> LatentCache:
+        """Open a cache.
+
+        Args:
+            directory: what `write` made.
+            verify: read every shard and compare its sha256; without, only the shards' sizes are compared.
+
+        Raises:
+            UserError: naming the shards that are damaged or missing, or if this is no cache of this version.
+        """
+        directory = Path(directory)
+        manifest = _read_manifest(directory / MANIFEST)
+        shards = [shard for kind in manifest["shards"].values() for shard in kind]
+        with ThreadPoolExecutor() as pool:
+            problems = [text for text in pool.map(lambda shard: _damage(directory, shard, verify), shards) if text]
+        if problems:
+            raise UserError(f"{directory}: damaged: {'; '.join(problems)}; run `dvc repro precompute` again")
+        return cls(directory, manifest)
+
+    def __len__(self) -> int:
+        return self._latents.rows
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The samples' ids, in the order of their numbers."""
+        return self._latents.column("id")
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The distinct prompts."""
+        return self._prompts.column("text")
+
+    def latent(self, index: int) -> Tensor:
+        """The latent of sample `index`: float32 [C,h,w]."""
+        return self._tensor(self._latents.value(index, "latent"), "latent")
+
+    def prompt(self, index: int) -> Prompt:
+        """The embeddings of sample `index`'s caption, float32."""
+        return self._prompt(self.prompt_index(index))
+
+    def prompt_index(self, index: int) -> int:
+        """Which of `texts` is the caption of sample `index`."""
+        return int(self._latents.value(index, "prompt").as_py())
+
+    @cached_property
+    def default(self) -> Prompt:
+        """The student's one prompt."""
+        return self._named(self.manifest["default_prompt"])
+
+    @cached_property
+    def null(self) -> Prompt:
+        """The empty prompt of guidance."""
+        return self._named(NULL_PROMPT)
+
+    def _named(self, text: str) -> Prompt:
+        return self._prompt(self.texts.index(text))
+
+    def _prompt(self, row: int) -> Prompt:
+        return Prompt(
+            embeds=self._tensor(self._prompts.value(row, "embeds"), "embeds"),
+            pooled=self._tensor(self._prompts.value(row, "pooled"), "pooled"),
+        )
+
+    def _tensor(self, value: Any, name: str) -> Tensor:
+        return decode(value.as_buffer(), self.manifest["dtype"], self.manifest["shapes"][name])
+
+    @staticmethod
+    def write(
+        directory: str | Path,
+        *,
+        samples: Iterable[Sample],
+        prompts: Iterable[tuple[str, Prompt]],
+        default_prompt: str,
+        dtype: CacheDtype,
+        shard_rows: int,
+        origin: Mapping[str, Any],
+    ) -> None:
+        """Write a cache, whole or not at all; samples and prompts are consumed one by one.
+
+        Args:
+            directory: replaced if it exists.
+            samples: equal in shape; each caption must be among `prompts`.
+            prompts: distinct texts with their embeddings; the default and the empty prompt among them.
+            dtype: what tensors are stored as.
+            shard_rows: rows a file, at most.
+            origin: what the values were made from (the teacher's fingerprint, ...), for the manifest.
+
+        Raises:
+            ValueError: for a repeated, missing or misshapen entry.
+        """
+        with files.atomic_directory(directory) as aside:
+            shapes: dict[str, list[int]] = {}
+            rows: dict[str, int] = {}
+            prompt_shards = _write_shards(aside, "prompts", _prompt_rows(prompts, dtype, shapes, rows), shard_rows)
+            for text in (default_prompt, NULL_PROMPT):
+                if text not in rows:
+                    raise ValueError(f"the prompt {text!r} is not among the prompts")
+            latent_shards = _write_shards(aside, "latents", _latent_rows(samples, dtype, shapes, rows), shard_rows)
+            manifest = {
+                "format": FORMAT,
+                "dtype": dtype,
+                "shapes": shapes,
+                "default_prompt": default_prompt,
+                "origin": dict(origin),
+                "shards": {"latents": latent_shards, "prompts": prompt_shards},
+            }
+            files.write_json(aside / MANIFEST, manifest)
+
+
+def encode(tensor: Tensor, dtype: str) -> bytes:
+    """A tensor's values as stored."""
+    stored, integer = DTYPES[dtype]
+    return tensor.detach().cpu().to(stored).contiguous().view(integer).numpy().tobytes()
+
+
+def decode(buffer: Any, dtype: str, shape: Sequence[int]) -> Tensor:
+    """Stored bytes -> float32, in memory of its own."""
+    stored, integer = DTYPES[dtype]
+    values = np.frombuffer(buffer, dtype=np.int32 if integer is torch.int32 else np.int16).copy()
+    return torch.from_numpy(values).view(stored).float().reshape(*shape)
+
+
+Row = dict[str, Any]
+
+
+def _prompt_rows(
+    prompts: Iterable[tuple[str, Prompt]], dtype: str, shapes: dict[str, list[int]], rows: dict[str, int]
+) -> Iterator[Row]:
+    for text, prompt in prompts:
+        if text in rows:
+            raise ValueError(f"the prompt {text!r} comes twice")
+        rows[text] = len(rows)
+        for name, tensor in (("embeds", prompt.embeds), ("pooled", prompt.pooled)):
+            _same_shape(shapes, name, tensor, text)
+        yield {"text": text, "embeds": encode(prompt.embeds, dtype), "pooled": encode(prompt.pooled, dtype)}
+
+
+def _latent_rows(
+    samples: Iterable[Sample], dtype: str, shapes: dict[str, list[int]], rows: Mapping[str, int]
+) -> Iterator[Row]:
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise ValueError(f"the sample {sample.id} comes twice")
+        if sample.caption not in rows:
+            raise ValueError(f"{sample.id}: its caption {sample.caption!r} is not among the prompts")
+        seen.add(sample.id)
+        _same_shape(shapes, "latent", sample.latent, sample.id)
+        yield {"id": sample.id, "prompt": rows[sample.caption], "latent": encode(sample.latent, dtype)}
+
+
+def _same_shape(shapes: dict[str, list[int]], name: str, tensor: Tensor, label: str) -> None:
+    wanted = shapes.setdefault(name, list(tensor.shape))
+    if list(tensor.shape) != wanted:
+        raise ValueError(f"{label}: {name} has shape {list(tensor.shape)}, the ones before have {wanted}")
+
+
+def _write_shards(directory: Path, kind: str, rows: Iterator[Row], shard_rows: int) -> list[dict[str, Any]]:
+    """Consume `rows` into files of at most `shard_rows`; returns their manifest entries."""
+    entries: list[dict[str, Any]] = []
+    while (first := next(rows, None)) is not None:
+        path = directory / f"{kind}-{len(entries):05d}.arrow"
+        count = _write_shard(path, first, islice(rows, shard_rows - 1))
+        entries.append(
+            {"file": path.name, "rows": count, "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+        )
+    if not entries:
+        raise ValueError(f"there are no {kind} to write")
+    return entries
+
+
+def _write_shard(path: Path, first: Row, rest: Iterator[Row]) -> int:
+    schema = pa.schema([(name, _arrow_type(value)) for name, value in first.items()])
+    row_bytes = sum(len(value) for value in first.values() if isinstance(value, bytes))
+    per_batch = max(1, RECORD_BATCH_BYTES // row_bytes)
+    count = 0
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        batch = [first, *islice(rest, per_batch - 1)]
+        while batch:
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+            count += len(batch)
+            batch = list(islice(rest, per_batch))
+    return count
+
+
+def _arrow_type(value: Any) -> pa.DataType:
+    if isinstance(value, bytes):
+        return pa.binary(len(value))
+    return pa.string() if isinstance(value, str) else pa.int32()
+
+
+@dataclass
+class _Table:
+    """Rows spread over shards, each mapped into memory when first touched."""
+
+    directory: Path
+    shards: list[dict[str, Any]]
+    _open: dict[int, _Shard] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ends = list(accumulate(shard["rows"] for shard in self.shards))
+
+    @property
+    def rows(self) -> int:
+        return self._ends[-1]
+
+    def value(self, index: int, column: str) -> Any:
+        """One cell, as an Arrow scalar that refers to the mapped file."""
+        if not 0 <= index < self.rows:
+            raise IndexError(f"row {index} of {self.rows}")
+        number = bisect.bisect_right(self._ends, index)
+        return self._shard(number).value(index - (self._ends[number - 1] if number else 0), column)
+
+    def column(self, name: str) -> list[Any]:
+        return [value for number in range(len(self.shards)) for value in self._shard(number).column(name)]
+
+    def _shard(self, number: int) -> _Shard:
+        if number not in self._open:
+            self._open[number] = _Shard(self.directory / self.shards[number]["file"])
+        return self._open[number]
+
+    def __getstate__(self) -> dict[str, Any]:  # a copy in another process maps the files itself
+        return {**self.__dict__, "_open": {}}
+
+
+class _Shard:
+    """One Arrow file, mapped read-only."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
+            self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path}: damaged: {error}; run `dvc repro precompute` again") from None
+        self._ends = list(accumulate(batch.num_rows for batch in self._batches))
+
+    def value(self, index: int, column: str) -> Any:
+        number = bisect.bisect_right(self._ends, index)
+        return self._batches[number].column(column)[index - (self._ends[number - 1] if number else 0)]
+
+    def column(self, name: str) -> list[Any]:
+        return [value for batch in self._batches for value in batch.column(name).to_pylist()]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = files.read_json(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path.parent}: not a latent cache ({MANIFEST} is missing); run `dvc repro precompute`"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged: not valid JSON ({error}); run `dvc repro precompute` again") from None
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: format {manifest.get('format')!r}; this version reads {FORMAT}")
+    return manifest
+
+
+def _damage(directory: Path, shard: Mapping[str, Any], verify: bool) -> str | None:
+    """What is wrong with a shard, naming it; None if nothing is."""
+    path = directory / shard["file"]
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if path.stat().st_size != shard["bytes"]:
+        return f"{path.name} has {path.stat().st_size} bytes instead of {shard['bytes']}"
+    if verify and files.sha256_file(path) != shard["sha256"]:
+        return f"{path.name} does not match its sha256"
+    return None

@@ -1,0 +1,264 @@
+"""The teacher: a directory in Stable Diffusion 3's format, and what the rest of the code takes from it.
+
+`load_teacher` opens a directory that the teacher stage wrote, any SD3-format directory, or a hub id. A stage-written
+directory holds `teacher.json`; where that names a `source`, the weights stay there and the directory is a pointer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tsdsr import files
+from tsdsr.errors import UserError
+from tsdsr.flow import FlowSchedule
+from tsdsr.models import adapters, presets
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+RECORD = "teacher.json"
+FINETUNED = "teacher.safetensors"
+FORMAT = 1
+CLASSES = {
+    "transformer": "SD3Transformer2DModel",
+    "vae": "AutoencoderKL",
+    "scheduler": "FlowMatchEulerDiscreteScheduler",
+    "text_encoder": "CLIPTextModelWithProjection",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+    "text_encoder_3": "T5EncoderModel",
+}
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen teacher."""
+
+    vae: AutoencoderKL
+    transformer: SD3Transformer2DModel  # carries the adapter named `teacher` if the teacher was fine-tuned
+    schedule: FlowSchedule
+    text: StableDiffusion3Pipeline | None  # the text components alone; for `encode_prompts`
+    finetuned: bool
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a teacher's weights are."""
+
+    source: str  # a directory or a hub id
+    revision: str | None = None
+    adapter: Path | None = None  # LoRA weights of `teacher.finetune`
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {} if self.revision is None else {"revision": self.revision}
+
+
+def locate(source: str | Path) -> Location:
+    """Follow a stage-written directory to its weights; anything else is taken as it is.
+
+    Raises:
+        UserError: for a `teacher.json` of another format, or a path that is not there.
+    """
+    directory = Path(source)
+    record_path = directory / RECORD
+    if not record_path.is_file():
+        if directory.is_dir() and not (directory / "model_index.json").is_file():
+            raise UserError(f"{source}: not a teacher: neither {RECORD} nor model_index.json in it")
+        if not directory.exists() and not is_hub_id(str(source)):
+            raise UserError(f"{source}: no such directory; the teacher stage writes it (`dvc repro teacher`)")
+        return Location(str(source))
+    record = files.read_json(record_path)
+    if record.get("format") != FORMAT:
+        raise UserError(f"{record_path}: format {record.get('format')!r}; this version reads {FORMAT}")
+    adapter = directory / FINETUNED
+    return Location(
+        source=record["source"] or str(directory),
+        revision=record.get("revision"),
+        adapter=adapter if adapter.is_file() else None,
+    )
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` reads as `owner/name` rather than as a path."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith("/")
+
+
+def load_teacher(
+    source: str | Path,
+    *,
+    text_encoders: bool,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> Teacher:
+    """Load a teacher, frozen and in eval mode.
+
+    Args:
+        source: a directory written by the teacher stage, another SD3-format directory, or a hub id.
+        text_encoders: whether to load the text encoders; training and inference run without.
+        dtype: of every network's weights; a fine-tuning adapter stays float32.
+        device: where to put them.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    where = locate(source)
+    vae = load_vae(where, dtype=dtype, device=device)
+    with _readable(where):
+        transformer = SD3Transformer2DModel.from_pretrained(
+            where.source, subfolder="transformer", torch_dtype=dtype, **where.options
+        )
+        scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(
+            where.source, subfolder="scheduler", **where.options
+        )
+    transformer.to(device).eval().requires_grad_(False)
+    if where.adapter is not None:
+        _attach(transformer, where.adapter)
+    text = load_text(where, dtype=dtype, device=device) if text_encoders else None
+    return Teacher(vae, transformer, FlowSchedule.from_scheduler(scheduler), text, where.adapter is not None)
+
+
+def load_vae(where: Location, *, dtype: torch.dtype, device: str | torch.device) -> AutoencoderKL:
+    """The teacher's autoencoder alone, frozen."""
+    from diffusers import AutoencoderKL
+
+    with _readable(where):
+        vae = AutoencoderKL.from_pretrained(where.source, subfolder="vae", torch_dtype=dtype, **where.options)
+    return vae.to(device).eval().requires_grad_(False)
+
+
+def load_text(where: Location, *, dtype: torch.dtype, device: str | torch.device) -> StableDiffusion3Pipeline:
+    """The teacher's tokenizers and text encoders, in a pipeline without transformer and VAE."""
+    from diffusers import StableDiffusion3Pipeline
+
+    with _readable(where):
+        pipe = StableDiffusion3Pipeline.from_pretrained(
+            where.source, transformer=None, vae=None, torch_dtype=dtype, **where.options
+        )
+    return pipe.to(device)
+
+
+@contextmanager
+def _readable(where: Location) -> Iterator[None]:
+    """What the libraries raise for absent, gated and damaged files, as a line for people."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{where.source}: cannot load the teacher: {_first_line(error)}") from error
+
+
+def _attach(transformer: SD3Transformer2DModel, path: Path) -> None:
+    state = adapters.read_weights(path)
+    rank = adapters.rank_of(state, str(path))
+    adapters.add_adapter(
+        transformer,
+        adapters.TEACHER,
+        rank=rank,
+        alpha=rank,
+        targets=adapters.ATTENTION_TARGETS,
+        seed=0,
+        trainable=False,
+    )
+    adapters.load_state(transformer, adapters.TEACHER, state, origin=str(path))
+
+
+def fingerprint(directory: str | Path) -> str:
+    """sha256 over the names and bytes of a teacher directory's files: what a cache made from it records.
+
+    For a pointer this covers `teacher.json`, which holds the source, its revision and its weights' sizes.
+    """
+    directory = Path(directory)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(directory).as_posix()} {files.sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def inspect(source: str, preset: presets.Preset) -> dict[str, Any]:
+    """Check that a local directory or hub repository is a teacher of the preset's shape, without loading weights.
+
+    Returns:
+        what `teacher.json` records: format, preset, source, revision (of a hub id) and weights (file name -> bytes).
+
+    Raises:
+        UserError: if it is absent, gated or out of reach, or has other classes or shapes; naming each.
+    """
+    root, revision = _fetch_configs(source)
+    index = _read_config(root / "model_index.json", source)
+    problems = [
+        f"{part} is {(index.get(part) or [None, None])[1]}, SD3 has {wanted}"
+        for part, wanted in CLASSES.items()
+        if (index.get(part) or [None, None])[1] != wanted
+    ]
+    for part in CLASSES:
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        problems += presets.mismatches(preset, part, _read_config(root / part / name, source))
+    if problems:
+        raise UserError(f"{source}: not a teacher of preset {preset.name}: {'; '.join(problems)}")
+    local = Path(source).is_dir()
+    return {
+        "format": FORMAT,
+        "preset": preset.name,
+        "source": str(Path(source).resolve()) if local else source,
+        "revision": revision,
+        "weights": _weights(Path(source)) if local else None,
+    }
+
+
+def _weights(root: Path) -> dict[str, int]:
+    found = {path.relative_to(root).as_posix(): path.stat().st_size for path in sorted(root.glob("*/*.safetensors"))}
+    lacking = [
+        part for part in CLASSES if part != "scheduler" and not any(name.startswith(f"{part}/") for name in found)
+    ]
+    if lacking:
+        raise UserError(f"{root}: no safetensors weights in {', '.join(lacking)}")
+    return found
+
+
+def _fetch_configs(source: str) -> tuple[Path, str | None]:
+    """The directory of a teacher's configurations: a local one itself, a hub id's in the hub's cache."""
+    if Path(source).is_dir():
+        return Path(source), None
+    if not is_hub_id(source):
+        raise UserError(f"teacher.source: {source!r} is neither a directory nor a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        root = Path(snapshot_download(source, allow_patterns=["model_index.json", "*/config.json", "scheduler/*.json"]))
+    except GatedRepoError:
+        raise UserError(
+            f"teacher.source: {source} is gated: accept its licence on its page, then log in with `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(f"teacher.source: {source}: no such repository on the hub, or it is private") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise UserError(
+            f"teacher.source: {source} is not in the local hub cache and the hub cannot be reached "
+            f"({_first_line(error)}); connect, or give a local directory in the SD3 format"
+        ) from None
+    return root, root.name
+
+
+def _read_config(path: Path, source: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = files.read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"{source}: lacks {path.parent.name}/{path.name}; not an SD3-format directory") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
