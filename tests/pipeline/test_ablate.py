@@ -1,0 +1,76 @@
+"""The ablation stage: which params a variant trains with, and where its results go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import ablate, tracking
+from tsdsr.config import Params
+from tsdsr.errors import UserError
+
+
+def test_variants_differ_from_full_in_what_they_are_named_for(params: Params) -> None:
+    changed = {name: ablate.overlaid(params, name, 0).distill for name in params.ablate.variants}
+    full = params.distill
+    assert changed["full"] == full
+    assert (changed["wo_tsm"].tsd.lam, changed["wo_tsm"].tsd.dasm) == (1.0, full.tsd.dasm)
+    assert (changed["wo_dasm"].tsd.lam, changed["wo_dasm"].tsd.dasm.steps) == (full.tsd.lam, 0)
+    assert (changed["vsd"].tsd.lam, changed["vsd"].tsd.dasm.steps) == (1.0, 0)
+    assert (changed["tsm_alone"].tsd.lam, changed["tsm_alone"].tsd.dasm.steps) == (0.0, 0)
+    assert changed["residual_noise"].tsd.residual == "noise"
+    for phase in changed["latent_mse_alone"].phases.values():
+        assert (phase.losses["tsd"], phase.losses["latent_mse"]) == (0.0, 1.0)
+    assert [changed[f"dasm_n{n}"].tsd.dasm.steps for n in (0, 2, 4, 8)] == [0, 2, 4, 8]
+    assert [changed[f"dasm_s{s}"].tsd.dasm.step_size for s in (25, 50, 100)] == [25, 50, 100]
+    for name, distill in changed.items():
+        untouched = {"tsd", "phases"}
+        assert distill.model_dump(exclude=untouched) == full.model_dump(exclude=untouched), name
+
+
+def test_a_seed_changes_nothing_but_the_seed(params: Params) -> None:
+    first, second = (ablate.overlaid(params, "vsd", seed) for seed in (0, 1))
+    assert (first.seed, second.seed) == (0, 1)
+    assert first.distill == second.distill
+
+
+def test_an_unknown_variant_is_answered_with_the_known_ones(params: Params) -> None:
+    with pytest.raises(UserError, match=r"nonsense.*wo_tsm"):
+        ablate.overlaid(params, "nonsense", 0)
+
+
+def test_main_trains_and_scores_under_the_pipelines_run(
+    params: Params, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    def distill(changed: Params, *, out: Path, name: str, seed: int) -> None:
+        with tracking.child(changed, name) as run:
+            run.metrics({"tsd": 1.0}, step=5)
+        seen.append(("distill", changed.distill.tsd.lam, out.as_posix(), name, seed))
+
+    def evaluate_student(changed: Params, student: Path, name: str) -> None:
+        with tracking.child(changed, name) as run:
+            run.metrics({"psnr": 20.0})
+        seen.append(("evaluate", student.as_posix(), name))
+
+    monkeypatch.setattr(ablate, "distill", distill)
+    monkeypatch.setattr(ablate, "evaluate_student", evaluate_student)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(tracking.URI_VARIABLE, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with tracking.child(params, "full"):
+        pass
+    ablate.main(["--variant", "wo_tsm", "--seed", "3", "--params", str(root / "params.yaml")])
+    assert seen == [
+        ("distill", 1.0, "data/students/wo_tsm-seed3", "wo_tsm-seed3", 3),
+        ("evaluate", "data/students/wo_tsm-seed3", "wo_tsm-seed3"),
+    ]
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = {run.info.run_name: run for run in client.search_runs(["1"])}
+    shown = runs["wo_tsm-seed3"]
+    assert shown.data.tags["mlflow.parentRunId"] == runs["full"].data.tags["mlflow.parentRunId"]
+    assert (shown.data.params["seed"], shown.data.params["distill.tsd.lambda"]) == ("3", "1.0")
+    assert (shown.data.metrics, shown.info.status) == ({"tsd": 1.0, "psnr": 20.0}, "FINISHED")
