@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on import it reports a missing optional kernel
     if not words or words[0] not in COMMANDS:
         return _overview(words)
     command = COMMANDS[words[0]]

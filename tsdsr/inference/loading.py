@@ -10,6 +10,7 @@ import torch
 from tsdsr.errors import UserError
 from tsdsr.inference.fold import streamline
 from tsdsr.inference.merge import merge_adapter
+from tsdsr.models import teacher as teachers
 from tsdsr.models.adapters import STUDENT
 from tsdsr.models.student import load_student, read_config, read_prompt
 
@@ -19,53 +20,43 @@ if TYPE_CHECKING:
     from tsdsr.inference.streamlined import StreamlinedTransformer
 
 
-def teacher_of(student: Path, default: Path = Path("data/teacher")) -> Path:
-    """The teacher a student directory was distilled from: `student.json`'s, from where the program runs or from beside
-    the student's folder; else the default place.
+def teacher_of(student: Path, default: Path = Path("data/teacher")) -> str | Path:
+    """The teacher a student directory was distilled from: the source that its `student.json` names, else the default
+    place, else the folder `teacher` beside that of the students.
 
     Raises:
         UserError: if it is nowhere.
     """
     named = read_config(student).get("teacher")
-    tried = [Path(named), student / named] if isinstance(named, str) else []
+    source = named.get("source") if isinstance(named, dict) else named
+    tried = [Path(source), student / source] if isinstance(source, str) else []
     tried += [default, student.parent.parent / "teacher"]
     for place in tried:
-        if (place / "model_index.json").is_file():
+        if any((place / name).is_file() for name in (teachers.RECORD, "model_index.json")):
             return place
+    if isinstance(source, str) and teachers.is_hub_id(source):
+        return source
     places = ", ".join(dict.fromkeys(map(str, tried)))
-    raise UserError(f"{student}: its teacher is not at {places}; run where it is, or give its directory")
+    raise UserError(f"{student}: its teacher is not at {places}; run where it is, or name it (--teacher)")
 
 
 def load_networks(
-    teacher: str | Path, student: str | Path, *, dtype: torch.dtype, **hub: Any
+    teacher: str | Path, student: str | Path, *, dtype: torch.dtype
 ) -> tuple[AutoencoderKL, StreamlinedTransformer, dict[str, Any]]:
     """The VAE with its adapter merged, the streamlined transformer, and the student's `student.json`.
 
     Args:
-        teacher: a directory in the SD3 format or a hub id; only its `vae` and `transformer` are read.
+        teacher: a directory of the teacher stage, another in the SD3 format, or a hub id.
         student: a student directory.
         dtype: of both networks.
-        hub: options of diffusers' `from_pretrained`, such as `local_files_only` or `revision`.
 
     Raises:
         UserError: for a directory that is missing, damaged, or of another model.
     """
-    from diffusers import AutoencoderKL, SD3Transformer2DModel
-
-    student = Path(student)
     read_config(student)
     prompt = read_prompt(student)
-    vae = _load(AutoencoderKL, teacher, "vae", torch_dtype=dtype, **hub)
-    transformer = _load(SD3Transformer2DModel, teacher, "transformer", torch_dtype=dtype, **hub)
-    _, config = load_student(vae, transformer, student)
-    merge_adapter(vae, STUDENT)
-    merge_adapter(transformer, STUDENT)
-    return vae.eval().requires_grad_(False), streamline(transformer, prompt), config
-
-
-def _load(kind: Any, source: str | Path, part: str, **options: Any) -> Any:
-    try:
-        return kind.from_pretrained(str(source), subfolder=part, **options)
-    except Exception as error:  # diffusers, huggingface_hub and safetensors raise a dozen types for an unreadable model
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{source}: cannot read its {part}: {reason}") from None
+    base = teachers.load_teacher(teacher, text_encoders=False, dtype=dtype)
+    _, config = load_student(base.vae, base.transformer, student)
+    merge_adapter(base.vae, STUDENT)
+    merge_adapter(base.transformer, STUDENT)
+    return base.vae, streamline(base.transformer, prompt), config

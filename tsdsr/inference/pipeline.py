@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
+from safetensors import SafetensorError
 from torch import Tensor
 
 from tsdsr.errors import UserError
@@ -62,16 +63,28 @@ class TSDSRPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: the teacher's directory or hub id; or a saved pipeline's.
             student: a student directory: `transformer.safetensors`, `vae.safetensors`, `student.json`,
                 `prompt.safetensors`.
-            options: `torch_dtype` (float32 by default), and diffusers' other options.
+            options: `torch_dtype` (float32 by default); without a student also diffusers' other options.
 
         Raises:
             UserError: for a directory that is missing, damaged or of another kind.
         """
         if student is None:
-            return super().from_pretrained(str(pretrained_model_name_or_path), **options)
+            return cls._from_saved(str(pretrained_model_name_or_path), options)
         dtype = options.pop("torch_dtype", None) or torch.float32
-        vae, transformer, config = load_networks(pretrained_model_name_or_path, student, dtype=dtype, **options)
+        if options:
+            raise TypeError(f"with a student there is no option {', '.join(options)}")
+        vae, transformer, config = load_networks(pretrained_model_name_or_path, student, dtype=dtype)
         return cls(vae, transformer, use_shift=bool(config["use_shift"]), scale=int(config["scale"]))
+
+    @classmethod
+    def _from_saved(cls, source: str, options: dict[str, Any]) -> Self:
+        try:
+            return super().from_pretrained(source, **options)
+        except (OSError, ValueError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{source}: cannot be read as an upscaler ({reason}); for a teacher, name a student too"
+            ) from error
 
     @torch.no_grad()
     def __call__(
