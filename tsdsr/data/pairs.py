@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tsdsr.errors import UserError
 # Of the sizes tried, the least time for a file within a few percent of the smallest. Fixed: it decides the bytes.
 PNG_COMPRESS_LEVEL = 4
 MOST_NAMED = 10
+
+log = logging.getLogger(__name__)
 
 
 def pair_id(photograph_id: str, crop_index: int) -> str:
@@ -45,13 +48,15 @@ class PairFolder:
 
     Args:
         root: holds `hq` and `lq`, and `captions` where there are any.
+        edits: a folder of hand-corrected captions (params key captions.edits); it need not exist.
 
     Raises:
         UserError: a side is missing, a pair has only one half, or there is no pair.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, edits: str | Path | None = None) -> None:
         self.root = Path(root)
+        self.edits = Path(edits) if edits else None
         hq, lq = (self._names(side) for side in ("hq", "lq"))
         lonely = [f"lq/{name}.png is missing" for name in sorted(hq - lq)]
         lonely += [f"hq/{name}.png is missing" for name in sorted(lq - hq)]
@@ -60,6 +65,7 @@ class PairFolder:
         if not hq:
             raise UserError(f"{self.root}: no pairs in it; run the stage prepare-degradations")
         self.ids: list[str] = sorted(hq)
+        self._name_stray_edits()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,8 +77,11 @@ class PairFolder:
         return self.root / "lq" / f"{pair}.png"
 
     def caption(self, pair: str) -> str:
-        """One line of text; empty where the pair has no caption."""
-        return read_caption(self.root / "captions" / f"{pair}.txt")
+        """One line of text: the correction of this pair, else that of its photograph, else the caption it came with."""
+        places = [self.root / "captions" / f"{pair}.txt"]
+        if self.edits:
+            places = [self.edits / f"{pair}.txt", self.edits / f"{_photograph(pair)}.txt", *places]
+        return next((text for place in places if (text := read_caption(place))), "")
 
     def check_sizes(self, scale: int) -> None:
         """Compare the sizes of all halves by their headers.
@@ -88,11 +97,29 @@ class PairFolder:
         if wrong:
             raise UserError(f"{self.root}: {len(wrong)} pairs whose sizes are not x{scale}: {_some(wrong)}")
 
+    def _name_stray_edits(self) -> None:
+        """A correction under a misspelt name would be lost without a word. One folder holds those of both splits."""
+        if self.edits is None:
+            return
+        pairs = {path.stem for path in self.root.parent.glob("*/hq/*.png")}
+        known = pairs | {_photograph(pair) for pair in pairs}
+        stray = sorted(path.name for path in self.edits.glob("*.txt") if path.stem not in known)
+        if stray:
+            log.warning("%s: no pair and no photograph has the name of %s", self.edits, _some(stray))
+
     def _names(self, side: str) -> set[str]:
         folder = self.root / side
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; run the stage prepare-degradations")
         return {path.stem for path in folder.glob("*.png") if not path.name.startswith(".")}
+
+
+def _photograph(pair: str) -> str:
+    """The photograph of a pair; ready-made pairs are their own."""
+    try:
+        return split_pair_id(pair)[0]
+    except ValueError:
+        return pair
 
 
 def _size(path: Path) -> tuple[int, int]:

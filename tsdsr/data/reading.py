@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from tsdsr.data.samples import to_eight_bit
 from tsdsr.errors import UserError
@@ -66,7 +66,7 @@ def read_photograph(path: str | Path, max_megapixels: float) -> np.ndarray:
     except MemoryError:
         raise BadPhotograph(path, "too large for this machine's memory") from None
     except Exception as error:  # damaged files make decoders raise nearly anything: each becomes this file's reason
-        raise BadPhotograph(path, f"damaged: {error or type(error).__name__}") from None
+        raise BadPhotograph(path, f"cannot be decoded: {error or type(error).__name__}") from None
 
 
 def _decode(path: Path, content: bytes, max_megapixels: float) -> np.ndarray:
@@ -78,12 +78,22 @@ def _decode(path: Path, content: bytes, max_megapixels: float) -> np.ndarray:
             raise
         image = _open_tiff(path, content, max_megapixels)  # sample types that Pillow does not know
     _refuse_large(path, image.size, max_megapixels)
+    if _misread_by_pillow(image):
+        image = _open_tiff(path, content, max_megapixels)
     image.load()
     profile = image.info.get("icc_profile")
     image = ImageOps.exif_transpose(image)
     if image.mode in SAMPLE_MODES:
         image = Image.fromarray(to_eight_bit(np.asarray(image)))
     return np.array(_to_srgb(path, _without_alpha(image), profile), dtype=np.uint8)
+
+
+def _misread_by_pillow(image: Image.Image) -> bool:
+    """A TIFF with one plane a colour and 16 bits a sample: Pillow 12 takes the bytes for samples of 8 bits."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))
+    return image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and max(bits) > 8
 
 
 def _open_tiff(path: Path, content: bytes, max_megapixels: float) -> Image.Image:

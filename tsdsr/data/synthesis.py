@@ -14,7 +14,7 @@ from tsdsr import degradation, seeding
 from tsdsr.config import DegradationConfig, Params
 from tsdsr.data.crops import Box, fixed_boxes, random_box
 from tsdsr.data.pairs import split_pair_id
-from tsdsr.degradation.operators import to_8bit, usm_sharpen
+from tsdsr.degradation.usm import usm_sharpen
 
 
 def train_box(size: tuple[int, int], photograph_id: str, crop_index: int, seed: int, params: Params) -> Box:
@@ -68,7 +68,7 @@ def make_test_pair(
 
 def sharpen(hq: np.ndarray) -> np.ndarray:
     """Real-ESRGAN's sharpened target, rounded to 8 bits before it is degraded: what is on disk is what was degraded."""
-    return np.ascontiguousarray(to_8bit(usm_sharpen(hq[:, :, ::-1].astype(np.float32)))[:, :, ::-1])
+    return np.rint(usm_sharpen(hq.astype(np.float32))).clip(0, 255).astype(np.uint8)
 
 
 def _degrade(hq: np.ndarray, params: Params, seed: int, *labels: object) -> np.ndarray:
