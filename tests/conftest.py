@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.tiny import tiny_transformer, tiny_vae
 from tsdsr.config import Params
 
 ROOT = Path(__file__).parents[1]
+
+# The tensors are tiny: a second thread only waits for the first, for seconds where other processes keep the cores busy.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

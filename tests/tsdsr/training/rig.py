@@ -1,0 +1,135 @@
+"""A whole distillation on networks small enough for a test: models, data by position, and a trainer around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.tiny import CHANNELS, random_prompt, randomize, tiny_transformer, tiny_vae
+from tsdsr import seeding
+from tsdsr.config import DistillConfig, Params
+from tsdsr.data.dataset import Batch
+from tsdsr.flow import FlowSchedule
+from tsdsr.models import adapters
+from tsdsr.models.student import Student
+from tsdsr.training.checkpoint import CheckpointStore
+from tsdsr.training.loop import Trainer, World, wrap
+from tsdsr.training.step import DistillationModel, Distiller
+
+ROOT = Path(__file__).parents[3]
+SMALL: dict[str, Any] = {
+    "steps": 6,
+    "batch_size": 4,
+    "num_workers": 0,
+    "lora": {"rank": 4, "alpha": 4},
+    "optimizer": {"student_lr": 1.0e-2, "fake_score_lr": 1.0e-2},
+    "lr_schedule": {"warmup_steps": 1},
+    "checkpoint": {"every": 2, "keep": 2},
+    "log_every": 3,
+}
+
+
+class RandomData:
+    """Batches that follow from their positions, as `DistillationData`'s do."""
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        return Batch(
+            lq=torch.stack([_draw("lq", p, 3, 4, 4).clamp(-1, 1) for p in positions]),
+            hq=torch.stack([_draw("hq", p, 3, 16, 16).clamp(-1, 1) for p in positions]),
+            z=torch.stack([_draw("z", p, CHANNELS, 8, 8) for p in positions]),
+            embeds=torch.stack([random_prompt(p % 3).embeds for p in positions]),
+            pooled=torch.stack([random_prompt(p % 3).pooled for p in positions]),
+            positions=tuple(positions),
+        )
+
+    def prefetched(self, wanted: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        return map(self.batch, wanted)
+
+
+def _draw(what: str, position: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=seeding.generator(0, what, position))
+
+
+def perceptual(x_hat: Tensor, hq: Tensor) -> Tensor:
+    """Stands for LPIPS: smooth, and of every pixel."""
+    return (torch.tanh(x_hat) - hq).pow(2).mean((1, 2, 3))
+
+
+def distill_config(**changes: Any) -> DistillConfig:
+    """params.yaml's, at the rig's size, with changes."""
+    return Params.load(ROOT / "params.yaml").overlay({"distill": SMALL}).overlay({"distill": changes}).distill
+
+
+def models(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape: Any) -> Student:
+    """A student and a fake score on one base; their adapters start at random values, not at nothing."""
+    transformer, vae = tiny_transformer(**shape).to(dtype), tiny_vae().to(dtype)
+    student = Student(vae, transformer, use_shift=False)
+    lora: dict[str, Any] = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": 0}
+    student.add_adapters(**lora)
+    adapters.add_adapter(transformer, adapters.FAKE_SCORE, targets=adapters.ATTENTION_TARGETS, **lora)
+    for model, name in [
+        (transformer, adapters.STUDENT),
+        (vae, adapters.STUDENT),
+        (transformer, adapters.FAKE_SCORE),
+    ]:
+        randomize(model, name, scale=0.02)
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+        vae.enable_gradient_checkpointing()
+    return student
+
+
+def distiller(config: DistillConfig, world: World | None = None, **options: Any) -> Distiller:
+    student = models(config, **options)
+    return Distiller(
+        wrap(DistillationModel(student, random_prompt(10)), world or World()),
+        student,
+        null=random_prompt(11),
+        schedule=FlowSchedule(3.0),
+        perceptual=perceptual,
+        config=config,
+        scale=4,
+        seed=0,
+    )
+
+
+def trainer(
+    config: DistillConfig, directory: Path, world: World | None = None, *, key: str = "key", **callbacks: Any
+) -> Trainer:
+    return Trainer(
+        distiller(config, world),
+        RandomData(),  # type: ignore[arg-type]
+        CheckpointStore(directory, key, config.checkpoint.keep),
+        config=config,
+        device=torch.device("cpu"),
+        world=world or World(),
+        **callbacks,
+    )
+
+
+def all_adapters(student: Student) -> dict[str, Tensor]:
+    """Every trainable, by network and key."""
+    parts = {
+        "student": (student.transformer, adapters.STUDENT),
+        "vae": (student.vae, adapters.STUDENT),
+        "fake_score": (student.transformer, adapters.FAKE_SCORE),
+    }
+    return {
+        f"{part}/{key}": value
+        for part, (model, name) in parts.items()
+        for key, value in adapters.state_dict(model, name).items()
+    }
+
+
+def gradients(student: Student) -> dict[str, Tensor]:
+    """Every gradient there is, by network and parameter."""
+    return {
+        f"{part}/{name}": parameter.grad.clone()
+        for part, model in (("transformer", student.transformer), ("vae", student.vae))
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
