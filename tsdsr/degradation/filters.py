@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from tsdsr.degradation.kernels import Kernel, axis_weights
+from tsdsr.degradation.scratch import scratch
 
 BORDER = cv2.BORDER_REFLECT_101
 NEGLIGIBLE = 1e-6  # the sum of absolute weights that may be cut off a kernel's rim: at most 3e-4 levels of change
@@ -44,10 +45,11 @@ def _fourier(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     radius = len(weights) // 2
     height, width = image.shape[:2]
     rows, columns = (cv2.getOptimalDFTSize(side + 2 * radius) for side in (height, width))
-    padded = cv2.copyMakeBorder(image, radius, rows - height - radius, radius, columns - width - radius, BORDER)
+    padded = scratch("padded", rows, columns, image.shape[2])
+    cv2.copyMakeBorder(image, radius, rows - height - radius, radius, columns - width - radius, BORDER, padded)
     spectrum = _packed_spectrum(weights, rows, columns)
     blurred = np.empty((height, width, image.shape[2]), np.float32)
-    plane = np.empty((rows, columns), np.float32)
+    plane = scratch("plane", rows, columns)
     for channel in range(image.shape[2]):
         cv2.extractChannel(padded, channel, plane)
         cv2.dft(plane, plane)
@@ -69,7 +71,7 @@ def _packed_spectrum(weights: np.ndarray, rows: int, columns: int) -> np.ndarray
     half = columns // 2 + 1
     kernel = weights.astype(np.float32)
     spectrum = cos_y @ kernel @ cos_x[:half].T - sin_y @ kernel @ sin_x[:half].T
-    packed = np.empty((rows, columns), np.float32)
+    packed = scratch("spectrum", rows, columns)
     packed[:, 1::2] = spectrum[:, 1:]
     packed[:, 2::2] = spectrum[:, 1 : (columns + 1) // 2]
     packed[:, 0] = _packed_column(spectrum[:, 0])

@@ -15,6 +15,8 @@ from functools import cache
 import cv2
 import numpy as np
 
+from tsdsr.degradation.scratch import scratch
+
 WEIGHT = 0.5
 THRESHOLD = 10.0  # levels
 TAPS = 51
@@ -25,25 +27,38 @@ _BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16  # of pyrDown and pyrUp
 
 def usm_sharpen(image: np.ndarray) -> np.ndarray:
     """Sharpen where a value differs from its blur by more than THRESHOLD. float32 (H, W, 3) in levels, in and out."""
-    residual = cv2.subtract(image, wide_blur(image))
-    mask = cv2.threshold(np.abs(residual), THRESHOLD, 1, cv2.THRESH_BINARY)[1]
-    sharp = cv2.scaleAdd(residual, WEIGHT, image)
-    np.clip(sharp, 0, 255, out=sharp)
-    sharp -= image
-    sharp *= wide_blur(mask)
-    sharp += image
+    sharp = np.empty_like(image)
+    plane = scratch("usm plane", *image.shape[:2])
+    for channel in range(image.shape[2]):
+        cv2.extractChannel(image, channel, plane)
+        cv2.insertChannel(_sharpen_plane(plane), sharp, channel)
     return sharp
 
 
-def wide_blur(image: np.ndarray) -> np.ndarray:
-    """The 51-tap Gaussian blur, mirrored at the borders. float32 (H, W, 3)."""
-    height, width = image.shape[:2]
-    padded = cv2.copyMakeBorder(
-        image, _PADDING, _PADDING + height % 2, _PADDING, _PADDING + width % 2, cv2.BORDER_REFLECT_101
-    )
+def _sharpen_plane(plane: np.ndarray) -> np.ndarray:
+    residual, mask, change = (scratch(f"usm {name}", *plane.shape) for name in ("residual", "mask", "change"))
+    cv2.subtract(plane, wide_blur(plane), residual)
+    np.abs(residual, out=mask)
+    cv2.threshold(mask, THRESHOLD, 1, cv2.THRESH_BINARY, mask)
+    cv2.scaleAdd(residual, WEIGHT, plane, change)
+    np.clip(change, 0, 255, out=change)
+    cv2.subtract(change, plane, change)
+    cv2.multiply(change, wide_blur(mask), change)
+    return cv2.add(change, plane, change)
+
+
+def wide_blur(plane: np.ndarray) -> np.ndarray:
+    """The 51-tap Gaussian blur, mirrored at the borders. float32 (H, W); the result is overwritten by the next call."""
+    (height, width), margin = plane.shape, _PADDING
+    rows, columns = (side + side % 2 + 2 * margin for side in plane.shape)
+    padded = scratch("usm padded", rows, columns)
+    reduced, filtered = (scratch(f"usm {name}", rows // 2, columns // 2) for name in ("reduced", "filtered"))
+    bottom, right = rows - height - margin, columns - width - margin
+    cv2.copyMakeBorder(plane, margin, bottom, margin, right, cv2.BORDER_REFLECT_101, padded)
+    cv2.pyrDown(padded, reduced)
     taps = _half_resolution_taps()
-    blurred = cv2.pyrUp(cv2.sepFilter2D(cv2.pyrDown(padded), cv2.CV_32F, taps, taps))
-    return blurred[_PADDING : _PADDING + height, _PADDING : _PADDING + width]
+    cv2.sepFilter2D(reduced, cv2.CV_32F, taps, taps, filtered)
+    return cv2.pyrUp(filtered, padded)[margin : margin + height, margin : margin + width]
 
 
 @cache
