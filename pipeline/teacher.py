@@ -27,6 +27,7 @@ from tsdsr.flow import FlowSchedule
 from tsdsr.models import presets, text
 from tsdsr.models import teacher as teachers
 from tsdsr.models.codec import LatentCodec
+from tsdsr.models.quiet import quiet
 
 PAIRS = Path("data/pairs")
 OUT = Path("data/teacher")
@@ -93,7 +94,6 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, out: Path) -
     transformer = presets.build_transformer(preset, seed=params.seed)
     scheduler = presets.build_scheduler(preset)
     pipe = StableDiffusion3Pipeline(transformer=transformer, vae=vae, scheduler=scheduler, **components)
-    pipe.set_progress_bar_config(disable=True)
     prompts = text.encode_prompts(pipe, distinct)
     with progress("teacher: transformer", config.flow.steps) as show:
         train_flow(
@@ -107,7 +107,7 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, out: Path) -
             on_step=curve.watch(show, offset=config.vae.steps),
         )
     report = measure(pipe, test, statistics=(latents.mean((0, 2, 3)), latents.var((0, 2, 3))), params=params)
-    with files.atomic_directory(out) as aside:
+    with files.atomic_directory(out) as aside, quiet():
         pipe.save_pretrained(aside)
         record = {"format": teachers.FORMAT, "preset": preset.name, "source": None, "revision": None}
         files.write_json(aside / teachers.RECORD, record)

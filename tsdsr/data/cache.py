@@ -4,9 +4,9 @@
     latents-00000.arrow ...  columns id (string), prompt (int32, a row of the prompts), latent (raw bytes)
     prompts-00000.arrow ...  columns text (string), embeds (raw bytes), pooled (raw bytes); each distinct text once
 
-Tensors are little-endian float32, or bfloat16 (half the size; what SD3 runs in). Arrow's IPC file format is read through
-the page cache without parsing or copying: rows are addressed at random, and any number of processes share the same
-memory. Nothing is pickled. Equal input gives equal bytes.
+Tensors are little-endian float32, or bfloat16 (half the size; what SD3 runs in). Arrow's IPC file format is read
+through the page cache without parsing: rows are addressed at random, and any number of processes share the memory.
+Nothing is pickled. Equal input gives equal bytes.
 
 Legend: C h w a latent's channels and sides, L prompt tokens, D their width, P pooled width.
 """

@@ -1,7 +1,7 @@
 """Start an autoencoder at a good linear one, so that a short training can spend itself on what linear maps cannot do.
 
-From the usual random start, an autoencoder of this size needs most of a short training to find what principal components
-give at once. This sets an AutoencoderKL's weights so that it computes them:
+From the usual random start, an autoencoder of this size needs most of a short training to find what principal
+components give at once. This sets an AutoencoderKL's weights so that it computes them:
 
 - every residual block starts as the identity (its last convolution is zero);
 - each strided convolution of the encoder maps a 2x2 block to its leading principal components, so that the latent holds
@@ -10,8 +10,8 @@ give at once. This sets an AutoencoderKL's weights so that it computes them:
 - the normalisation and SiLU before an output are made linear: a signal x goes through as the pair (x, -x), since
   silu(x) - silu(-x) = x, and constant channels keep the normalisation's divisor steady.
 
-Channels that this does not use keep their random weights for training to use. Needs a VAE without attention, one group a
-normalisation, and channels enough for the pairs.
+Channels that this does not use keep their random weights for training to use. Needs a VAE without attention, one
+group a normalisation, and channels enough for the pairs.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _make_identity(block: nn.Module) -> None:
 
 
 def _start_encoder(vae: AutoencoderKL, images: Tensor) -> list[Tensor]:
-    """Returns the signals at every resolution: the images, the components of 2x2 blocks, of 4x4 blocks ..., the latent."""
+    """Returns the signal at every resolution: the images, components of 2x2 blocks, of 4x4 blocks ..., the latent."""
     encoder, channels = vae.encoder, vae.config.latent_channels
     _copy_through(encoder.conv_in, 3)
     pyramid = [images]

@@ -19,6 +19,7 @@ from tsdsr import files
 from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule
 from tsdsr.models import adapters, presets
+from tsdsr.models.quiet import quiet
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -152,7 +153,8 @@ def _readable(where: Location) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        yield
+        with quiet():
+            yield
     except (OSError, SafetensorError) as error:
         raise UserError(f"{where.source}: cannot load the teacher: {_first_line(error)}") from error
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +14,16 @@ from torch import nn
 from tsdsr import seeding
 from tsdsr.models.presets import Preset
 from tsdsr.models.prompt import Prompt
+from tsdsr.models.quiet import quiet
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusion3Pipeline
 
+logger = logging.getLogger(__name__)
+
 T5_MAX_TOKENS = 256  # what SD3's pipeline takes of T5 by default
+WORD_END = "</w>"
+MOST_WORDS = 4096  # that merges are learnt from
 
 
 def encode_prompts(pipe: StableDiffusion3Pipeline, prompts: Sequence[str]) -> list[Prompt]:
@@ -31,7 +38,25 @@ def encode_prompts(pipe: StableDiffusion3Pipeline, prompts: Sequence[str]) -> li
     Returns:
         one `Prompt` each, in float32 on the CPU: embeds [L,D] and pooled [P].
     """
-    return [_encode(pipe, prompt) for prompt in prompts]
+    with quiet():
+        cut = sum(_clip_tokens(pipe, prompt) > pipe.tokenizer_max_length for prompt in prompts)
+        if cut:
+            logger.info(
+                "%d of %d prompts are longer than CLIP's %d tokens; CLIP sees their beginning, T5 up to %d tokens",
+                cut,
+                len(prompts),
+                pipe.tokenizer_max_length,
+                _t5_length(pipe),
+            )
+        return [_encode(pipe, prompt) for prompt in prompts]
+
+
+def _clip_tokens(pipe: Any, prompt: str) -> int:
+    return len(pipe.tokenizer(prompt).input_ids)
+
+
+def _t5_length(pipe: Any) -> int:
+    return int(min(T5_MAX_TOKENS, pipe.tokenizer_3.model_max_length))
 
 
 @torch.no_grad()
@@ -41,7 +66,7 @@ def _encode(pipe: Any, prompt: str) -> Prompt:
         prompt_2=None,
         prompt_3=None,
         do_classifier_free_guidance=False,
-        max_sequence_length=min(T5_MAX_TOKENS, pipe.tokenizer_3.model_max_length),
+        max_sequence_length=_t5_length(pipe),
     )
     return Prompt(embeds=embeds[0].float().cpu(), pooled=pooled[0].float().cpu())
 
@@ -68,39 +93,53 @@ def build_text(preset: Preset, texts: Sequence[str], *, seed: int) -> dict[str, 
 
 
 def clip_tokenizer(texts: Sequence[str], vocab_size: int, max_tokens: int) -> Any:
-    """CLIP's byte-level tokenizer with merges learnt from `texts`; any text can be encoded, known words in few tokens."""
-    import json
-
-    from tokenizers import trainers
+    """CLIP's byte-level tokenizer with merges learnt from `texts`; no text is unknown, known words are few tokens."""
+    from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
-    special = ["<|startoftext|>", "<|endoftext|>"]
-    learner = CLIPTokenizer()  # for its own normalisation and splitting of text
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=special,
-        initial_alphabet=_byte_alphabet(),
-        end_of_word_suffix="</w>",
-        show_progress=False,
+    splitter = CLIPTokenizer().backend_tokenizer
+    words = Counter(
+        word
+        for text in sorted(set(texts))
+        for word, _ in splitter.pre_tokenizer.pre_tokenize_str(splitter.normalizer.normalize_str(text))
     )
-    learner.backend_tokenizer.train_from_iterator(sorted(set(texts)), trainer)
-    model = json.loads(learner.backend_tokenizer.to_str())["model"]
-    vocab = _with_word_ends(model["vocab"])
-    return CLIPTokenizer(vocab=vocab, merges=[tuple(merge) for merge in model["merges"]], model_max_length=max_tokens)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(f"{byte}{WORD_END}" for byte in alphabet)]
+    merges = _learn_merges(words, count=vocab_size - len(tokens))
+    tokens += dict.fromkeys("".join(pair) for pair in merges)
+    vocab = {token: number for number, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=max_tokens)
 
 
-def _byte_alphabet() -> list[str]:
-    from tokenizers import pre_tokenizers
+def _learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
+    """Byte-pair encoding: merge the most frequent pair, again and again; among equals the first in alphabetical order.
 
-    return sorted(pre_tokenizers.ByteLevel.alphabet())
+    (The tokenizers library's own trainer breaks such ties differently from run to run.)
+    """
+    common = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS]
+    spelled = [([*word[:-1], word[-1] + WORD_END], number) for word, number in common]
+    merges: list[tuple[str, str]] = []
+    while len(merges) < count:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for symbols, number in spelled:
+            for pair in pairwise(symbols):
+                pairs[pair] += number
+        if not pairs:
+            break
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        spelled = [(_merge(symbols, best), number) for symbols, number in spelled]
+    return merges
 
 
-def _with_word_ends(vocab: dict[str, int]) -> dict[str, int]:
-    """Add each byte's word-ending form where training met none, so that no text is unknown."""
-    result = dict(vocab)
-    for byte in _byte_alphabet():
-        result.setdefault(f"{byte}</w>", len(result))
-    return result
+def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    merged: list[str] = []
+    for symbol in symbols:
+        if merged and (merged[-1], symbol) == pair:
+            merged[-1] += symbol
+        else:
+            merged.append(symbol)
+    return merged
 
 
 def t5_tokenizer(texts: Sequence[str], vocab_size: int, max_tokens: int) -> Any:

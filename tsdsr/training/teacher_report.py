@@ -1,5 +1,5 @@
-"""How good a trained teacher is, on photographs it has not seen: its autoencoder's PSNR, and its flow loss per noise bin
-beside what knows less.
+"""How good a trained teacher is, on photographs it has not seen: its autoencoder's PSNR, and its flow loss per noise
+bin beside what knows less.
 
 Two predictors that see no photograph give the scale. `mean` always answers the mean velocity, -E[z]: its loss is
 1 + Var[z] in every bin. `gaussian` knows the mean and variance of each latent channel and answers the conditional
@@ -10,6 +10,7 @@ anything lies below the first everywhere, and one that learnt what photographs l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,7 +62,7 @@ def flow_by_bin(
         per bin `t0000_0200` ...: `teacher`, `mean`, `gaussian`.
     """
     report = {}
-    for low, high in zip(BIN_EDGES[:-1], BIN_EDGES[1:], strict=True):
+    for low, high in pairwise(BIN_EDGES):
         losses = {"teacher": 0.0, "mean": 0.0, "gaussian": 0.0}
         for number, (latent, prompt) in enumerate(zip(latents, prompts, strict=True)):
             generator = seeding.generator(seed, "teacher", "report", int(low), number)
