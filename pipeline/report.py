@@ -43,7 +43,13 @@ def options(params: Params) -> build.Options:
             "random). It steered the training and appears in the loss curves under that name; it is not the LPIPS "
             "metric, whose column is filled by published weights or stays empty."
         )
-    return build.Options(params.report.sheet_images, params.report.page_images, titles, tuple(caveats))
+    return build.Options(
+        sheet_images=params.report.sheet_images,
+        page_images=params.report.page_images,
+        base_model=f"{params.teacher.preset} (params: teacher.preset)",
+        term_titles=titles,
+        caveats=tuple(caveats),
+    )
 
 
 if __name__ == "__main__":

@@ -27,12 +27,14 @@ class Options:
     """Args:
     sheet_images: rows of the before/after sheet.
     page_images: test images on the page.
+    base_model: what the student was distilled from.
     term_titles: how curves' columns are called; a term that needs a caveat carries it here.
     caveats: sentences that a reader must not miss.
     """
 
     sheet_images: int
     page_images: int
+    base_model: str
     term_titles: Mapping[str, str] = field(default_factory=dict)
     caveats: Sequence[str] = ()
 
@@ -44,6 +46,7 @@ class Inputs:
     scores: list[MethodScores]
     curves: list[curves.Curve]
     numbers: dict[str, dict[str, str]]
+    sizes: dict[str, Any] | None
     ids: list[str]
     pairs: Path
     restored: Path
@@ -63,6 +66,7 @@ class Inputs:
             scores=score_files.load(root / "reports/scores"),
             curves=curves.load(root / "reports/curves"),
             numbers=_numbers(root / "reports/metrics"),
+            sizes=_optional(root / "reports/model_size.json"),
             ids=ids,
             pairs=pairs,
             restored=root / "data/restored",
@@ -76,12 +80,30 @@ def build(root: Path, options: Options) -> list[Path]:
         What was written: the folders of tables and plots, the sheet, and last the page.
     """
     inputs, out = Inputs.read(root), root / "reports"
-    measured = [tables.ablation(inputs.scores, published.load("table4"))]
-    write_tables(out / "tables", measured)
+    all_tables = make_tables(inputs, options)
+    write_tables(out / "tables", all_tables)
     plots = write_plots(out / "plots", inputs.curves, options.term_titles)
     write_sheet(out / "before_after.png", inputs, options.sheet_images)
-    files.write_text(out / "index.html", page.render(_content(inputs, options, measured, plots)))
+    files.write_text(out / "index.html", page.render(_content(inputs, options, all_tables, plots)))
     return [out / "tables", out / "plots", out / "before_after.png", out / "index.html"]
+
+
+def make_tables(inputs: Inputs, options: Options) -> list[Table]:
+    """The paper's five tables with our rows, the ablation first."""
+    runs = inputs.scores
+    return [
+        tables.ablation(runs, published.load("table4")),
+        tables.comparison(runs, published.load("table1"), "Table 1. One-step methods", default=True),
+        tables.comparison(runs, published.load("table2"), "Table 2. Multi-step methods", default=False),
+        tables.complexity(inputs.sizes, published.load("table3"), "Table 3. Complexity"),
+        tables.comparison(
+            runs,
+            published.load("table5"),
+            "Table 5. The same base model",
+            default=False,
+            texts={"base": options.base_model},
+        ),
+    ]
 
 
 def write_tables(folder: Path, tables_: Sequence[Table]) -> None:
@@ -139,6 +161,10 @@ def _numbers(folder: Path) -> dict[str, dict[str, str]]:
     return {path.stem: _flat(files.read_json(path)) for path in sorted(folder.glob("*.json"))}
 
 
+def _optional(path: Path) -> Any:
+    return files.read_json(path) if path.is_file() else None
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     result: dict[str, str] = {}
     for key, value in values.items():
@@ -149,20 +175,19 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return result
 
 
-def _content(inputs: Inputs, options: Options, measured: Sequence[Table], plots: Sequence[page.Plot]) -> page.Content:
+def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], plots: Sequence[page.Plot]) -> page.Content:
     chosen = sheet.pick(inputs.ids, options.page_images)
     shown = f"{len(chosen)} of the {len(inputs.ids)} test images, evenly spaced by name (report.page_images)."
-    datasets = ", ".join(dict.fromkeys(run.dataset for run in inputs.scores))
     return page.Content(
         title="One-step super-resolution by target score distillation",
         summary=(
-            f"A student distilled into one diffusion step, scored on {len(inputs.ids)} test images ({datasets}) "
-            "beside its ablations, bicubic interpolation and its teacher's own round trip."
+            f"A student distilled into one diffusion step, scored on {len(inputs.ids)} test images beside its "
+            "ablations, bicubic interpolation and its teacher's own round trip."
         ),
         facts=_facts(inputs.scores),
         caveats=options.caveats,
-        measured=measured,
-        printed=(),
+        measured=all_tables[:1],
+        printed=all_tables[1:],
         exhibits=gallery.exhibits(inputs.pairs, inputs.restored, chosen, inputs.scores),
         exhibits_note=shown if len(chosen) < len(inputs.ids) else "",
         plots=plots,
@@ -178,5 +203,5 @@ def _facts(scores: Sequence[MethodScores]) -> list[page.Fact]:
     for method, mean in means.items():
         if mean is not None:
             gain = "" if floor is None or method == "round_trip" else f"{mean - floor:+.2f} dB on the round trip"
-            facts.append(page.Fact(f"PSNR, {gallery.method_label(method)}", f"{mean:.2f} dB", gain))
+            facts.append(page.Fact(f"PSNR, {score_files.method_label(method)}", f"{mean:.2f} dB", gain))
     return facts

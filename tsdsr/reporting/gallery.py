@@ -64,15 +64,11 @@ def _exhibit(pairs: Path, restored: Path, name: str, runs: Sequence[MethodScores
     boxes = differing_boxes(students if len(students) > 1 else [*images.values(), hq])
     lines = {run.method: sheet.scores_line(score_files.of_image(run, name)) for run in runs}
     versions = [_version("lq", "LQ input", lq, "", boxes, hq.size)]
-    versions += [_version(key, method_label(key), image, lines[key], boxes, hq.size) for key, image in images.items()]
+    versions += [
+        _version(key, score_files.method_label(key), image, lines[key], boxes, hq.size) for key, image in images.items()
+    ]
     versions.append(_version("hq", "HQ", hq, "", boxes, hq.size))
     return Exhibit(name, hq.width, hq.height, tuple(versions), tuple(boxes))
-
-
-def method_label(method: str) -> str:
-    """`w/o TSM, seed 1` for `wo_tsm-seed1`."""
-    variant, _, seed = method.partition("-seed")
-    return f"{score_files.label(variant)}, seed {seed}" if seed else score_files.label(variant)
 
 
 def differing_boxes(images: Sequence[Image.Image], count: int = CROPS) -> list[Box]:

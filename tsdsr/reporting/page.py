@@ -87,7 +87,7 @@ class _Origins:
     def number(self, table: Table, row: Row, cell: Cell) -> int:
         """The number of a cell's entry: its reason or interval, its note, and its provenance."""
         provenance = cell.provenance or row.provenance
-        lines = [text for text in (cell.reason, _interval(cell), cell.note) if text]
+        lines = [text for text in (cell.reason, _interval(cell), cell.detail, cell.note) if text]
         return self._keep(tuple(lines), provenance)
 
     def of_plot(self, plot: Plot) -> int:

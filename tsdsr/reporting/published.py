@@ -6,14 +6,13 @@ absent, and the row or the table says why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from tsdsr.reporting.table import Cell, Column, Direction, Provenance
+from tsdsr.reporting.table import Cell, Column, Provenance
 
 FOLDER = Path(__file__).parent / "published"
 
@@ -23,7 +22,7 @@ class PublishedRow:
     """Args:
     method: the name as printed.
     key: the project's name of the method (`full`, `wo_tsm` ...), where it has one.
-    dataset: what it was scored on; empty where the table has no data set.
+    dataset: what it was scored or timed on.
     values: column key -> the text as printed.
     empty: why the columns without a value have none.
     """
@@ -35,11 +34,12 @@ class PublishedRow:
     empty: str
     provenance: Provenance
 
-    def cell(self, column: Column) -> Cell:
-        text = self.values.get(column.key)
+    def cell(self, key: str) -> Cell:
+        """The cell of a column; a text that is no number stays a text."""
+        text = self.values.get(key)
         if text is None:
             return Cell(reason=self.empty, provenance=self.provenance)
-        return Cell(float(text.replace(",", "")), text, provenance=self.provenance)
+        return Cell(_number(text), text, provenance=self.provenance)
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,22 @@ class PublishedTable:
     def datasets(self) -> list[str]:
         return list(dict.fromkeys(row.dataset for row in self.rows))
 
-    def row(self, key: str, dataset: str | None = None) -> PublishedRow | None:
-        """The first row with this project name (on this data set)."""
-        rows = (row for row in self.rows if row.key == key and dataset in (None, row.dataset))
-        return next(rows, None)
+    def row(self, key: str, dataset: str) -> PublishedRow | None:
+        """The first row with this project name on this data set."""
+        return next((row for row in self.rows if row.key == key and row.dataset == dataset), None)
 
 
 def load(name: str) -> PublishedTable:
     """A table by its name: `table1` ... `table5`."""
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    sources = {key: _provenance(source) for key, source in values["sources"].items()}
+    columns = tuple(Column(**column) for column in values["columns"])
     return PublishedTable(
         name=name,
         title=values["title"],
         caption=values["caption"],
         stub=values["stub"],
-        columns=tuple(_column(column) for column in values["columns"]),
-        rows=tuple(_row(row, sources, values["empty"]) for row in values["rows"]),
+        columns=columns,
+        rows=tuple(_row(row, columns, values["sources"]) for row in values["rows"]),
         notes=tuple(values.get("notes", ())),
     )
 
@@ -84,22 +83,30 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("table*.yaml"))
 
 
-def _column(values: Mapping[str, Any]) -> Column:
-    direction: Direction | None = values.get("direction")
-    return Column(values["key"], values["label"], direction, values.get("digits", 4))
-
-
-def _row(values: Mapping[str, Any], sources: Mapping[str, Provenance], empty: str) -> PublishedRow:
+def _row(
+    values: Mapping[str, str], columns: Sequence[Column], sources: Mapping[str, Mapping[str, str]]
+) -> PublishedRow:
+    """A row as the file writes it: its figures in one text, in the order of the columns, `-` for none."""
+    source, texts = sources[values["source"]], values["values"].split()
+    if len(texts) != len(columns):
+        raise ValueError(f"{values['method']} on {values['dataset']}: {len(texts)} figures for {len(columns)} columns")
     return PublishedRow(
         method=values["method"],
         key=values.get("key", ""),
-        dataset=values.get("dataset", ""),
-        values={key: str(text) for key, text in values.get("values", {}).items()},
-        empty=values.get("empty", empty),
-        provenance=sources[values["source"]],
+        dataset=values["dataset"],
+        values={column.key: text for column, text in zip(columns, texts, strict=True) if text != "-"},
+        empty=source["empty"],
+        provenance=_provenance(source),
     )
 
 
-def _provenance(values: Mapping[str, str]) -> Provenance:
-    details = tuple((key.replace("_", " "), text) for key, text in values.items())
-    return Provenance("printed", f"printed in {values['printed_in']}", details)
+def _provenance(source: Mapping[str, str]) -> Provenance:
+    details = tuple((key.replace("_", " "), source[key]) for key in ("publication", "read_in"))
+    return Provenance("printed", f"printed in {source['printed_in']}", details)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

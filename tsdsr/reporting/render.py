@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping
 from string import ascii_lowercase
 
-from tsdsr.reporting.table import Cell, Column, Row, Table
+from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table
 
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -27,6 +27,7 @@ LATEX_ESCAPES = {
     "—": "---",
     "–": "--",
     "±": r"$\pm$",
+    "†": r"$\dagger$",
 }
 
 
@@ -77,24 +78,36 @@ def _markdown_text(text: str) -> str:
 
 
 def _markdown_cell(cell: Cell, letters: Mapping[str, str]) -> str:
-    text = _markdown_text(cell.text) if cell.value is not None else "—"
+    text = _markdown_text(cell.text) or "—"
     if cell.rank == "best":
         text = f"**{text}**"
     elif cell.rank == "second":
         text = f"<u>{text}</u>"
+    text += cell.mark
     marks = ",".join(letters[remark] for remark in _remarks(cell))
     return f"{text} <sup>{marks}</sup>" if marks else text
 
 
 def _notes_markdown(table: Table, letters: Mapping[str, str]) -> list[str]:
     notes = [f"<sup>{letter}</sup> {text}" for text, letter in letters.items()] + list(table.notes)
-    sources = dict.fromkeys(
-        f"{row.label}: {row.provenance.summary}" for row in table.rows if row.provenance is not None
-    )
+    sources = _sources(table)
     lines = ["", *[f"- {note}" for note in notes]] if notes else []
     if sources:
         lines += ["", "Where the figures come from:", "", *[f"- {source}" for source in sources]]
     return lines
+
+
+def _sources(table: Table) -> list[str]:
+    """One line a distinct origin: the rows that it gave, and all that is known of it."""
+    rows: dict[Provenance, list[str]] = {}
+    for row in table.rows:
+        if row.provenance is not None:
+            rows.setdefault(row.provenance, []).append(row.label)
+    return [f"{', '.join(dict.fromkeys(labels))}: {_origin(origin)}" for origin, labels in rows.items()]
+
+
+def _origin(origin: Provenance) -> str:
+    return "; ".join([origin.summary, *(f"{name}: {value}" for name, value in origin.details)])
 
 
 def to_latex(table: Table) -> str:
@@ -118,7 +131,7 @@ def to_latex(table: Table) -> str:
     for text, letter in letters.items():
         lines.append(rf"\par\footnotesize$^{{{letter}}}$ {_tex(text)}")
     lines += [rf"\par\footnotesize {_tex(note)}" for note in table.notes]
-    lines += [f"% {row.label}: {row.provenance.summary}" for row in table.rows if row.provenance is not None]
+    lines += [f"% {source}" for source in _sources(table)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
@@ -128,9 +141,10 @@ def _latex_row(row: Row, table: Table, letters: Mapping[str, str]) -> str:
 
 
 def _latex_cell(cell: Cell, letters: Mapping[str, str]) -> str:
-    text = _tex(cell.text) if cell.value is not None else "---"
+    text = _tex(cell.text) or "---"
     if cell.rank is not None:
         text = rf"\textbf{{{text}}}" if cell.rank == "best" else rf"\underline{{{text}}}"
+    text += _tex(cell.mark)
     marks = ",".join(letters[remark] for remark in _remarks(cell))
     return f"{text}$^{{{marks}}}$" if marks else text
 
@@ -155,11 +169,11 @@ def to_csv(table: Table) -> str:
         values: list[str] = [row.label, row.group]
         for column in table.columns:
             cell = row.cells[column.key]
-            values.append("" if cell.value is None else cell.text)
+            values.append(cell.text)
             if column.key in with_interval:
                 values += ["" if end is None else column.show(end) for end in (cell.low, cell.high)]
         why = "; ".join(f"{key}: {cell.reason}" for key, cell in row.cells.items() if cell.reason)
-        writer.writerow([*values, why, row.provenance.summary if row.provenance else ""])
+        writer.writerow([*values, why, _origin(row.provenance) if row.provenance else ""])
     return buffer.getvalue()
 
 

@@ -18,6 +18,8 @@ METRIC_COLUMNS: tuple[Column, ...] = tuple(
 )
 BASELINES: Mapping[str, str] = {"bicubic": "Bicubic", "round_trip": "Teacher's round trip"}
 LABELS: Mapping[str, str] = {"full": "Full", "wo_tsm": "w/o TSM", "wo_dasm": "w/o DASM", **BASELINES}
+OUTPUTS = "outputs"  # in the provenance of scores of images that were made elsewhere: their folder
+DETAIL_LABELS = {"run": "MLflow run", "params": "params sha256", "student": "student sha256"}
 _SEEDED = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)")
 
 
@@ -65,13 +67,20 @@ class MethodScores:
         return match["variant"] if match else self.method
 
     @property
-    def label(self) -> str:
-        return label(self.variant)
+    def external(self) -> bool:
+        """Whether the images were made elsewhere (`evaluate.external`)."""
+        return OUTPUTS in dict(self.provenance.details)
 
 
 def label(variant: str) -> str:
     """How a variant or baseline is called in tables and pictures."""
     return LABELS.get(variant, variant)
+
+
+def method_label(method: str) -> str:
+    """`w/o TSM, seed 1` for `wo_tsm-seed1`."""
+    variant, _, seed = method.partition("-seed")
+    return f"{label(variant)}, seed {seed}" if seed else label(variant)
 
 
 def load(folder: Path) -> list[MethodScores]:
@@ -118,7 +127,9 @@ def _score(values: Mapping[str, Any], entry: Mapping[str, Any]) -> Score:
 
 def _provenance(values: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Provenance:
     details = {"method": values["method"], "dataset": values["dataset"], **values["provenance"], **(more or {})}
-    flat = tuple((key.replace("_", " "), _text(value)) for key, value in details.items() if value not in (None, "", {}))
+    flat = tuple(
+        (DETAIL_LABELS.get(key, key), _text(value)) for key, value in details.items() if value not in (None, "", {})
+    )
     partial = ", partial" if values["partial"] else ""
     return Provenance("measured", f"measured here on {values['dataset']}, {values['images']} images{partial}", flat)
 

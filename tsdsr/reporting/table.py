@@ -35,11 +35,13 @@ class Cell:
     """One figure, or the reason for its absence.
 
     Args:
-        value: the number that ranks and sorts; None when the cell is empty.
-        text: the number as shown (for printed figures: as printed).
+        value: the number that ranks and sorts; None for a text, and when the cell is empty.
+        text: the number as shown (for printed figures: as printed), or the text.
         low, high: the ends of its 95 % interval, where there is one.
         reason: why the cell is empty.
-        note: anything to know about the figure.
+        note: anything to know about the figure; a footnote.
+        mark: a sign after the figure, explained in the table's caption.
+        detail: what the mark stands for in this cell's case.
         provenance: where it comes from; the row's when None.
     """
 
@@ -49,12 +51,20 @@ class Cell:
     high: float | None = None
     reason: str | None = None
     note: str | None = None
+    mark: str = ""
+    detail: str | None = None
     provenance: Provenance | None = None
     rank: Rank | None = None
 
     def __post_init__(self) -> None:
-        if self.value is None and not self.reason:
+        if self.value is not None and not self.text:
+            raise ValueError(f"a figure must have a text; {self.value} has none")
+        if self.empty and not self.reason:
             raise ValueError("an empty cell must say why it is empty")
+
+    @property
+    def empty(self) -> bool:
+        return not self.text
 
 
 @dataclass(frozen=True)

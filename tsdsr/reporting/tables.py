@@ -1,54 +1,188 @@
-"""The report's tables, built from the scores measured here and the figures printed in papers."""
+"""The report's tables: what was measured here beside what papers print, each in rows or columns of its own.
+
+A group of rows has one origin on one data set, and ranks are given inside a group (or, in the ablation, inside a block
+of columns): a measured figure is never ranked against a printed one, nor two figures on different data.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
+from tsdsr import metrics
 from tsdsr.reporting import scores as score_files
 from tsdsr.reporting.published import PublishedTable
-from tsdsr.reporting.scores import METRIC_COLUMNS, MethodScores
-from tsdsr.reporting.table import Cell, Column, Row, Table, ranked
+from tsdsr.reporting.scores import BASELINES, METRIC_COLUMNS, MethodScores
+from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table, ranked
 
-MEASURED, PRINTED = "here", "paper"
-STUDENTS, BASELINES = "Students", "Baselines"
+STUDENTS, REFERENCES = "Students", "Baselines"
 NO_SUCH_ROW = "the paper has no such row"
+RANKS = "Bold: best, underlined: second best"
+HERE = "measured here"
+MODELS = {
+    "tsdsr": "TSD-SR, as trained",
+    "tsdsr_merged": "TSD-SR, adapters merged",
+    "tsdsr_streamlined": "TSD-SR, streamlined",
+    "tinysr": "TinySR",
+}
 
 
-def ablation(scores: Sequence[MethodScores], printed: PublishedTable) -> Table:
-    """The form of the paper's Table 4: variants down, metrics across; our block of columns, then the paper's.
-
-    The two blocks are on different data and different teachers: each column is ranked by itself, so no printed figure
-    is ever compared with a measured one, and baselines take no part.
-    """
-    mine = [replace(column, key=f"{MEASURED}.{column.key}", block="Measured here") for column in METRIC_COLUMNS]
-    theirs = [
-        replace(column, key=f"{PRINTED}.{column.key}", block="Printed in the paper") for column in printed.columns
-    ]
+def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
+    """The form of the paper's Table 4: variants down, metrics across; our block of columns, then the paper's, one a
+    data set. A dagger marks a variant whose paired difference from the full student is told apart from chance."""
+    own = [run for run in runs if not run.external]
+    mine = [replace(column, key=f"here.{column.key}", block=_block_heading(own)) for column in METRIC_COLUMNS]
+    theirs = {
+        dataset: [replace(column, key=f"{dataset}.{column.key}", block=dataset) for column in _digits(printed.columns)]
+        for dataset in printed.datasets
+    }
+    full = next((run for run in own if run.method == "full"), None)
     rows = []
-    for variant, group in groupby(scores, key=lambda run: run.variant):
-        runs = list(group)
-        cells = {column.key: score_files.pooled_cell(column, runs, _metric(column)) for column in mine}
-        cells |= {column.key: _printed_cell(column, variant, printed) for column in theirs}
-        origin = BASELINES if variant in score_files.BASELINES else STUDENTS
-        rows.append(Row(score_files.label(variant), cells, origin, runs[0].provenance))
-    datasets = ", ".join(dict.fromkeys(run.dataset for run in scores))
+    for variant, group in groupby(own, key=lambda run: run.variant):
+        same = list(group)
+        cells = {column.key: _against(full, same, column) for column in mine}
+        for dataset, columns in theirs.items():
+            row = printed.row(variant, dataset)
+            for column in columns:
+                cells[column.key] = row.cell(_metric(column)) if row else Cell(reason=NO_SUCH_ROW)
+        origin = REFERENCES if variant in BASELINES else STUDENTS
+        rows.append(Row(score_files.label(variant), cells, origin, same[0].provenance))
+    blocks = {dataset: _printed_block(printed, dataset) for dataset in theirs}
+    columns = [*mine, *(replace(column, block=blocks[name]) for name, block in theirs.items() for column in block)]
     caption = (
-        f"Measured here on: {datasets}. The paper's figures come from another data set and another teacher and stand "
-        "in columns of their own; nothing is ranked across the two blocks. Bold: best, underlined: second best of a "
-        "column among the students; the baselines are not ranked."
+        f"{printed.caption} Every block is another data set (and the paper's another teacher): each column is ranked "
+        f"by itself, among the students. {RANKS}. †: differs from Full by more than chance (paired bootstrap over "
+        "images, 95 %)."
     )
-    table = Table("ablation", f"{printed.title} (Table 4)", printed.stub, [*mine, *theirs], rows, caption)
+    table = Table("table4", f"Table 4. {printed.title}", printed.stub, columns, rows, caption, printed.notes)
     return ranked(table, groups=[STUDENTS])
+
+
+def comparison(
+    runs: Sequence[MethodScores],
+    printed: PublishedTable,
+    title: str,
+    *,
+    default: bool,
+    texts: Mapping[str, str] | None = None,
+) -> Table:
+    """Methods down, metrics across, grouped by data set and origin; our rows follow the printed ones of their data set.
+
+    Args:
+        default: whether measured methods that no printed row names belong here.
+        texts: what stands in our student's row in columns that are no metrics.
+    """
+    columns = _digits(printed.columns)
+    rows = [
+        Row(row.method, {column.key: row.cell(column.key) for column in columns}, _printed_group(row), row.provenance)
+        for row in printed.rows
+    ]
+    known = {_plain(row.method) for row in printed.rows}
+    for run in runs:
+        if run.variant == "full" or _plain(run.method) in known or (default and run.variant not in BASELINES):
+            rows.append(_measured_row(run, columns, texts or {}))
+    order = {name: index for index, name in enumerate(map(_plain, printed.datasets))}
+    rows.sort(key=lambda row: order.get(_plain(row.group.split(",")[0]), len(order)))
+    caption = f"{printed.caption} {RANKS} of a group: printed and measured figures are ranked apart."
+    return ranked(Table(printed.name, title, printed.stub, columns, rows, caption, printed.notes))
+
+
+def complexity(sizes: Mapping[str, Any] | None, printed: PublishedTable, title: str) -> Table:
+    """Table 3, methods down.
+
+    Args:
+        sizes: what `benchmarks/model_size.py` prints, where it was kept: `models` (name -> params_m, macs_g and, where
+            timed, time_s) and `device`.
+    """
+    columns = list(printed.columns)
+    rows = [
+        Row(row.method, {column.key: row.cell(column.key) for column in columns}, _printed_group(row), row.provenance)
+        for row in printed.rows
+    ]
+    notes = list(printed.notes)
+    if sizes is None:
+        notes.append(
+            "Nothing measured here: keep the last line of benchmarks/model_size.py in reports/model_size.json."
+        )
+    else:
+        rows += [_size_row(name, entry, sizes, columns) for name, entry in sizes["models"].items()]
+    caption = f"{printed.caption} {RANKS} of a group."
+    return ranked(Table(printed.name, title, printed.stub, columns, rows, caption, notes))
+
+
+def _size_row(name: str, entry: Mapping[str, Any], sizes: Mapping[str, Any], columns: Sequence[Column]) -> Row:
+    details = tuple((key, str(value)) for key, value in sizes.items() if key != "models")
+    origin = Provenance("measured", f"{HERE}: benchmarks/model_size.py", details)
+    values = {"steps": 1, **entry}
+    cells = {}
+    for column in columns:
+        value = values.get(column.key)
+        text = "" if value is None else str(value) if column.key == "steps" else column.show(value)
+        cells[column.key] = Cell(value, text, reason=None if text else "not timed", provenance=origin)
+    return Row(MODELS.get(name, name), cells, f"SD3-medium's shape, {HERE}", origin)
+
+
+def _measured_row(run: MethodScores, columns: Sequence[Column], texts: Mapping[str, str]) -> Row:
+    cells = {}
+    for column in columns:
+        if column.key in metrics.METRICS:
+            cells[column.key] = score_files.pooled_cell(column, [run], column.key)
+        else:
+            text = "" if run.external else texts.get(column.key, "")
+            cells[column.key] = Cell(text=text, reason=None if text else "not known", provenance=run.provenance)
+    name = run.method if run.external else f"TSD-SR here: {score_files.method_label(run.method)}"
+    return Row(name, cells, f"{dataset_label(run.dataset)}, {HERE}", run.provenance)
+
+
+def dataset_label(dataset: str) -> str:
+    """How a data set is called; `test` is the split of this experiment's own photographs."""
+    return "this experiment's test images" if dataset == "test" else dataset
+
+
+def _against(full: MethodScores | None, runs: Sequence[MethodScores], column: Column) -> Cell:
+    """The cell of a variant, marked where its paired difference from the full student excludes zero."""
+    metric = _metric(column)
+    cell = score_files.pooled_cell(column, runs, metric)
+    run = runs[0]
+    if full is None or run is full or len(runs) > 1 or run.variant in BASELINES or cell.empty:
+        return cell
+    ours, theirs = run.per_image.get(metric, {}), full.per_image.get(metric, {})
+    if not ours.keys() & theirs.keys():
+        return cell
+    gap = metrics.paired_difference(dict(ours), dict(theirs))
+    if gap.low is None or gap.high is None:
+        return cell
+    detail = f"minus Full: {gap.mean:+.4g}, paired interval {gap.low:+.4g} to {gap.high:+.4g} over {gap.images} images"
+    return replace(cell, mark="†" if gap.excludes_zero else "", detail=detail)
+
+
+def _digits(columns: Sequence[Column]) -> list[Column]:
+    """Printed columns with the decimals of the metrics they are."""
+    known = {column.key: column.digits for column in METRIC_COLUMNS}
+    return [replace(column, digits=known.get(column.key, column.digits)) for column in columns]
 
 
 def _metric(column: Column) -> str:
     return column.key.split(".", 1)[1]
 
 
-def _printed_cell(column: Column, variant: str, printed: PublishedTable) -> Cell:
-    row = printed.row(variant)
-    if row is None:
-        return Cell(reason=NO_SUCH_ROW)
-    return row.cell(replace(column, key=_metric(column)))
+def _block_heading(runs: Sequence[MethodScores]) -> str:
+    datasets = ", ".join(dict.fromkeys(dataset_label(run.dataset) for run in runs))
+    return f"Measured here, on {datasets}"
+
+
+def _printed_block(printed: PublishedTable, dataset: str) -> str:
+    row = next(row for row in printed.rows if row.dataset == dataset)
+    return f"{dataset}, {row.provenance.summary}"
+
+
+def _printed_group(row: Any) -> str:
+    return f"{row.dataset}, {row.provenance.summary}"
+
+
+def _plain(name: str) -> str:
+    """`OSEDiff-1s`, `osediff` and `OSEDiff` are one method, `DIV2K-Val` and `div2k_val` one data set."""
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"-\d+s$", "", name.lower()))

@@ -39,7 +39,7 @@ def write_scores(folder: Path, method: str, means: Mapping[str, float | None], i
         weights={},
         problems=[],
     )
-    provenance = {"run_id": f"run-{method}", "commit": "c0ffee", "params_hash": "9a"}
+    provenance = {"run": f"run-{method}", "commit": "c0ffee", "params": "9a"}
     out, device = folder / f"{method}.csv", torch.device("cpu")
     metrics.write(scores, out, method=method, dataset="made-up", device=device, provenance=provenance)
 

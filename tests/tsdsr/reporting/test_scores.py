@@ -29,7 +29,7 @@ def test_a_figure_carries_its_interval_and_its_origin(workspace: Path) -> None:
     assert cell.provenance is not None
     details = dict(cell.provenance.details)
     assert details["commit"] == "c0ffee"
-    assert details["run id"] == "run-full"
+    assert details["MLflow run"] == "run-full"
     assert details["protocol"].startswith("backend pyiqa psnr")
 
 

@@ -26,12 +26,13 @@
     const key = (row, column) => {
       const cell = row.children[column];
       if (column === 0) return cell.textContent.trim();
+      if (cell.dataset.text !== undefined) return cell.dataset.text;
       return cell.dataset.value === undefined ? null : Number(cell.dataset.value);
     };
     const compare = (column, order) => (a, b) => {
       const [x, y] = [key(a, column), key(b, column)];
       if (x === null || y === null) return (x === null) - (y === null); // empty cells last, whatever the order
-      return order * (column === 0 ? x.localeCompare(y) : x - y);
+      return order * (typeof x === "string" ? x.localeCompare(y) : x - y);
     };
     headings.forEach((heading, column) => {
       const first = heading.dataset.direction === "up" ? "descending" : "ascending";
