@@ -44,9 +44,9 @@ def plan_tiles(
     else:
         raise ValueError(f"tile must be auto or at least {smallest * factor} pixels, found {tile!r}")
     side -= side % patch
-    shared = side * _OVERLAP if overlap is None else overlap / factor
-    shared = round(shared / patch) * patch
-    if not 0 <= shared <= side // 2:
+    wanted = side * _OVERLAP if overlap is None else overlap / factor
+    shared = round(wanted / patch) * patch
+    if not 0 <= wanted <= side / 2:
         raise ValueError(f"overlap must be 0 to {side // 2 * factor} pixels (half a tile), found {overlap}")
     return TilePlan(side, shared, batch)
 

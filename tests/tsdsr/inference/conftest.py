@@ -1,5 +1,5 @@
-"""A tiny teacher and student: the preset's shapes, a VAE that is a good linear autoencoder, a transformer that is random
-but takes small steps. So the upscaler gives a recognisable picture, without training."""
+"""A tiny teacher and student: the preset's shapes, a VAE that is a good linear autoencoder, a transformer that is
+random but takes small steps. So the upscaler gives a recognisable picture, without training."""
 
 from __future__ import annotations
 

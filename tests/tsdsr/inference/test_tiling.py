@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +15,7 @@ def test_spans_cover_the_length_with_equal_overlapping_tiles(length: int, tile: 
     assert result[0].start == 0
     assert result[-1].stop == length
     assert {span.stop - span.start for span in result} == {min(tile, length)}
-    for one, following in zip(result, result[1:]):
+    for one, following in pairwise(result):
         assert one.start < following.start <= one.stop
         assert one.after == following.before
         assert min(overlap, tile // 2) <= one.after <= one.stop - following.start
