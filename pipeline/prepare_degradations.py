@@ -20,17 +20,22 @@ from tsdsr.data.tasks import plan
 
 OUT = Path("data/pairs")
 STAGING = Path(".tsdsr/prepare")
+CAPTIONS = Path(".tsdsr/captions")
 
 log = logging.getLogger("prepare-degradations")
 
 
 def main() -> None:
-    prepare(stage.load_params(__doc__), OUT, STAGING)
+    prepare(stage.load_params(__doc__), OUT, STAGING, CAPTIONS)
 
 
-def prepare(params: Params, out: Path, staging_base: Path) -> None:
+def prepare(params: Params, out: Path, staging_base: Path, captions_base: Path) -> None:
     """Build every pair of the source and put them in the place of `out`, all of them or none."""
     tasks = plan(params)
+    if params.captions.source == "model":
+        from pipeline.captioning import caption_tasks  # imports torch's and transformers' models, which take seconds
+
+        tasks = caption_tasks(tasks, params, captions_base)
     staging = Staging.under(staging_base, params)
     outcomes, left = _continue(tasks, staging)
     num_test = sum(task.split == "test" for task in tasks)

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+import yaml
 from PIL import Image
 
-from pipeline import fan_out, stage
+from pipeline import captioning, fan_out, prepare_degradations, runtime, stage
 from pipeline.prepare_degradations import prepare
+from tests.tsdsr.data.tiny_captioners import save_blip
 from tsdsr.config import Params
 from tsdsr.data import builders
 from tsdsr.data.pairs import PairFolder
 from tsdsr.data.photographs import find_photographs
 from tsdsr.data.staging import Staging
 from tsdsr.data.synthesis import make_pair
+from tsdsr.data.tasks import plan
 from tsdsr.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -40,6 +44,14 @@ def recipe(params: Params, folder: Path) -> Params:
     return params.overlay({"data": data, "prepare": {"num_workers": 1}})
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray, started once for the tests that need it."""
+    runtime.start(2)
+    yield
+    ray.shutdown()
+
+
 def save(path: Path, rng: np.random.Generator) -> None:
     Image.fromarray(rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
 
@@ -49,7 +61,7 @@ def content(out: Path) -> dict[str, bytes]:
 
 
 def run(params: Params, root: Path, name: str = "pairs") -> dict[str, bytes]:
-    prepare(params, root / name, root / f"staging of {name}")
+    prepare(params, root / name, root / f"staging of {name}", root / "captions")
     assert not (root / f"staging of {name}").exists()
     return content(root / name)
 
@@ -107,14 +119,9 @@ def _backwards(tasks: list[builders.Task], params: Params, staging: Staging) -> 
         yield fan_out._build_and_record(task, params, staging)
 
 
-def test_same_bytes_with_ray(recipe: Params, tmp_path: Path) -> None:
+def test_same_bytes_with_ray(recipe: Params, tmp_path: Path, cluster: None) -> None:
     threads = run(recipe, tmp_path)
-    try:
-        assert run(recipe.overlay({"prepare": {"ray_above": 0, "num_workers": 2}}), tmp_path, "ray") == threads
-    finally:
-        import ray
-
-        ray.shutdown()
+    assert run(recipe.overlay({"prepare": {"ray_above": 0, "num_workers": 2}}), tmp_path, "ray") == threads
 
 
 def test_seed_matters(recipe: Params, tmp_path: Path) -> None:
@@ -244,13 +251,46 @@ def test_captions_follow_their_photograph(recipe: Params, folder: Path, tmp_path
     assert {text for name, text in texts.items() if not name.startswith("picture-3-")} == {"a photograph\n"}
 
 
+@pytest.fixture
+def model_recipe(recipe: Params, tmp_path: Path) -> Params:
+    values = {"source": "model", "model": save_blip(tmp_path / "model"), "max_tokens": 5, "batch_size": 5}
+    return recipe.overlay({"captions": values})
+
+
+def captions(root: Path, name: str = "pairs") -> dict[str, str]:
+    return {path.stem: path.read_text() for path in (root / name).glob("*/captions/*.txt")}
+
+
+def test_captions_of_a_model(
+    model_recipe: Params, recipe: Params, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "empty.jpg").touch()
+    run(model_recipe, tmp_path)
+    made = captions(tmp_path)
+    assert len(set(made.values())) > 1
+    assert all(made[name] == made[f"{name[:-4]}c000"] for name in made)  # one caption a photograph
+    pictures = run(recipe, tmp_path, "without")
+    assert all(pictures[name] == (tmp_path / "pairs" / name).read_bytes() for name in pictures if "q/" in name)
+
+    monkeypatch.setattr(captioning, "Captioner", None)  # whoever asks a model now fails
+    with pytest.raises(TypeError):
+        run(model_recipe, tmp_path, "again")
+    (folder / "empty.jpg").unlink()  # the only photograph without a caption
+    run(model_recipe, tmp_path, "again")
+    assert captions(tmp_path, "again") == made
+
+
+def test_captions_of_a_pool_of_models(model_recipe: Params, tmp_path: Path, cluster: None) -> None:
+    tasks = plan(model_recipe)
+    here = captioning.caption_tasks(tasks, model_recipe, tmp_path / "here")
+    pooled = captioning.caption_tasks(tasks, model_recipe.overlay({"prepare": {"ray_above": 0}}), tmp_path / "pooled")
+    assert len({task.ref.caption for task in here}) > 1
+    assert pooled == here
+
+
 def test_stage_prints_one_line_and_exits_with_2(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import yaml
-
-    from pipeline import prepare_degradations
-
     values = yaml.safe_load((root / "params.yaml").read_text())
     values["data"]["source"] = str(tmp_path / "nowhere")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))

@@ -1,0 +1,57 @@
+"""Captions that a model has made, a text file a photograph, so that no run asks for the same one again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from tsdsr import files
+from tsdsr.config import CaptionsConfig
+from tsdsr.data.captioner import Captioner
+from tsdsr.data.photographs import PhotographRef
+from tsdsr.data.reading import BadPhotograph, read_photograph
+
+
+class CaptionStore:
+    """The captions of one model, asked in one way."""
+
+    def __init__(self, base: Path, config: CaptionsConfig) -> None:
+        asked = [config.model, config.prompt, config.max_tokens, _stamps(Path(str(config.model)))]
+        self.root = base.absolute() / _digest(asked)
+
+    def get(self, ref: PhotographRef) -> str | None:
+        try:
+            return self._path(ref).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+
+    def put(self, ref: PhotographRef, caption: str) -> None:
+        files.write_text(self._path(ref), caption + "\n")
+
+    def _path(self, ref: PhotographRef) -> Path:
+        return self.root / f"{_digest([os.fsencode(ref.path.absolute()).hex(), _stamps(ref.path)])}.txt"
+
+
+def caption_batch(refs: list[PhotographRef], captioner: Captioner, store: CaptionStore, max_megapixels: float) -> None:
+    """Caption photographs at once and keep what the model says; those that cannot be read get no caption."""
+    readable, pixels = [], []
+    for ref in refs:
+        try:
+            pixels.append(read_photograph(ref.path, max_megapixels))
+            readable.append(ref)
+        except BadPhotograph:
+            continue  # building its pairs will give the reason
+    for ref, caption in zip(readable, captioner(pixels) if pixels else [], strict=True):
+        store.put(ref, caption)
+
+
+def _stamps(path: Path) -> list[list[int | str]]:
+    """Name, size and time of a file or of each file in a folder; nothing for what is not on this disk (a hub id)."""
+    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [[one.name, one.stat().st_size, one.stat().st_mtime_ns] for one in paths if one.is_file()]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]
