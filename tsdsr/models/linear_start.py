@@ -129,8 +129,8 @@ def _set_rows(convolution: nn.Conv2d, start: int, kernel: Tensor) -> None:
 def _add_pairs(convolution: nn.Conv2d, kernel: Tensor, signal: Tensor) -> None:
     """Behind the signal's own rows: its negative, then constants of either sign."""
     count = kernel.shape[0]
-    _set_rows(convolution, count, -kernel)
     half = _constants(convolution.out_channels, count)
+    _set_rows(convolution, count, -kernel)
     size = STEADY * _rms(signal)
     for start, value in ((2 * count, size), (2 * count + half, -size)):
         convolution.weight[start : start + half] = 0
