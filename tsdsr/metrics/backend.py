@@ -51,11 +51,11 @@ def build(metric: Metric, device: torch.device, folders: Sequence[str | Path] = 
     options = dict(metric.options)
     with tempfile.TemporaryDirectory(prefix="tsdsr-weights-") as view, _offline(metric, Path(view), folders):
         if metric.name == "niqe":
-            options["pretrained_model_path"] = str(_niqe_parameters(Path(view)))
+            options["pretrained_model_path"] = str(niqe_parameters(Path(view)))
         try:
             return pyiqa.create_metric(metric.backend, device=device, **options)
-        except (RuntimeError, OSError, KeyError, ValueError) as error:
-            raise UserError(f"{metric.name}: pyiqa cannot load its weights: {error}") from error
+        except Exception as error:  # loaders of six formats raise a dozen types; one bad file must not stop the others
+            raise UserError(f"{metric.name}: pyiqa cannot load its weights: {type(error).__name__}: {error}") from error
 
 
 def scorer(metric: Metric, device: torch.device, folders: Sequence[str | Path] = ()) -> Score:
@@ -102,7 +102,7 @@ def _without_pretrained(create: Callable[..., Any], *args: Any, **options: Any) 
     return create(*args, **{**options, "pretrained": False})
 
 
-def _niqe_parameters(folder: Path) -> Path:
+def niqe_parameters(folder: Path) -> Path:
     """NIQE's pristine model in the form pyiqa reads, from the parameters that basicsr carries: the same numbers as the
     `niqe_modelparameters.mat` of the original release (Mittal et al., IEEE SPL 2013)."""
     scipy_io = importlib.import_module("scipy.io")

@@ -1,7 +1,7 @@
 """Scores kept by what they were computed from, so that only what is new is computed.
 
-One small JSON file for each image, or image and reference; in it one number for each way of scoring. Nothing ever
-becomes stale: other bytes, another version or other weights make another key.
+One small JSON file for each image, image and reference, or folder of them; in it one number for each way of scoring.
+Nothing ever becomes stale: other bytes, another version or other weights make another key.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,17 +40,21 @@ class ScoreCache:
         self._root = None if root is None else Path(root)
         self._read: dict[Path, dict[str, float]] = {}
 
-    def get(self, item: Item, metric: Metric, key: str) -> float | None:
-        """The score, if it was computed before; NaN where it was computed and was not finite."""
-        path = self._path(item, metric)
+    def get(self, items: Sequence[Item], metric: Metric, key: str) -> float | None:
+        """The score, if it was computed before; NaN where it was computed and was not finite.
+
+        Args:
+            items: one image; or all of a folder, for a metric that scores folders.
+        """
+        path = self._path(items, metric)
         value = None if path is None else self._entries(path).get(key)
         return math.nan if value == "nan" else value
 
-    def put(self, item: Item, scores: Mapping[Metric, tuple[str, float]]) -> None:
-        """Keep scores of one item: metric -> (key, value)."""
+    def put(self, items: Sequence[Item], scores: Mapping[Metric, tuple[str, float]]) -> None:
+        """Keep scores of the same items: metric -> (key, value)."""
         changed = set()
         for metric, (key, value) in scores.items():
-            path = self._path(item, metric)
+            path = self._path(items, metric)
             if path is not None:
                 self._entries(path)[key] = value if math.isfinite(value) else "nan"
                 changed.add(path)
@@ -65,9 +69,12 @@ class ScoreCache:
                 self._read[path] = {}
         return self._read[path]
 
-    def _path(self, item: Item, metric: Metric) -> Path | None:
+    def _path(self, items: Sequence[Item], metric: Metric) -> Path | None:
         if self._root is None:
             return None
-        reference = item.reference.digest if metric.needs_reference and item.reference is not None else "none"
-        name = hashlib.sha256(f"{item.restored.digest} {reference}".encode()).hexdigest()
+        digests = [
+            (item.restored.digest, item.reference.digest if metric.needs_reference and item.reference else "none")
+            for item in items
+        ]
+        name = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
         return self._root / name[:2] / f"{name}.json"

@@ -7,30 +7,27 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
+from tsdsr.errors import UserError
 from tsdsr.metrics import backend
 from tsdsr.metrics.images import Item
 from tsdsr.metrics.registry import Metric
 
-if TYPE_CHECKING:
-    from tsdsr.metrics.scoring import Scores
-
 MIN_IMAGES = 2  # a covariance
 
 
-def score(
-    scores: Scores, metric: Metric, items: list[Item], device: torch.device, folders: Sequence[str | Path] = ()
-) -> None:
-    """Put the distance between the restored images and their references into `scores.dataset`.
+def distance(metric: Metric, items: list[Item], device: torch.device, folders: Sequence[str | Path] = ()) -> float:
+    """Between the restored images and their references, folder to folder.
+
+    Raises:
+        UserError: for too few images, or weights that cannot be loaded.
 
     Source: Heusel et al., NeurIPS 2017; resizing as Parmar et al., CVPR 2022 (pyiqa's default).
     """
     if len(items) < MIN_IMAGES:
-        scores.reasons[metric.name] = f"needs at least {MIN_IMAGES} images, found {len(items)}"
-        return
+        raise UserError(f"needs at least {MIN_IMAGES} images, found {len(items)}")
     model = backend.build(metric, device, folders)
     with tempfile.TemporaryDirectory(prefix="tsdsr-fid-") as root, contextlib.redirect_stdout(sys.stderr):
         restored, reference = Path(root, "restored"), Path(root, "reference")
@@ -40,5 +37,4 @@ def score(
             assert item.reference is not None  # a metric that needs references is not scored without them
             (restored / item.name).symlink_to(item.restored.path.resolve())
             (reference / item.reference.path.name).symlink_to(item.reference.path.resolve())
-        value = model(str(restored), str(reference), num_workers=0, verbose=False)
-    scores.dataset[metric.name] = float(value)
+        return float(model(str(restored), str(reference), num_workers=0, verbose=False))

@@ -97,7 +97,11 @@ class Scores:
 
 
 class LocalExecutor:
-    """Compute batches one after another in this process; models are built at first use and kept."""
+    """Compute batches one after another in this process; models are built at first use and kept.
+
+    A GPU takes a batch as a whole. A CPU takes its images one by one: that is faster there (they stay in its caches),
+    and a score then does not depend on which images are scored with it.
+    """
 
     def __init__(self, device: torch.device, folders: Sequence[str | Path] = ()) -> None:
         self._device, self._folders = device, tuple(folders)
@@ -108,14 +112,18 @@ class LocalExecutor:
 
     def score(self, batch: Batch) -> BatchScores:
         """Every score of one batch."""
-        images = self._tensor(batch.images)
-        references = None if batch.references is None else self._tensor(batch.references)
-        result = BatchScores(batch.names, {}, {})
-        for name in batch.metrics:
-            try:
-                result.values[name] = self._scorer(name)(images, references).tolist()
-            except UserError as error:
-                result.failures[name] = str(error)
+        rows = len(batch.names)
+        step = rows if self._device.type == "cuda" else 1
+        result = BatchScores(batch.names, {name: [] for name in batch.metrics}, {})
+        for start in range(0, rows, step):
+            images = self._tensor(batch.images[start : start + step])
+            references = None if batch.references is None else self._tensor(batch.references[start : start + step])
+            for name, values in list(result.values.items()):
+                try:
+                    values += self._scorer(name)(images, references).tolist()
+                except UserError as error:
+                    result.failures[name] = str(error)
+                    del result.values[name]
         return result
 
     def _scorer(self, name: str) -> backend.Score:
@@ -173,10 +181,13 @@ def score_folder(
         logger.warning("%s is left empty: %s", name, reason)
     if not items:
         raise UserError(f"{restored}: no image can be scored; " + "; ".join(map(str, problems)))
-    _score_items(scores, items, usable, executor or LocalExecutor(device, weights_folders), device, batch_size, cache)
+    known = ScoreCache(cache)
+    keys = {metric: version(metric, scores.weights[metric.name], device) for metric in usable}
+    by_image = {metric: key for metric, key in keys.items() if metric.per_image}
+    _score_images(scores, items, by_image, known, executor or LocalExecutor(device, weights_folders), batch_size)
     for metric in usable:
         if not metric.per_image:
-            folder_metrics.score(scores, metric, items, device, weights_folders)
+            _score_all(scores, items, metric, keys[metric], known, device, weights_folders)
     return scores
 
 
@@ -191,47 +202,65 @@ def _find_reasons(scores: Scores, has_reference: bool, folders: Sequence[str | P
             scores.weights[metric.name] = backend.weight_digests(metric, folders)
 
 
-def _score_items(
-    scores: Scores,
-    items: list[Item],
-    metrics: list[Metric],
-    executor: Executor,
-    device: torch.device,
-    batch_size: int,
-    cache_root: str | Path | None,
+def _score_images(
+    scores: Scores, items: list[Item], keys: dict[Metric, str], cache: ScoreCache, executor: Executor, batch_size: int
 ) -> None:
     """Fill `scores.values` from the cache and, for the rest, from the executor."""
-    cache = ScoreCache(cache_root)
-    by_image = {metric.name: metric for metric in metrics if metric.per_image}
-    keys = {name: version(metric, scores.weights[name], device) for name, metric in by_image.items()}
-    known: dict[str, dict[str, float]] = {name: {} for name in by_image}
+    found: dict[str, dict[str, float]] = {metric.name: {} for metric in keys}
     lacking: dict[str, list[str]] = {}
     for item in items:
-        for name, metric in by_image.items():
+        for metric, key in keys.items():
             if min(item.shape) < metric.min_side:
                 continue
-            value = cache.get(item, metric, keys[name])
+            value = cache.get([item], metric, key)
             if value is None:
-                lacking.setdefault(item.name, []).append(name)
+                lacking.setdefault(item.name, []).append(metric.name)
             else:
-                known[name][item.name] = value
+                found[metric.name][item.name] = value
     by_name = {item.name: item for item in items}
     for result in executor(_batches(items, lacking, batch_size)):
         scores.reasons.update(result.failures)
         for row, image in enumerate(result.names):
-            entries = {by_image[name]: (keys[name], values[row]) for name, values in result.values.items()}
-            cache.put(by_name[image], entries)
-            scores.computed += len(entries)
-            for name, values in result.values.items():
-                known[name][image] = values[row]
-    for name, column in known.items():
-        finite = {image: value for image, value in column.items() if math.isfinite(value)}
-        scores.values[name] = dict(sorted(finite.items()))
-        scores.problems += [
-            Problem(image, f"{name} is not finite for it (an image without texture?)", name)
-            for image, value in column.items()
-            if not math.isfinite(value)
-        ]
+            new = {
+                metric: (keys[metric], result.values[metric.name][row])
+                for metric in keys
+                if metric.name in result.values
+            }
+            cache.put([by_name[image]], new)
+            scores.computed += len(new)
+            for metric, (_, value) in new.items():
+                found[metric.name][image] = value
+    for name, column in found.items():
+        _keep_finite(scores, name, column)
+
+
+def _keep_finite(scores: Scores, name: str, column: dict[str, float]) -> None:
+    scores.values[name] = {image: value for image, value in sorted(column.items()) if math.isfinite(value)}
+    for image in sorted(column.keys() - scores.values[name].keys()):
+        scores.problems.append(Problem(image, f"{name} is not finite for it (an image without texture?)", name))
+        logger.error("%s", scores.problems[-1])
+
+
+def _score_all(
+    scores: Scores,
+    items: list[Item],
+    metric: Metric,
+    key: str,
+    cache: ScoreCache,
+    device: torch.device,
+    folders: Sequence[str | Path],
+) -> None:
+    """Fill `scores.dataset`."""
+    value = cache.get(items, metric, key)
+    if value is None:
+        try:
+            value = folder_metrics.distance(metric, items, device, folders)
+        except UserError as error:
+            scores.reasons[metric.name] = str(error)
+            return
+        cache.put(items, {metric: (key, value)})
+        scores.computed += 1
+    scores.dataset[metric.name] = value
 
 
 def _batches(items: list[Item], lacking: dict[str, list[str]], batch_size: int) -> Iterator[Batch]:

@@ -1,0 +1,169 @@
+"""The registry of weights: where files are looked for, and that damaged ones never pass."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tsdsr import weights
+from tsdsr.errors import UserError
+from tsdsr.weights import search
+
+CONTENT = b"these bytes stand for a network"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty caches of torch and Hugging Face, and one row whose file is `CONTENT`."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging-face"))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    published = write(tmp_path / "server/net-1234.pth")
+    row = weights.Weight(
+        "net", "pyiqa/net-1234.pth", published.as_uri(), DIGEST[:8], ("metric x",), repository="someone/some-weights"
+    )
+    monkeypatch.setitem(weights.WEIGHTS, "net", row)
+    return tmp_path
+
+
+def write(path: Path, content: bytes = CONTENT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def run(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    weights.add_arguments(parser)
+    return weights.run(parser.parse_args(list(words)))
+
+
+def test_the_folders_are_those_of_torch_and_hugging_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from huggingface_hub import constants
+
+    assert search.torch_hub() == Path(torch.hub.get_dir())
+    monkeypatch.delenv("HF_HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert search.hugging_face_hub() == Path(constants.default_cache_path)
+
+
+def test_every_row_knows_a_digest_and_a_user() -> None:
+    for row in weights.WEIGHTS.values():
+        assert set(row.sha256) <= set("0123456789abcdef")
+        assert len(row.sha256) in (8, 64)
+        assert row.used_for
+        named = row.filename.removesuffix(".pth").rpartition("-")[2]
+        if row.name != "net" and row.file.startswith(("pyiqa/", "checkpoints/")):
+            assert row.sha256.startswith(named)  # torch.hub's convention
+
+
+def test_an_absent_file_says_what_to_do() -> None:
+    reason = weights.missing("net")
+    assert reason is not None
+    assert "tsdsr weights fetch net" in reason
+    assert weights.find("net") is None
+
+
+def test_places_are_searched_in_order(caches: Path) -> None:
+    snapshot = "hugging-face/hub/models--someone--some-weights/snapshots/0123abcd/net-1234.pth"
+    for place, path in (
+        ("Hugging Face cache", snapshot),
+        ("torch cache", "torch/hub/pyiqa/net-1234.pth"),
+        ("given folder", "mine/net-1234.pth"),
+    ):
+        written = write(caches / path)
+        found = weights.find("net", [caches / "mine"])
+        assert found is not None
+        assert (found.path, found.place, found.sha256, found.intact) == (written, place, DIGEST, True)
+
+
+def test_a_damaged_file_is_refused_and_an_intact_one_elsewhere_is_taken(caches: Path) -> None:
+    write(caches / "mine/net-1234.pth", b"cut off")
+    reason = weights.missing("net", [caches / "mine"])
+    assert reason is not None
+    assert "damaged" in reason
+    assert DIGEST[:8] in reason
+    write(caches / "torch/hub/pyiqa/net-1234.pth")
+    assert weights.missing("net", [caches / "mine"]) is None
+
+
+def test_a_file_that_is_repaired_in_place_is_read_again(caches: Path) -> None:
+    path = write(caches / "torch/hub/pyiqa/net-1234.pth", b"cut off")
+    assert weights.missing("net") is not None
+    write(path)
+    assert weights.missing("net") is None
+
+
+def test_the_linear_layers_of_lpips_come_with_its_package() -> None:
+    found = weights.find("lpips-alex")
+    assert found is not None
+    assert found.place == "package lpips"
+    assert found.intact
+
+
+def test_fetch_downloads_checks_and_keeps(caches: Path) -> None:
+    assert run("fetch", "net") == 0
+    assert (caches / "torch/hub/pyiqa/net-1234.pth").read_bytes() == CONTENT
+    assert run("check", "net") == 0
+
+
+def test_fetch_of_other_bytes_leaves_nothing(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(caches / "server/net-1234.pth", b"a page that says you must log in")
+    assert run("fetch", "net") == 1
+    assert "expected" in capsys.readouterr().out
+    assert not list((caches / "torch").rglob("*.pth"))
+
+
+def test_fetch_without_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = weights.Weight("net", "pyiqa/net-1234.pth", "http://127.0.0.1:9/net.pth", DIGEST, ("metric x",))
+    monkeypatch.setitem(weights.WEIGHTS, "net", row)
+    with pytest.raises(UserError, match="cannot be fetched"):
+        weights.fetch("net")
+
+
+def test_import_takes_the_files_it_knows_at_any_depth(caches: Path) -> None:
+    write(caches / "stick/metrics/net-1234.pth")
+    write(caches / "stick/notes.txt")
+    assert run("import", str(caches / "stick")) == 0
+    assert weights.missing("net") is None
+
+
+def test_import_refuses_a_damaged_file_and_a_folder_without_weights(caches: Path) -> None:
+    write(caches / "stick/net-1234.pth", b"cut off")
+    with pytest.raises(UserError, match="expected"):
+        run("import", str(caches / "stick"))
+    assert weights.find("net") is None
+    with pytest.raises(UserError, match="holds none"):
+        run("import", str(write(caches / "other/a.txt").parent))
+    with pytest.raises(UserError, match="no such folder"):
+        run("import", str(caches / "nowhere"))
+
+
+def test_list_names_state_place_and_source(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", "net") == 0
+    absent = capsys.readouterr().out
+    assert "net: absent" in absent
+    assert str(caches / "torch/hub/pyiqa/net-1234.pth") in absent
+    assert "first 8 digits" in absent
+    path = write(caches / "torch/hub/pyiqa/net-1234.pth")
+    run("list", "net")
+    assert f"found   {path} (torch cache)" in capsys.readouterr().out
+
+
+def test_check_fails_while_something_is_absent() -> None:
+    assert run("check", "net") == 1
+    with pytest.raises(UserError, match="unknown weights nett"):
+        run("check", "nett")
+
+
+def test_the_command_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, tsdsr.weights; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
