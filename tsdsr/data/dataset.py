@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -43,8 +43,7 @@ class Batch:
     positions: tuple[int, ...]
 
     def to(self, device: torch.device) -> Batch:
-        moved = (getattr(self, name).to(device) for name in ("lq", "hq", "z", "embeds", "pooled"))
-        return Batch(*moved, positions=self.positions)
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("lq", "hq", "z", "embeds", "pooled")})
 
 
 Degrade = Callable[[np.ndarray, str, int], np.ndarray]

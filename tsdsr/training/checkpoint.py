@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -75,7 +76,7 @@ class CheckpointStore:
                 if files.sha256_file(path / TENSORS) != meta["sha256"]:
                     raise ValueError("its checksum does not match")
                 return Checkpoint(meta["step"], load_file(path / TENSORS), meta["values"])
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 logger.warning("%s is damaged (%s); trying the one before it", path, error)
         return None
 

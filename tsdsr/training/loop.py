@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient stopped being finite; the parameters are as they were before the step."""
+    """A loss or a gradient stopped being finite; the network at fault is as it was before the step."""
 
 
 @dataclass(frozen=True)
@@ -121,32 +121,39 @@ class Trainer:
         """Both turns over the micro-batches; gradients are averaged across workers at the last of them."""
         share = 1 / len(batches)
         self.student_optimizer.zero_grad()
-        z_hats = []
+        z_hats, losses = [], []
         for micro, batch in enumerate(batches):
             with self._sync(last=micro == len(batches) - 1):
                 output = self.distiller.student_turn(batch, phase, share)
             z_hats.append(output.z_hat)
+            losses.append(output.losses)
             self._note({**output.losses, **output.statistics})
-        self._update(step, "student", self.student_optimizer)
+        self._update(step, "student", self.student_optimizer, losses)
         for update in range(self.config.fake_score.updates_per_step):
             self.fake_optimizer.zero_grad()
+            losses = []
             for micro, (batch, z_hat) in enumerate(zip(batches, z_hats, strict=True)):
                 with self._sync(last=micro == len(batches) - 1):
                     loss = self.distiller.fake_score_turn(batch, z_hat, update, share)
-                self._note({"fake_score": loss})
-            self._update(step, "fake_score", self.fake_optimizer)
+                losses.append({"fake_score": loss})
+                self._note(losses[-1])
+            self._update(step, "fake_score", self.fake_optimizer, losses)
         for name, average in self.ema.items():
             average.lerp_(self.student_optimizer.named[name].detach(), 1 - self.config.ema_decay)
 
-    def _update(self, step: int, network: str, optimizer: NetworkOptimizer) -> None:
+    def _update(self, step: int, network: str, optimizer: NetworkOptimizer, losses: list[dict[str, Tensor]]) -> None:
+        """Clip and step, unless a loss of any micro-batch or the gradient is not finite on any worker."""
         norm = optimizer.clip()
-        if not torch.isfinite(norm):
-            latest = {name: float(values[-1]) for name, values in self._window.items() if values}
-            at_fault = [name for name, value in latest.items() if not torch.isfinite(torch.tensor(value))]
+        watched = {name: torch.stack([terms[name] for terms in losses]).sum() for name in sorted(losses[0])}
+        watched[f"the {network}'s gradient"] = norm
+        finite = torch.stack([value.isfinite() for value in watched.values()]).int()
+        if self.world.size > 1:
+            distributed.all_reduce(finite, distributed.ReduceOp.MIN)
+        if not finite.all():
+            at_fault = [name for name, good in zip(watched, finite.tolist(), strict=True) if not good]
             raise NonFiniteError(
-                f"step {step}: the {network}'s gradient is not finite"
-                + (f"; the terms at fault: {', '.join(at_fault)}" if at_fault else f"; its losses were {latest}")
-                + ". Nothing was updated. Lower the learning rate or clip_norm, or raise the precision."
+                f"step {step + 1}: not finite: {', '.join(at_fault)}. The {network} was not updated. Lower the "
+                "learning rate or clip_norm, or raise the precision."
             )
         self._note({f"{network}_grad_norm": norm})
         optimizer.step(step)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from tests.tsdsr.training.rig import distill_config
+from tsdsr.config import ScheduleConfig
+from tsdsr.training.optim import NetworkOptimizer, lr_factor
+
+
+def schedule(name="cosine_with_restarts", warmup=10, cycles=2) -> ScheduleConfig:
+    return ScheduleConfig(name=name, warmup_steps=warmup, cycles=cycles)
+
+
+def test_warm_up_rises_in_equal_steps_and_never_starts_at_zero():
+    factors = [lr_factor(step, 110, schedule("constant")) for step in range(12)]
+    assert factors[0] > 0
+    assert factors[10:] == [1.0, 1.0]
+    rises = [b - a for a, b in pairwise(factors[:11])]
+    assert rises == pytest.approx([rises[0]] * 10)
+
+
+def test_cosine_with_hard_restarts():
+    factors = [lr_factor(step, 110, schedule()) for step in range(110)]
+    assert factors[10] == 1.0  # warm-up ends at the top
+    assert factors[60] == 1.0  # second cycle of 50 steps
+    assert factors[35] == pytest.approx(0.5)
+    assert factors[59] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.98)))
+    assert all(b < a for a, b in pairwise(factors[10:60]))
+    assert min(factors) >= 0
+
+
+def test_without_warm_up():
+    assert lr_factor(0, 10, schedule(warmup=0)) == 1.0
+    assert lr_factor(0, 10, schedule("constant", warmup=0)) == 1.0
+
+
+def optimizer(seed: int = 0) -> NetworkOptimizer:
+    draw = torch.Generator().manual_seed(seed)
+    named = {name: torch.nn.Parameter(torch.randn(3, generator=draw)) for name in ("x", "y")}
+    config = distill_config()
+    return NetworkOptimizer(named, 0.1, 20, config.optimizer, schedule(warmup=2))
+
+
+def descend(made: NetworkOptimizer, steps: range) -> None:
+    for step in steps:
+        made.zero_grad()
+        sum((parameter - 1).pow(2).sum() for parameter in made.named.values()).backward()
+        made.clip()
+        made.step(step)
+
+
+def test_a_restored_optimizer_goes_on_exactly():
+    whole, first, second = optimizer(), optimizer(), optimizer(seed=1)
+    descend(whole, range(6))
+    descend(first, range(3))
+    with torch.no_grad():
+        for name, parameter in second.named.items():
+            parameter.copy_(first.named[name])
+    second.load_state({name: value.clone() for name, value in first.state().items()})
+    descend(second, range(3, 6))
+    for name in whole.named:
+        assert torch.equal(second.named[name], whole.named[name])
+
+
+def test_clip_scales_to_the_norm_and_returns_the_one_before():
+    made = optimizer()
+    for parameter in made.named.values():
+        parameter.grad = torch.full((3,), 2.0)
+    assert float(made.clip()) == pytest.approx(math.sqrt(6 * 4))
+    norm = torch.cat([parameter.grad for parameter in made.named.values()]).norm()
+    assert float(norm) == pytest.approx(made.clip_norm, rel=1e-4)
+
+
+def test_a_frozen_parameter_is_refused():
+    config = distill_config()
+    frozen = {"x": torch.nn.Parameter(torch.zeros(2), requires_grad=False)}
+    with pytest.raises(AssertionError, match="frozen"):
+        NetworkOptimizer(frozen, 0.1, 20, config.optimizer, config.lr_schedule)
