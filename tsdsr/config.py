@@ -186,6 +186,7 @@ class PrecomputeConfig(Section):
 class LoRAConfig(Section):
     rank: Count
     alpha: Positive
+    vae_rank: Count
 
 
 class GuidanceConfig(Section):
@@ -384,6 +385,12 @@ class SweepConfig(Section):
         drawn = [draw.key for draw in self.space if draw.choice is None]
         if self.search == "grid" and drawn:
             raise ValueError(f"a grid takes choices only, but the space draws {drawn} from a range")
+        if self.early_stopping.grace_steps >= self.steps:
+            raise ValueError(
+                f"early_stopping.grace_steps must be below steps {self.steps}, found {self.early_stopping.grace_steps}"
+            )
+        if self.resources.gpus > 1:
+            raise ValueError(f"a trial takes one GPU or a share of one, found resources.gpus {self.resources.gpus:g}")
         return self
 
 

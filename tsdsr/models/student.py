@@ -49,12 +49,27 @@ class Student:
         self.transformer = transformer
         self.codec = LatentCodec(vae, use_shift)
 
-    def add_adapters(self, *, rank: int, alpha: float, seed: int, trainable: bool = True) -> None:
-        """Freeze the base and add the student's LoRA to the VAE's encoder and the transformer."""
-        shape: dict[str, Any] = {"rank": rank, "alpha": alpha, "seed": seed, "trainable": trainable}
+    def add_adapters(
+        self, *, rank: int, alpha: float, seed: int, vae_rank: int | None = None, trainable: bool = True
+    ) -> None:
+        """Freeze the base and add the student's LoRA to the VAE's encoder and the transformer.
+
+        Args:
+            rank: of the transformer's adapter, and of the encoder's unless `vae_rank` says otherwise.
+            alpha: both adapters are scaled by alpha / rank.
+        """
+        vae_rank = vae_rank or rank
+        both: dict[str, Any] = {"seed": seed, "trainable": trainable}
+        vae: dict[str, Any] = {
+            "rank": vae_rank,
+            "alpha": alpha * vae_rank / rank,
+            "targets": adapters.VAE_ENCODER_TARGETS,
+        }
         self.vae.requires_grad_(False)
-        adapters.add_adapter(self.vae, adapters.STUDENT, targets=adapters.VAE_ENCODER_TARGETS, **shape)
-        adapters.add_adapter(self.transformer, adapters.STUDENT, targets=adapters.STUDENT_TARGETS, **shape)
+        adapters.add_adapter(self.vae, adapters.STUDENT, **vae, **both)
+        adapters.add_adapter(
+            self.transformer, adapters.STUDENT, rank=rank, alpha=alpha, targets=adapters.STUDENT_TARGETS, **both
+        )
 
     def encode(self, x_lq: Tensor) -> Tensor:
         """Upsampled LQ image [B,3,H,W] in [-1, 1] -> z_L [B,C,h,w], through the encoder's LoRA."""
@@ -90,7 +105,8 @@ class Student:
 
         Args:
             directory: replaced if it exists.
-            config: what `student.json` records; must hold `lora` (rank, alpha), `use_shift` and `scale`.
+            config: what `student.json` records; must hold `lora` (rank, alpha; vae_rank where it differs), `use_shift`
+                and `scale`.
             prompt: the default prompt's embeddings, so that inference needs no text encoder.
         """
         with files.atomic_directory(directory) as aside:
@@ -144,7 +160,8 @@ def load_student(
     config = read_config(directory)
     student = Student(vae, transformer, use_shift=bool(config["use_shift"]))
     transformer.requires_grad_(False)
-    student.add_adapters(rank=config["lora"]["rank"], alpha=config["lora"]["alpha"], seed=0, trainable=False)
+    lora = config["lora"]
+    student.add_adapters(rank=lora["rank"], alpha=lora["alpha"], vae_rank=lora.get("vae_rank"), seed=0, trainable=False)
     adapters.load(transformer, adapters.STUDENT, directory / "transformer.safetensors")
     adapters.load(vae, adapters.STUDENT, directory / "vae.safetensors")
     return student, config

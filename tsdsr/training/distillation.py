@@ -134,7 +134,7 @@ def student_config(params: Params, job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "scale": params.data.scale,
         "use_shift": params.teacher.use_shift,
-        "lora": {"rank": params.distill.lora.rank, "alpha": params.distill.lora.alpha},
+        "lora": params.distill.lora.model_dump(),
         "default_prompt": params.prompts.default,
         "teacher": {"preset": params.teacher.preset, "source": params.teacher.source},
         "distill": params.to_dict()["distill"],
@@ -155,7 +155,7 @@ def _models(params: Params, job: Job, cache: LatentCache, device: torch.device) 
     teacher.transformer.requires_grad_(False)
     student = Student(teacher.vae, teacher.transformer, use_shift=params.teacher.use_shift)
     lora: dict[str, Any] = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": job.seed}
-    student.add_adapters(**lora)
+    student.add_adapters(**lora, vae_rank=config.lora.vae_rank)
     adapters.add_adapter(teacher.transformer, adapters.FAKE_SCORE, targets=adapters.ATTENTION_TARGETS, **lora)
     if config.gradient_checkpointing:
         teacher.transformer.enable_gradient_checkpointing()

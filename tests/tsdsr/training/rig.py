@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "steps": 6,
     "batch_size": 4,
     "num_workers": 0,
-    "lora": {"rank": 4, "alpha": 4},
+    "lora": {"rank": 4, "alpha": 4, "vae_rank": 4},
     "optimizer": {"student_lr": 1.0e-2, "fake_score_lr": 1.0e-2},
     "lr_schedule": {"warmup_steps": 1},
     "checkpoint": {"every": 2, "keep": 2},
