@@ -150,7 +150,7 @@ def _exif(image: Image.Image) -> Image.Exif:
 def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
     """values (H, W, C), alpha (H, W) or None, and the profile."""
     icc = image.info.get("icc_profile")
-    if _has_16_bit_colour(image):
+    if _has_16_bit_colour(image, data):
         return *_split(_decode_16_bit(data)), icc
     if image.mode.startswith("I"):
         return _grey_16(np.asarray(image))[..., None], None, icc
@@ -173,10 +173,11 @@ def _split(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return (array[..., : depth - 1], array[..., -1]) if depth in (2, 4) else (array, None)
 
 
-def _has_16_bit_colour(image: Image.Image) -> bool:
+def _has_16_bit_colour(image: Image.Image, data: bytes) -> bool:
     """Whether Pillow would cut 16 bits of colour to 8."""
     if image.format == "PNG":
-        return any(str(tile[3]) in ("RGB;16B", "RGBA;16B", "LA;16B") for tile in getattr(image, "tile", ()))
+        depth, color_type = data[24:26]  # of the header chunk, which comes first
+        return depth == 16 and color_type != 0
     bits = image.tag_v2.get(258, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
     return len(bits) > 1 and max(bits) == 16
 

@@ -45,7 +45,7 @@ class PngWriter:
         self._stream = stream
         self._pixel = depth * bits // 8
         self._above = np.zeros(width * self._pixel, np.uint8)
-        self._deflate = zlib.compressobj(_LEVEL)
+        self._deflate = zlib.compressobj(_LEVEL, strategy=zlib.Z_FILTERED)
         stream.write(b"\x89PNG\r\n\x1a\n")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOR_TYPES[channels, alpha], 0, 0, 0))
         if icc:

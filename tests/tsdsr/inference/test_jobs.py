@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from tsdsr.errors import UserError
+from tsdsr.inference.formats import FORMATS
+from tsdsr.inference.jobs import plan_jobs
+
+SUFFIXES = {name: row.suffixes for name, row in FORMATS.items()}
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.jpg", "in/deep/er/b.PNG", "in/deep/c.bmp", "in/notes.txt", "one.jpg", "two.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def plan(*inputs: str, output: str, form: str | None = None) -> dict[str, tuple[str, str | None]]:
+    jobs = plan_jobs(list(inputs), output, form, SUFFIXES)
+    return {job.source.as_posix(): (job.target.as_posix(), job.form) for job in jobs}
+
+
+def test_a_file_to_a_file(tree: Path) -> None:
+    assert plan("one.jpg", output="new.png") == {"one.jpg": ("new.png", "png")}
+    assert plan("one.jpg", output="new.png", form="webp") == {"one.jpg": ("new.png", "webp")}
+
+
+def test_a_folder_keeps_its_tree(tree: Path) -> None:
+    assert plan("in", output="out") == {
+        "in/a.jpg": ("out/a.jpg", "jpeg"),
+        "in/deep/er/b.PNG": ("out/deep/er/b.PNG", "png"),
+        "in/deep/c.bmp": ("out/deep/c.png", "png"),
+    }
+
+
+def test_files_and_globs_to_a_folder(tree: Path) -> None:
+    assert plan("*.jpg", "two.png", output="out", form="webp") == {
+        "one.jpg": ("out/one.webp", "webp"),
+        "two.png": ("out/two.webp", "webp"),
+    }
+    assert len(plan("in/**/*.*", output="out")) == 4  # what a glob names is tried, whatever it is
+
+
+def test_streams(tree: Path) -> None:
+    assert plan("-", output="-", form="png") == {"-": ("-", "png")}
+    assert plan("-", output="new.jpg") == {"-": ("new.jpg", "jpeg")}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "message"),
+    [
+        (["nothing.png"], "out", "no such file"),
+        (["*.webp"], "out", "matches no file"),
+        (["empty"], "out", "no pictures"),
+        (["one.jpg", "two.png"], "new.png", "several inputs"),
+        (["in"], "new.png", "several inputs"),
+        (["one.jpg"], "folder.png", "is a folder"),
+        (["one.jpg", "two.png"], "in/notes.txt", "is a file"),
+        (["one.jpg", "two.png"], "-", "one stream"),
+        (["one.jpg"], "one.jpg", "the input itself"),
+        (["in"], "in", "the input itself"),
+        (["one.jpg", "in/../one.jpg"], "out", "both"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_runs(tree: Path, inputs: list[str], output: str, message: str) -> None:
+    (tree / "empty").mkdir()
+    (tree / "folder.png").mkdir()
+    with pytest.raises(UserError, match=message):
+        plan_jobs(inputs, output, None, SUFFIXES)

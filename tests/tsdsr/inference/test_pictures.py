@@ -1,0 +1,126 @@
+import io
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageCms, ImageOps
+
+from tsdsr.errors import UserError
+from tsdsr.inference.pictures import read_picture, read_size
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> io.BytesIO:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    stream.seek(0)
+    return stream
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "Maker"
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.fromarray(RGB), exif=exif).getvalue())
+    picture = read_picture(path, "a.png")
+    expected = ImageOps.exif_transpose(Image.open(path))
+    np.testing.assert_array_equal(picture.values, np.asarray(expected))
+    assert read_size(path) == expected.size
+    assert 0x0112 not in picture.exif
+    assert picture.exif[0x010F] == "Maker"
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels", "alpha"),
+    [("L", 1, False), ("LA", 1, True), ("RGB", 3, False), ("RGBA", 3, True), ("P", 3, False), ("1", 1, False)],
+)
+def test_modes(mode: str, channels: int, alpha: bool) -> None:
+    image = Image.fromarray(np.dstack([RGB, RGB[..., 0]]) if alpha else RGB).convert(mode)
+    picture = read_picture(encoded(image), "x")
+    assert (picture.channels, picture.alpha is not None, picture.bits) == (channels, alpha, 8)
+    shown = np.asarray(image.convert({1: "L", 3: "RGB"}[channels]))
+    np.testing.assert_array_equal(picture.values.squeeze(), shown)
+    assert picture.tensor().shape == (1, 3, 20, 30)
+
+
+def test_a_transparent_colour_is_alpha() -> None:
+    picture = read_picture(encoded(Image.fromarray(RGB), transparency=tuple(RGB[3, 4].tolist())), "x")
+    assert picture.alpha is not None
+    assert picture.alpha[3, 4] == 0
+    assert picture.alpha.mean() > 250
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_stay(suffix: str, channels: int, tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 65536, (20, 30, channels), np.uint16)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".png":
+        cv2.imwrite(str(path), pixels[..., [2, 1, 0, 3][:channels]] if channels > 1 else pixels)
+    else:
+        extra = ["unassalpha"] if channels == 4 else None
+        photometric = "rgb" if channels > 1 else "minisblack"
+        tifffile.imwrite(path, pixels.squeeze(), photometric=photometric, extrasamples=extra)
+    picture = read_picture(path, "a")
+    assert picture.bits == 16
+    np.testing.assert_array_equal(picture.values, pixels[..., :3])
+    if channels == 4:
+        np.testing.assert_array_equal(picture.alpha, pixels[..., 3])
+
+
+def test_cmyk_becomes_rgb_without_its_profile() -> None:
+    image = Image.fromarray(RGB).convert("CMYK")
+    picture = read_picture(encoded(image, "JPEG", quality=95), "x")
+    assert picture.channels == 3
+    assert picture.icc is None
+
+
+def test_the_profile_comes_along() -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert read_picture(encoded(Image.fromarray(RGB), icc_profile=icc), "x").icc == icc
+
+
+def animated() -> bytes:
+    frames = [Image.fromarray(RNG.integers(0, 256, (20, 20), np.uint8)) for _ in range(3)]
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]).getvalue()
+
+
+def enormous() -> bytes:
+    data = bytearray(encoded(Image.fromarray(RGB)).getvalue())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"not a picture at all", "not a picture"),
+        (encoded(Image.fromarray(RGB), "JPEG").getvalue()[:-200], "truncated"),
+        (encoded(Image.fromarray(RGB)).getvalue()[:300], "truncated"),
+        (animated(), "3 frames"),
+        (enormous(), "enormous"),
+        (encoded(Image.fromarray(RGB[..., 0].astype(np.float32)), "TIFF").getvalue(), "floating-point"),
+    ],
+    ids=["empty", "text", "truncated jpeg", "truncated png", "animated", "enormous", "float"],
+)
+def test_bad_files_are_one_line_that_names_them(data: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=message) as caught:
+        read_picture(path, "photo.png")
+    assert str(caught.value).startswith("photo.png: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_exif_does_not_lose_the_picture() -> None:
+    data = encoded(Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff\xff").getvalue()
+    np.testing.assert_array_equal(read_picture(io.BytesIO(data), "x").values, RGB)
