@@ -1,0 +1,113 @@
+"""Two gloo processes against one, for the same global batch. One pair of processes runs every case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed
+from torch.multiprocessing import spawn
+
+from tests.tsdsr.training.rig import all_adapters, distill_config, gradients, trainer
+from tsdsr import files
+from tsdsr.training.loop import NonFiniteError, World
+
+CASES: dict[str, dict[str, Any]] = {"2x2": {}, "2x1x2": {"accumulation": 2, "gradient_checkpointing": True}}
+
+
+def train(directory: Path, rank: int = 0, **changes: Any) -> None:
+    """Two steps; writes this worker's adapters, the first step's gradients and its curve."""
+    made = trainer(distill_config(steps=2, log_every=1, **changes), directory / "run", World.current())
+    first: dict[str, Tensor] = {}
+
+    def keep_gradients(step: int, network: str, *args: Any) -> None:
+        if step == 0:
+            first.update(gradients(made.student))
+        update(step, network, *args)
+
+    update, made._update = made._update, keep_gradients
+    made.run()
+    save_file(all_adapters(made.student), directory / f"adapters-{rank}.safetensors")
+    save_file(first, directory / f"gradients-{rank}.safetensors")
+    files.write_json(directory / f"history-{rank}.json", made.history)
+
+
+def break_off(directory: Path, rank: int) -> None:
+    """The second worker's loss is not a number."""
+    made = trainer(distill_config(), directory / "run", World.current())
+    turn = made.distiller.student_turn
+
+    def poisoned(*args: Any):
+        output = turn(*args)
+        if rank == 1:
+            output.losses["lpips"] = torch.tensor(float("nan"))
+        return output
+
+    made.distiller.student_turn = poisoned  # type: ignore[method-assign]
+    try:
+        made.run()
+    except NonFiniteError as error:
+        files.write_json(directory / f"error-{rank}.json", str(error))
+
+
+def work(rank: int, size: int, directory: str) -> None:
+    """All that one of the two processes does."""
+    torch.set_num_threads(1)
+    root = Path(directory)
+    distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=size)
+    for name, changes in CASES.items():
+        train(root / name, rank, **changes)
+    break_off(root / "broken", rank)
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("workers")
+    for name in ("1x4", *CASES, "broken"):
+        (root / name).mkdir()
+    train(root / "1x4")
+    spawn(work, (2, str(root)), nprocs=2)
+    return root
+
+
+def weights(ran: Path, case: str, what: str, rank: int = 0) -> dict[str, Tensor]:
+    return load_file(ran / case / f"{what}-{rank}.safetensors")
+
+
+@pytest.mark.parametrize("what", ["gradients", "adapters"])
+@pytest.mark.parametrize("case", CASES)
+def test_workers_hold_equal_gradients_and_adapters(ran, case, what):
+    first, second = (weights(ran, case, what, rank) for rank in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    if what == "adapters":
+        assert {key.split("/")[0] for key in first} == {"student", "vae", "fake_score"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_give_one_workers_gradients(ran, case):
+    """For every trainable. (AdamW's first step is nearly a sign, and would hide a factor.)"""
+    found, wanted = weights(ran, case, "gradients"), weights(ran, "1x4", "gradients")
+    assert found.keys() == wanted.keys()
+    assert {key.split("/")[0] for key in wanted} == {"transformer", "vae"}
+    for key, value in wanted.items():
+        assert float((found[key] - value).norm()) <= 1e-4 * float(value.norm()) + 1e-7, key
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_give_one_workers_losses(ran, case):
+    wanted = files.read_json(ran / "1x4" / "history-0.json")
+    curves = [files.read_json(ran / case / f"history-{rank}.json") for rank in range(2)]
+    assert curves[0] == curves[1]
+    assert len(wanted) == 2
+    for found, row in zip(curves[0], wanted, strict=True):
+        assert found == pytest.approx(row, rel=1e-3)
+
+
+def test_a_worker_that_breaks_stops_all(ran):
+    for rank in range(2):
+        assert "step 1: not finite: lpips." in files.read_json(ran / "broken" / f"error-{rank}.json")
