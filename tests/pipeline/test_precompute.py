@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import precompute as stage
+from pipeline.teacher import read_image
+from tests.teachers import write_pairs, write_random_teacher
+from tsdsr.config import Params
+from tsdsr.data.cache import LatentCache
+from tsdsr.data.pairs import PairFolder
+from tsdsr.errors import UserError
+from tsdsr.models import teacher as teachers
+from tsdsr.models import text
+from tsdsr.models.codec import LatentCodec
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    return write_random_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs", count=5, side=32)
+
+
+@pytest.fixture
+def small(params: Params) -> Params:
+    return params.overlay({"precompute": {"batch_size": 2, "shard_rows": 3}, "prompts": {"default": "a sharp photo"}})
+
+
+def test_the_cache_holds_what_the_teacher_makes_of_the_pairs(small, pairs, teacher, tmp_path):
+    stage.precompute(small, pairs, teacher, tmp_path / "latents")
+    cache, folder = LatentCache.open(tmp_path / "latents"), PairFolder(pairs)
+    loaded = teachers.load_teacher(teacher, text_encoders=True)
+    codec = LatentCodec(loaded.vae, use_shift=False)
+    assert cache.ids == folder.ids
+    for number, name in enumerate(folder.ids):
+        with torch.no_grad():
+            wanted = codec.encode(read_image(folder.hq_path(name))[None])[0]
+        torch.testing.assert_close(cache.latent(number), wanted, rtol=1e-4, atol=1e-5)
+        (prompt,) = text.encode_prompts(loaded.text, [folder.caption(name)])
+        assert cache.prompt(number).embeds.equal(prompt.embeds)
+    default, null = text.encode_prompts(loaded.text, ["a sharp photo", ""])
+    assert cache.default.pooled.equal(default.pooled)
+    assert cache.null.embeds.equal(null.embeds)
+    assert cache.manifest["origin"] == {"teacher": teachers.fingerprint(teacher), "use_shift": False}
+    assert len(cache.texts) == 4
+
+
+def test_equal_input_gives_equal_bytes(small, pairs, teacher, tmp_path):
+    for name in ("one", "two"):
+        stage.precompute(small, pairs, teacher, tmp_path / name)
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_an_edited_caption_reaches_the_cache(small, pairs, teacher, tmp_path):
+    name = PairFolder(pairs).ids[0]
+    (pairs / "captions" / f"{name}.txt").write_text("a cat, awake\n")
+    stage.precompute(small, pairs, teacher, tmp_path / "latents")
+    cache = LatentCache.open(tmp_path / "latents")
+    assert cache.texts[cache.prompt_index(0)] == "a cat, awake"
+
+
+def test_an_unreadable_photograph_is_named_and_the_old_cache_stays(small, pairs, teacher, tmp_path):
+    stage.precompute(small, pairs, teacher, tmp_path / "latents")
+    path = PairFolder(pairs).hq_path(PairFolder(pairs).ids[-1])
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=path.name):
+        stage.precompute(small, pairs, teacher, tmp_path / "latents")
+    assert len(LatentCache.open(tmp_path / "latents")) == 5
+
+
+def test_a_missing_teacher_is_named(small, pairs, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "teacher")
+    shutil.rmtree(tmp_path / "teacher" / "vae")
+    with pytest.raises(UserError, match="cannot load the teacher"):
+        stage.precompute(small, pairs, tmp_path / "teacher", tmp_path / "latents")
+    assert not (tmp_path / "latents").exists()

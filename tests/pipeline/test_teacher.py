@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import teacher as stage
+from tests.teachers import write_pairs, write_random_teacher
+from tsdsr.config import Params
+from tsdsr.errors import UserError
+from tsdsr.models import teacher as teachers
+
+
+@pytest.fixture
+def short(params: Params) -> Params:
+    steps = {"vae": {"steps": 20, "batch_size": 2, "crop_size": 32}, "flow": {"steps": 10, "batch_size": 2}}
+    return params.overlay({"teacher": {"threads": 1, **steps}})
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    write_pairs(tmp_path / "pairs" / "train", count=4, side=32)
+    write_pairs(tmp_path / "pairs" / "test", count=2, side=64, seed=1)
+    return tmp_path / "pairs"
+
+
+def make(params: Params, pairs: Path, folder: Path) -> Path:
+    stage.make(params, pairs, folder / "teacher", folder / "curve.csv", folder / "metrics.json")
+    return folder / "teacher"
+
+
+def test_the_tiny_teacher_is_trained_and_measured_and_follows_the_seed(short, pairs, tmp_path):
+    one, two = (make(short, pairs, tmp_path / name) for name in ("one", "two"))
+    other = make(short.overlay({"seed": 1}), pairs, tmp_path / "other")
+    assert teachers.fingerprint(one) == teachers.fingerprint(two)
+    assert teachers.fingerprint(one) != teachers.fingerprint(other)
+
+    report = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert report["vae_psnr_test"] > 15
+    assert len(report["flow"]) == 5
+    for losses in report["flow"].values():
+        assert losses.keys() == {"teacher", "mean", "gaussian"}
+        assert losses["gaussian"] < losses["mean"]
+
+    with (tmp_path / "one" / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [10, 20, 30]
+    assert rows[0]["flow"] == ""
+    assert float(rows[2]["flow"]) > 0
+
+    teacher = teachers.load_teacher(one, text_encoders=True)
+    assert teacher.vae.config.scaling_factor != 1.0
+    assert teacher.vae.config.shift_factor == 0.0
+
+
+def test_training_lowers_both_losses(short, pairs, tmp_path):
+    longer = short.overlay({"teacher": {"vae": {"steps": 30}, "flow": {"steps": 60}}})
+    make(longer, pairs, tmp_path)
+    with (tmp_path / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("vae_reconstruction", "flow"):
+        values = [float(row[name]) for row in rows if row[name]]
+        assert values[-1] < values[0]
+
+
+def test_an_interrupted_training_leaves_the_old_teacher(short, pairs, tmp_path, monkeypatch):
+    before = teachers.fingerprint(write_random_teacher(tmp_path / "teacher"))
+    monkeypatch.setattr("tsdsr.training.teacher.train_flow", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        make(short, pairs, tmp_path)
+    assert teachers.fingerprint(tmp_path / "teacher") == before
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(short, pairs, tmp_path):
+    wild = short.overlay({"teacher": {"vae": {"learning_rate": 1e30}}})
+    with pytest.raises(FloatingPointError, match="VAE step"):
+        make(wild, pairs, tmp_path)
+    assert not (tmp_path / "teacher").exists()
+
+
+def test_a_finished_teacher_is_pointed_to(params, pairs, tmp_path, monkeypatch):
+    source = write_random_teacher(tmp_path / "source")
+    medium = teachers.presets.Preset("tiny", trained=False)
+    monkeypatch.setitem(teachers.presets.PRESETS, "sd3-medium", medium)
+    out = make(params.overlay({"teacher": {"preset": "sd3-medium", "source": str(source)}}), pairs, tmp_path)
+    assert [path.name for path in out.iterdir()] == ["teacher.json"]
+    loaded, direct = (teachers.load_teacher(path, text_encoders=False) for path in (out, source))
+    key = "proj_out.weight"
+    assert torch.equal(loaded.transformer.state_dict()[key], direct.transformer.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"preset": "sd3-medium"}, "needs a hub id or a local directory"),
+        ({"source": "somewhere/else"}, "is trained here; set it to null"),
+        ({"preset": "other"}, "unknown preset"),
+    ],
+)
+def test_a_preset_and_a_source_that_do_not_fit(params, pairs, tmp_path, changes, reason):
+    with pytest.raises(UserError, match=reason):
+        make(params.overlay({"teacher": changes}), pairs, tmp_path)
