@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from tsdsr import files
 from tsdsr.errors import UserError
-from tsdsr.reporting import curves, gallery, page, published, sheet, tables
+from tsdsr.reporting import curves, gallery, page, plots, published, sheet, sweep, tables
 from tsdsr.reporting import scores as score_files
 from tsdsr.reporting.render import RENDERERS
 from tsdsr.reporting.scores import MethodScores
@@ -46,6 +48,8 @@ class Inputs:
     scores: list[MethodScores]
     curves: list[curves.Curve]
     numbers: dict[str, dict[str, str]]
+    teacher: Mapping[str, Any]
+    sweep: Path
     sizes: dict[str, Any] | None
     ids: list[str]
     pairs: Path
@@ -66,6 +70,8 @@ class Inputs:
             scores=score_files.load(root / "reports/scores"),
             curves=curves.load(root / "reports/curves"),
             numbers=_numbers(root / "reports/metrics"),
+            teacher=_optional(root / "reports/metrics/teacher.json") or {},
+            sweep=root / "reports/sweep",
             sizes=_optional(root / "reports/model_size.json"),
             ids=ids,
             pairs=pairs,
@@ -82,9 +88,9 @@ def build(root: Path, options: Options) -> list[Path]:
     inputs, out = Inputs.read(root), root / "reports"
     all_tables = make_tables(inputs, options)
     write_tables(out / "tables", all_tables)
-    plots = write_plots(out / "plots", inputs.curves, options.term_titles)
+    drawn = write_plots(out / "plots", inputs, options.term_titles)
     write_sheet(out / "before_after.png", inputs, options.sheet_images)
-    files.write_text(out / "index.html", page.render(_content(inputs, options, all_tables, plots)))
+    files.write_text(out / "index.html", page.render(_content(inputs, options, all_tables, drawn)))
     return [out / "tables", out / "plots", out / "before_after.png", out / "index.html"]
 
 
@@ -114,31 +120,60 @@ def write_tables(folder: Path, tables_: Sequence[Table]) -> None:
                 (aside / f"{table.name}.{suffix}").write_text(render(table), encoding="utf-8")
 
 
-def write_plots(folder: Path, runs: Sequence[curves.Curve], titles: Mapping[str, str]) -> list[page.Plot]:
-    """The curves as PNG and SVG, the students' in one plot, other runs in their own; the same for the page."""
+def write_plots(folder: Path, inputs: Inputs, titles: Mapping[str, str]) -> list[page.Plot]:
+    """Every plot as PNG and SVG; the same for the page."""
     plots = []
     with files.atomic_directory(folder) as aside:
-        for (stem, title), family in _families(runs).items():
-            figure = curves.draw(family, titles)
+        for stem, title, caption, figure, origin in figures(inputs, titles):
             svg = curves.to_svg(figure)
             (aside / f"{stem}.svg").write_bytes(svg)
             (aside / f"{stem}.png").write_bytes(curves.to_png(figure))
-            names = ", ".join(f"reports/curves/{curve.run}.csv" for curve in family)
-            origin = Provenance("measured", "logged while training", (("files", names),))
-            plots.append(page.Plot(title, _curve_caption(family), svg=svg.decode(), provenance=origin))
+            plots.append(page.Plot(title, caption, svg=svg.decode(), provenance=origin))
     return plots
+
+
+def figures(inputs: Inputs, titles: Mapping[str, str]) -> Iterator[tuple[str, str, str, Figure, Provenance]]:
+    """Stem, title, caption, figure and origin: students' losses, scores by image, other runs, the teacher's bins."""
+    families = _families(inputs.curves)
+    students = families.pop(STUDENT_CURVES, [])
+    if students:
+        yield _curves(STUDENT_CURVES, students, titles)
+    own = [run for run in inputs.scores if not run.external]
+    figure = plots.by_image(own)
+    if figure is not None:
+        caption = "Every test image under every method, hardest for bicubic on the left; hollow: baselines."
+        names = ", ".join(f"reports/scores/{run.method}.csv" for run in own)
+        yield "scores_by_image", "Scores, image by image", caption, figure, _measured("scored here", names)
+    for kind, family in families.items():
+        yield _curves(kind, family, titles)
+    bins = inputs.teacher.get("flow")
+    if bins:
+        caption = (
+            "Flow-matching loss on test photographs in each range of time. Below the Gaussian, the network knows more "
+            "of photographs than the mean and spread of each latent channel."
+        )
+        origin = _measured("measured by the teacher stage", "reports/metrics/teacher.json")
+        yield "teacher_flow", "What the teacher has learnt", caption, plots.flow_bins(bins), origin
+
+
+def _curves(
+    kind: tuple[str, str], family: Sequence[curves.Curve], titles: Mapping[str, str]
+) -> tuple[str, str, str, Figure, Provenance]:
+    dashes = " A dashed line marks a change of phase." if any(curve.boundaries for curve in family) else ""
+    caption = f"One panel a term, one line a run: pale, every logged step; strong, its moving average.{dashes}"
+    names = ", ".join(f"reports/curves/{curve.run}.csv" for curve in family)
+    return *kind, caption, curves.draw(family, titles), _measured("logged while training", names)
 
 
 def _families(runs: Sequence[curves.Curve]) -> dict[tuple[str, str], list[curves.Curve]]:
     families: dict[tuple[str, str], list[curves.Curve]] = {}
     for run in runs:
         families.setdefault(OTHER_CURVES.get(run.run, STUDENT_CURVES), []).append(run)
-    return dict(sorted(families.items(), key=lambda item: item[0] != STUDENT_CURVES))
+    return families
 
 
-def _curve_caption(family: Sequence[curves.Curve]) -> str:
-    dashes = " A dashed line marks a change of phase." if any(curve.boundaries for curve in family) else ""
-    return f"One panel a term, one line a run: pale, every logged step; strong, its moving average.{dashes}"
+def _measured(summary: str, names: str) -> Provenance:
+    return Provenance("measured", summary, (("files", names),))
 
 
 def write_sheet(path: Path, inputs: Inputs, count: int) -> None:
@@ -175,7 +210,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return result
 
 
-def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], plots: Sequence[page.Plot]) -> page.Content:
+def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], drawn: Sequence[page.Plot]) -> page.Content:
     chosen = sheet.pick(inputs.ids, options.page_images)
     shown = f"{len(chosen)} of the {len(inputs.ids)} test images, evenly spaced by name (report.page_images)."
     return page.Content(
@@ -190,7 +225,9 @@ def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], plot
         printed=all_tables[1:],
         exhibits=gallery.exhibits(inputs.pairs, inputs.restored, chosen, inputs.scores),
         exhibits_note=shown if len(chosen) < len(inputs.ids) else "",
-        plots=plots,
+        plots=drawn,
+        sweep=sweep.plots(inputs.sweep),
+        sweep_table=sweep.table(inputs.sweep),
         numbers=inputs.numbers,
     )
 

@@ -52,6 +52,7 @@ class Content:
     exhibits_note: str
     plots: Sequence[Plot]
     sweep: Sequence[Plot] = ()
+    sweep_table: Table | None = None
     numbers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 

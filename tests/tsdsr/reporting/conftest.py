@@ -44,28 +44,31 @@ def write_scores(folder: Path, method: str, means: Mapping[str, float | None], i
     metrics.write(scores, out, method=method, dataset="made-up", device=device, provenance=provenance)
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
+def make_workspace(root: Path) -> None:
     """A root folder with pairs, restored images, scores, curves and a stage's metrics."""
-    test = tmp_path / "data/pairs/test"
-    for folder in (test / "hq", test / "lq", *(tmp_path / "data/restored" / method for method in METHODS)):
+    test = root / "data/pairs/test"
+    for folder in (test / "hq", test / "lq", *(root / "data/restored" / method for method in METHODS)):
         folder.mkdir(parents=True)
     for seed, name in enumerate(IDS):
         hq = picture(seed)
         hq.save(test / "hq" / f"{name}.png")
         hq.resize((16, 16), Image.Resampling.BICUBIC).save(test / "lq" / f"{name}.png")
         for radius, method in enumerate(METHODS):
-            hq.filter(ImageFilter.GaussianBlur(1 + radius / 4)).save(
-                tmp_path / "data/restored" / method / f"{name}.png"
-            )
-    (tmp_path / "reports/scores").mkdir(parents=True)
+            hq.filter(ImageFilter.GaussianBlur(1 + radius / 4)).save(root / "data/restored" / method / f"{name}.png")
+    (root / "reports/scores").mkdir(parents=True)
     for index, method in enumerate(METHODS):
-        write_scores(
-            tmp_path / "reports/scores", method, {"psnr": 25.0 - index, "ssim": 0.8 - index / 10, "lpips": None}
-        )
-    (tmp_path / "reports/curves").mkdir()
+        write_scores(root / "reports/scores", method, {"psnr": 25.0 - index, "ssim": 0.8 - index / 10, "lpips": None})
+    (root / "reports/curves").mkdir()
     for variant in ("full", "wo_tsm-seed0"):
         rows = [f"{step},{1 / step},{'' if step < 6 else 2 / step}" for step in range(1, 12)]
-        (tmp_path / f"reports/curves/{variant}.csv").write_text("\n".join(["step,lpips,tsd", *rows]) + "\n")
-    files.write_json(tmp_path / "reports/metrics/teacher.json", {"vae": {"psnr": 28.5}})
+        (root / f"reports/curves/{variant}.csv").write_text("\n".join(["step,lpips,tsd", *rows]) + "\n")
+    losses = {"gaussian": 1.4, "mean": 1.9, "teacher": 1.1}
+    flow = {"t0000_0500": losses, "t0500_1000": losses}
+    files.write_json(root / "reports/metrics/teacher.json", {"vae_psnr_test": 28.5, "flow": flow})
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A root folder as the stages would leave it."""
+    make_workspace(tmp_path)
     return tmp_path

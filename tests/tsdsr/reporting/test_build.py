@@ -1,8 +1,10 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.tsdsr.reporting.conftest import picture
 from tsdsr import files
 from tsdsr.errors import UserError
 from tsdsr.reporting import build
@@ -32,7 +34,7 @@ def test_the_page_stands_alone(workspace: Path) -> None:
     assert "@import" not in text
     assert "Beware of &lt;this&gt;." in text
     assert "LPIPS loss, untrained features" in text
-    assert "vae.psnr" in text
+    assert "vae_psnr_test" in text
 
 
 def test_every_table_comes_in_every_format(workspace: Path) -> None:
@@ -45,7 +47,32 @@ def test_curves_of_the_teacher_stand_apart(workspace: Path) -> None:
     (workspace / "reports/curves/teacher.csv").write_text("step,vae\n1,0.5\n2,0.4\n")
     build.build(workspace, OPTIONS)
     names = {path.name for path in (workspace / "reports/plots").iterdir()}
-    assert names == {f"{stem}.{kind}" for stem in ("loss_curves", "teacher_curves") for kind in ("png", "svg")}
+    stems = ("loss_curves", "teacher_curves", "scores_by_image", "teacher_flow")
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
+
+
+def test_a_sweep_has_its_place(workspace: Path) -> None:
+    build.build(workspace, OPTIONS)
+    assert 'id="sweep"' not in (workspace / "reports/index.html").read_text()
+    folder = workspace / "reports/sweep"
+    folder.mkdir()
+    picture(0).save(folder / "parallel.png")
+    (folder / "trials.csv").write_text("trial,key,tsd.lambda,end,psnr,reason\n0,ab,0.5,finished,24.1,\n1,cd,0.7,,,x\n")
+    build.build(workspace, OPTIONS)
+    text = (workspace / "reports/index.html").read_text()
+    section = text[text.index('<section id="sweep"') : text.index('<section id="papers"')]
+    assert "parallel coordinates" in section
+    assert ">trial 1<" in section
+    assert 'data-value="24.1"' in section
+    assert 'data-text="finished"' in section
+
+
+def test_without_curves_and_metrics_the_page_still_stands(workspace: Path) -> None:
+    shutil.rmtree(workspace / "reports/curves")
+    shutil.rmtree(workspace / "reports/metrics")
+    build.build(workspace, OPTIONS)
+    names = {path.name for path in (workspace / "reports/plots").iterdir()}
+    assert names == {"scores_by_image.png", "scores_by_image.svg"}
 
 
 def test_what_is_missing_is_named(workspace: Path) -> None:

@@ -1,0 +1,156 @@
+"""The page in a browser: the divider moves, tables sort, figures tell their origin, nothing is logged or fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tsdsr.reporting import browser
+from tests.tsdsr.reporting.conftest import make_workspace
+from tsdsr.reporting import build
+
+EXECUTABLE = browser.find()
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here: apt-get install chromium")
+SPLIT = "document.querySelector('.stage').style.getPropertyValue('--split')"
+TABLE = "#table-table1 tbody:nth-of-type(3)"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    make_workspace(root)
+    build.build(root, build.Options(2, 24, "tiny"))
+    return root / "reports/index.html"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
+    assert EXECUTABLE is not None
+    with browser.browser(EXECUTABLE, tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(tab: browser.Page, report: Path) -> Iterator[browser.Page]:
+    """The freshly loaded page; whatever a test does, nothing may be logged, and nothing fetched but the file itself."""
+    tab.errors.clear()
+    tab.requests.clear()
+    tab.open(report)
+    yield tab
+    tab.run("1")  # whatever was logged last comes before this answer
+    assert tab.errors == []
+    assert [url for url in tab.requests if not url.startswith("data:")] == [report.as_uri()]
+
+
+def _split(page: browser.Page) -> float:
+    return float(page.run(SPLIT).rstrip("%"))
+
+
+def test_the_divider_follows_mouse_keys_and_finger(page: browser.Page) -> None:
+    left, top, width, height = page.box(".stage")
+    middle = top + height / 2
+    assert _split(page) == 50
+    page.drag((left + width * 0.5, middle), (left + width * 0.4, middle), (left + width * 0.25, middle))
+    assert _split(page) == pytest.approx(25, abs=4)
+    page.key("ArrowRight", "ArrowRight", 39)
+    assert _split(page) == pytest.approx(26, abs=4)
+    before = _split(page)
+    page.swipe((left + width * 0.3, middle), (left + width * 0.5, middle), (left + width * 0.75, middle))
+    assert _split(page) > before + 20
+
+
+def test_the_divider_shows_one_picture_on_each_side(page: browser.Page) -> None:
+    seen = "Array.from(document.querySelectorAll('#image-barn .stage img:not([hidden])'), (i) => i.dataset.version)"
+    assert page.run(seen) == ["bicubic", "full"]
+    assert page.run("getComputedStyle(document.querySelector('#image-barn img.is-left')).clipPath").startswith("inset(")
+    page.key("7", "Digit7", 55)
+    assert page.run(seen) == ["bicubic", "hq"]
+    page.key("!", "Digit1", 49, shift=True)
+    assert page.run(seen) == ["lq", "hq"]
+    assert page.run("document.querySelector('#image-coast .tag.right').textContent") == "HQ"
+    assert page.run("document.getElementById('right').value") == "hq"
+
+
+def test_pictures_and_crops_are_really_decoded(page: browser.Page) -> None:
+    page.run("Promise.all(Array.from(document.images, (i) => i.decode().then(() => 0)))")
+    assert page.run("Array.from(document.images).every((i) => i.naturalWidth > 0)")
+    assert page.run("document.querySelectorAll('#image-barn .crop-row').length") == 2
+
+
+def _column(page: browser.Page, column: int) -> list[str]:
+    cells = f"document.querySelectorAll('{TABLE} tr.row > :nth-child({column})')"
+    values: list[str] = page.run(f"Array.from({cells}, (cell) => cell.textContent.trim())")
+    return values
+
+
+def test_tables_sort_better_first_then_worse_then_as_they_were(page: browser.Page) -> None:
+    original = _column(page, 2)
+    assert original == ["27.92", "27.77", "28.38", "27.77"]
+    heading = "#table-table1 thead tr:last-child th:nth-child(2)"
+    page.click(f"{heading} button")
+    assert _column(page, 2) == ["28.38", "27.92", "27.77", "27.77"]
+    assert page.run(f"document.querySelector('{heading}').getAttribute('aria-sort')") == "descending"
+    page.click(f"{heading} button")
+    assert _column(page, 2) == ["27.77", "27.77", "27.92", "28.38"]
+    page.click(f"{heading} button")
+    assert _column(page, 2) == original
+
+
+def test_lower_is_better_sorts_ascending_and_groups_stay_apart(page: browser.Page) -> None:
+    groups = "Array.from(document.querySelectorAll('#table-table1 tr.group'), (row) => row.textContent.trim())"
+    before = page.run(groups)
+    page.click("#table-table1 thead tr:last-child th:nth-child(4) button")
+    assert _column(page, 4) == sorted(_column(page, 4))
+    assert page.run(groups) == before
+
+
+def test_empty_cells_sort_last(page: browser.Page) -> None:
+    column = "#table-table3 thead tr:last-child th:nth-child(4) button"
+    texts = "Array.from(document.querySelectorAll('#table-table3 tbody tr.row td:nth-child(4)'), (c) => c.textContent)"
+    page.click(column)
+    first = page.run(texts)
+    page.click(column)
+    assert first[-9:] == sorted(first[-9:], key=float), "the second group holds figures only"
+    assert set(first[:-9]) == {"—"}
+
+
+def test_a_figure_tells_where_it_comes_from(page: browser.Page) -> None:
+    card = "document.getElementById('origin')"
+    assert page.run(f"{card}.hidden") is True
+    page.click("#table-table4 tbody tr.row td")
+    assert page.run(f"{card}.hidden") is False
+    text = page.run(f"{card}.innerText")
+    assert "interval" in text
+    assert "run-full" in text
+    assert "c0ffee" in text
+    page.key("Escape", "Escape", 27)
+    assert page.run(f"{card}.hidden") is True
+
+
+def test_an_empty_cell_tells_why(page: browser.Page) -> None:
+    page.run("document.querySelector('#table-table4 td.empty').focus()")
+    assert "weights absent" in page.run("document.getElementById('origin').innerText")
+
+
+def test_the_theme_changes_and_charts_with_it(page: browser.Page) -> None:
+    page.run("localStorage.clear()")
+    ink = "getComputedStyle(document.querySelector('.chart svg text')).fill"
+    back = "getComputedStyle(document.body).backgroundColor"
+    page.click("#theme")
+    light = page.run(f"[{ink}, {back}]")
+    page.click("#theme")
+    dark = page.run(f"[{ink}, {back}]")
+    assert light[0] != dark[0]
+    assert light[1] != dark[1]
+    assert page.run("document.documentElement.dataset.theme") == "dark"
+    page.run("localStorage.clear()")
+
+
+def test_nothing_overflows_on_a_phone(page: browser.Page) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+    try:
+        assert page.run("document.documentElement.scrollWidth") <= 390
+    finally:
+        page.call("Emulation.clearDeviceMetricsOverride")
