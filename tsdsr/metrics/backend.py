@@ -59,12 +59,21 @@ def build(metric: Metric, device: torch.device, folders: Sequence[str | Path] = 
 
 
 def scorer(metric: Metric, device: torch.device, folders: Sequence[str | Path] = ()) -> Score:
-    """A function (images, references or None), each (B, 3, H, W) in [0, 1] -> float64 scores (B,) on the CPU."""
+    """A function (images, references or None), each (B, 3, H, W) in [0, 1] -> float64 scores (B,) on the CPU.
+
+    An image that has no score (NIQE of one without texture has a singular model) gets NaN, alone.
+    """
     model = build(metric, device, folders)
 
     def score(images: Tensor, references: Tensor | None) -> Tensor:
         arguments = (images, references) if metric.needs_reference else (images,)
-        return model(*arguments).detach().reshape(-1).to("cpu", torch.float64)
+        try:
+            return model(*arguments).detach().reshape(-1).to("cpu", torch.float64)
+        except torch.linalg.LinAlgError:
+            if len(images) == 1:
+                return torch.tensor([torch.nan], dtype=torch.float64)
+            halves = (slice(0, len(images) // 2), slice(len(images) // 2, None))
+            return torch.cat([score(images[rows], None if references is None else references[rows]) for rows in halves])
 
     return score
 

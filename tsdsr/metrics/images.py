@@ -123,7 +123,8 @@ def _match(
         by_stem.setdefault(Path(name).stem, []).append(name)
     pairs: dict[str, tuple[Path, Path | None]] = {}
     problems, used = [], set()
-    for name, path in files.items():
+    exact_first = sorted(files, key=lambda name: name not in references)
+    for name in exact_first:
         same_stem = by_stem.get(Path(name).stem, [])
         match = name if name in references else same_stem[0] if len(same_stem) == 1 else None
         if match is None:
@@ -132,9 +133,9 @@ def _match(
             problems.append(Problem(name, f"a second restored image for the reference {match}"))
         else:
             used.add(match)
-            pairs[name] = (path, references[match])
+            pairs[name] = (files[name], references[match])
     problems += [Problem(name, "a reference without a restored image") for name in references if name not in used]
-    return pairs, problems
+    return dict(sorted(pairs.items())), problems
 
 
 def _open(path: Path) -> Picture:

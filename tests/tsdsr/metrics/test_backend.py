@@ -101,6 +101,14 @@ def test_niqe_tells_a_photograph_from_noise(photograph: np.ndarray) -> None:
     assert 1 < score("niqe", photograph) < 8 < score("niqe", noise)
 
 
+def test_an_image_without_texture_has_no_niqe_and_costs_no_other_its_score(photograph: np.ndarray) -> None:
+    flat = tensor(np.full_like(photograph, 128))
+    batch = torch.cat([tensor(photograph), flat, tensor(photograph)])
+    scores = backend.scorer(METRICS["niqe"], CPU)(batch, None)
+    assert scores.isnan().tolist() == [False, True, False]
+    assert scores[0] == pytest.approx(score("niqe", photograph), abs=1e-9)
+
+
 def test_two_passes_equal_one_convolution() -> None:
     images = torch.rand(2, 1, 20, 23, dtype=torch.float64)
     column, row = torch.rand(7, dtype=torch.float64), torch.rand(5, dtype=torch.float64)

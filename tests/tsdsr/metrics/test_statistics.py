@@ -1,0 +1,62 @@
+"""Intervals that cover what they should, and pairs that see what means hide."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tsdsr.metrics import mean_interval, paired_difference
+
+
+def test_the_interval_of_normal_values_is_near_the_formula() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    interval = mean_interval(values)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert interval.mean == pytest.approx(values.mean())
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_nineteen_of_twenty_intervals_hold_the_true_mean() -> None:
+    random = np.random.default_rng(1)
+    intervals = [mean_interval(random.normal(0, 1, 40)) for _ in range(200)]
+    held = sum(interval.low < 0 < interval.high for interval in intervals)  # type: ignore[operator]
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def test_equal_input_gives_equal_intervals_and_seeds_differ() -> None:
+    values = np.random.default_rng(2).normal(size=30)
+    assert mean_interval(values, seed=1) == mean_interval(values, seed=1)
+    assert mean_interval(values, seed=1).low != mean_interval(values, seed=2).low
+
+
+def test_one_value_has_no_interval_and_none_or_nan_is_refused() -> None:
+    assert mean_interval([4.0]).low is None
+    assert not mean_interval([4.0]).excludes_zero
+    for values in ([], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="finite"):
+            mean_interval(values)
+
+
+def test_more_images_than_one_block_of_draws() -> None:
+    values = np.random.default_rng(3).normal(5, 1, 3000)
+    interval = mean_interval(values)
+    assert interval.low == pytest.approx(values.mean() - 1.96 / 3000**0.5, abs=0.01)
+
+
+def test_pairing_finds_a_small_gain_under_a_large_spread() -> None:
+    random = np.random.default_rng(4)
+    difficulty = random.normal(25, 5, 60)
+    theirs = {f"{index}.png": float(value) for index, value in enumerate(difficulty)}
+    ours = {name: value + 0.2 + float(random.normal(0, 0.1)) for name, value in theirs.items()}
+    difference = paired_difference(ours, theirs)
+    assert difference.excludes_zero
+    assert difference.mean == pytest.approx(0.2, abs=0.05)
+    assert mean_interval(list(ours.values())).low < mean_interval(list(theirs.values())).mean  # type: ignore[operator]
+
+
+def test_pairing_takes_the_images_that_both_have() -> None:
+    difference = paired_difference({"a": 3.0, "b": 5.0, "c": 100.0}, {"b": 4.0, "a": 2.0, "d": -100.0})
+    assert (difference.mean, difference.images) == (1.0, 2)
+    with pytest.raises(ValueError, match="no scored image in common"):
+        paired_difference({"a": 1.0}, {"b": 1.0})
