@@ -26,6 +26,7 @@ from tsdsr.metrics import command
 logger = logging.getLogger(__name__)
 
 TEST, TEACHER, STUDENT = Path("data/pairs/test"), Path("data/teacher"), Path("data/students/full")
+MANIFEST = Path("data/pairs/manifest.json")
 RESTORED, SCORES, METRICS = Path("data/restored"), Path("reports/scores"), Path("reports/metrics")
 EXTERNAL = "outputs"  # in the provenance of scores whose images were made elsewhere: their folder
 TEST_SET = "test"  # the name of our own test set among the data sets
@@ -40,14 +41,10 @@ def evaluate(params: Params) -> bool:
     _check_external(params)
     _drop_former_external(params)
     executor = scoring_workers.executor(params)
-    baselines = {
-        "bicubic": restorers.bicubic(params.data.scale),
-        "round_trip": restorers.round_trip(TEACHER, params.data.scale, params.teacher.use_shift),
-    }
     with tracking.parent(params):
         results = {"full": evaluate_student(params, STUDENT, "full", executor=executor)}
-        for name, restorer in baselines.items():
-            restore(PairFolder(TEST), restorer, RESTORED / name)
+        for name, baseline in restorers.BASELINES.items():
+            restore(PairFolder(TEST), baseline(params, TEACHER), RESTORED / name)
             results[name] = score(params, name, executor=executor)
         for entry in params.evaluate.external:
             results[_external_name(entry)] = _score_external(params, entry, executor)
@@ -140,6 +137,9 @@ def _score(
         run.metrics({f"{dataset}/{key}": value for key, value in scores.means().items()})
         for path in (out, metrics.json_path(out)):
             run.artifact(path, "scores")
+        if dataset == TEST_SET:
+            run.artifact(restored, "restored")
+            run.dataset("test pairs", MANIFEST, "evaluation")
     logger.info("%s", command.describe(summary))
     return Result(summary)
 

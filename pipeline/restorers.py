@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional
 
 from tsdsr import compat
+from tsdsr.config import Params
 
 compat.apply()  # diffusers imports torchvision
 
@@ -49,6 +50,13 @@ def round_trip(teacher: str | Path, scale: int, use_shift: bool) -> Restorer:
         return _to_uint8(result.permute(1, 2, 0).numpy() / 2 + 0.5)
 
     return restore
+
+
+# The baselines that stand beside the student in every table: name -> how to make one. One row each.
+BASELINES: dict[str, Callable[[Params, Path], Restorer]] = {
+    "bicubic": lambda params, teacher: bicubic(params.data.scale),
+    "round_trip": lambda params, teacher: round_trip(teacher, params.data.scale, params.teacher.use_shift),
+}
 
 
 def student(teacher: str | Path, directory: str | Path, scale: int, color: str) -> Restorer:

@@ -31,6 +31,9 @@ class Recorder:
     def artifact(self, path: Path, folder: str | None = None) -> None:
         self.artifacts.append(Path(path).name)
 
+    def dataset(self, name: str, manifest: Path, context: str) -> None:
+        self.artifacts.append(f"{name} for {context}, {manifest}")
+
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
@@ -94,7 +97,8 @@ def test_a_student_is_restored_scored_written_and_logged(
     }
     assert set(result.means) == {"psnr", "ssim", "niqe"}
     assert recorded["full"].logged == {f"test/{name}": value for name, value in result.means.items()}
-    assert recorded["full"].artifacts == ["full.csv", "full.json"]
+    dataset = "test pairs for evaluation, data/pairs/manifest.json"
+    assert recorded["full"].artifacts == ["full.csv", "full.json", "full", dataset]
 
 
 def test_equal_input_gives_equal_bytes(workplace: Path, small: Params, recorded: dict[str, Recorder]) -> None:
@@ -109,7 +113,7 @@ def test_the_stage_scores_the_student_its_baselines_and_other_methods(
     workplace: Path, small: Params, recorded: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(restorers, "student", lambda *_: restorers.bicubic(4))
-    monkeypatch.setattr(restorers, "round_trip", lambda *_: darker)
+    monkeypatch.setitem(restorers.BASELINES, "round_trip", lambda *_: darker)
     external = [{"name": "Other Net", "dataset": "mine", "dir": "theirs"}]
     params = small.overlay({"evaluate": {"external": external, "references": {"mine": "data/pairs/test/hq"}}})
     save(workplace / "theirs/p0.png", darker(restorers.read("data/pairs/test/lq/p0.png")))

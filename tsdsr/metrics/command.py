@@ -57,8 +57,10 @@ def run(args: argparse.Namespace) -> int:
 def describe(summary: dict) -> str:
     """The means of a summary, one metric a line."""
     lines = [
-        f"{summary['method']} on {summary['dataset']}: {summary['images']} images" + " (partial)" * summary["partial"]
+        f"{summary['method']} on {summary['dataset_label']}: {summary['images']} images"
+        + " (partial)" * summary["partial"]
     ]
+    lines += [f"  note: {departure}" for departure in summary["departures"]]
     for row in summary["metrics"].values():
         if row["mean"] is None:
             lines.append(f"  {row['label']:8}         - {row['reason']}")

@@ -16,6 +16,7 @@ import torch
 
 from tsdsr.errors import UserError
 from tsdsr.files import write_json, write_text
+from tsdsr.metrics import datasets
 from tsdsr.metrics.registry import COLUMNS, Metric
 from tsdsr.metrics.scoring import Scores
 from tsdsr.metrics.statistics import LEVEL, RESAMPLES, Interval, mean_interval, paired_difference
@@ -107,6 +108,8 @@ def summarise(
     return {
         "method": method,
         "dataset": dataset,
+        "dataset_label": datasets.label(dataset),
+        "departures": datasets.departures(dataset, len(scores.names), scores.sides),
         "images": len(scores.names),
         "partial": scores.partial,
         "problems": [asdict(problem) for problem in scores.problems],

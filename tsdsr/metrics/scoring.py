@@ -72,6 +72,7 @@ class Scores:
         dataset: metric -> the number of the whole folder, for metrics that score folders.
         reasons: metric -> why its column is empty.
         problems: every fault of the input and every image without a score; not empty = the results are partial.
+        sides: every height and width among the images, in pixels.
         weights: metric -> weights -> sha256.
         computed: number of image scores that were computed now, not looked up.
     """
@@ -82,6 +83,7 @@ class Scores:
     dataset: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    sides: set[int] = field(default_factory=set)
     weights: dict[str, dict[str, str]] = field(default_factory=dict)
     computed: int = 0
 
@@ -171,7 +173,8 @@ def score_folder(
     device = device or choose_device()
     items, problems = collect(restored, reference)
     wanted = select(None if metrics is None else list(metrics))
-    scores = Scores([item.name for item in items], wanted, problems=problems)
+    sides = {side for item in items for side in item.shape}
+    scores = Scores([item.name for item in items], wanted, problems=problems, sides=sides)
     _find_reasons(scores, reference is not None, weights_folders)
     usable = [metric for metric in wanted if metric.name not in scores.reasons]
     scores.problems += too_small(items, usable)

@@ -59,6 +59,15 @@ def test_the_json_holds_means_intervals_reasons_and_provenance(scores: metrics.S
     assert {"hardware", "packages", "device"} <= summary["provenance"].keys()
 
 
+def test_a_departure_from_the_published_test_set_is_noted(scores: metrics.Scores, tmp_path: Path) -> None:
+    scores.sides = {512, 500}
+    summary = metrics.write(scores, tmp_path / "out.csv", method="m", dataset="drealsr", device=CPU)
+    assert summary["dataset_label"] == "DRealSR"
+    assert [note.split(";")[0] for note in summary["departures"]] == ["2 images", "sides of 500, 512 px"]
+    assert "note: 2 images; the published scores of DRealSR are over 93" in command.describe(summary)
+    assert not write(scores, tmp_path / "other.csv")["departures"]
+
+
 def test_equal_scores_give_equal_bytes(scores: metrics.Scores, tmp_path: Path) -> None:
     for name in ("x", "y"):
         write(scores, tmp_path / f"{name}.csv")
