@@ -1,0 +1,106 @@
+"""The one-way rules of docs/architecture.md, and the promise that every key of params.yaml is read, on the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+LIBRARY = sorted((ROOT / "tsdsr").rglob("*.py"))
+PIPELINE = sorted((ROOT / "pipeline").glob("*.py"))
+ORCHESTRATION = {"ray", "mlflow", "dvc", "optuna"}
+
+# Who may import whom inside tsdsr; modules that are no package (flow, config, files, ...) are everybody's.
+ALLOWED = {
+    "models": set(),
+    "losses": set(),
+    "degradation": set(),
+    "metrics": {"weights"},
+    "data": {"degradation", "models"},
+    "training": {"models", "losses", "data", "metrics", "degradation"},
+    "inference": {"models", "data", "metrics"},
+    "reporting": {"metrics", "data"},
+    "compression": {"models", "losses", "data", "training", "metrics", "inference"},
+    "weights": set(),
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_library_knows_nothing_of_the_pipeline():
+    for path in LIBRARY:
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert not roots & (ORCHESTRATION | {"pipeline", "tests", "benchmarks"}), relative(path)
+
+
+def test_imports_inside_the_library_go_one_way():
+    packages = {folder.name for folder in (ROOT / "tsdsr").iterdir() if (folder / "__init__.py").is_file()}
+    assert packages <= ALLOWED.keys(), "a new package: say here and in docs/architecture.md what it may import"
+    for path in LIBRARY:
+        area = path.relative_to(ROOT).parts[1]
+        used = {name.split(".")[1] for name in imported(path) if name.startswith("tsdsr.")} & packages - {area}
+        assert area not in packages or used <= ALLOWED[area], (relative(path), used)
+
+
+def test_nothing_is_unpickled():
+    for path in (*LIBRARY, *PIPELINE):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"pickle\.loads?\(|allow_pickle=True|weights_only=False|joblib\.load", text), path
+        for call in re.finditer(r"torch\.load\((?:[^()]|\([^()]*\))*\)", text):
+            assert "weights_only=True" in call[0], path
+
+
+def leaves(values: dict, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The key paths of a mapping that hold no mapping themselves."""
+    found = []
+    for key, value in values.items():
+        found += leaves(value, (*prefix, key)) if isinstance(value, dict) and value else [(*prefix, key)]
+    return found
+
+
+# Keys of mappings whose keys are the reader's own names (kinds, variants, phases ...), not fields of the config.
+FREE = ("phases", "variants", "kinds", "references", "losses", "space", "external")
+PYTHON_NAMES = {"lambda": "lam"}
+
+
+def test_every_key_of_params_is_read():
+    """A key that nothing reads is a knob that does nothing. Reading is attribute access outside of config.py."""
+    read = set()
+    for path in (*LIBRARY, *PIPELINE):
+        if path.name == "config.py":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        read |= {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    unread = []
+    for path in leaves(params):
+        fields = path[: next((i + 1 for i, key in enumerate(path) if key in FREE), len(path))]
+        if any(PYTHON_NAMES.get(key, key) not in read for key in fields):
+            unread.append(".".join(path))
+    assert not unread
+
+
+def test_files_stay_of_one_idea():
+    """Long files are where sections hide."""
+    long = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in (*LIBRARY, *PIPELINE)}
+    limit = 450
+    assert not {name: lines for name, lines in long.items() if lines > limit and not name.endswith("config.py")}
