@@ -143,7 +143,7 @@ class Progress:
             self._bar = tqdm(total=self._total)
             self._bar.update(step - 1)
         terms = " ".join(f"{name} {values[name]:.4g}" for name in (*LOSSES, "fake_score") if name in values)
-        self._bar.set_description(f"distill {self._name}: {terms}")
+        self._bar.set_description(f"distill {self._name} {terms}".rstrip())
         self._bar.update(1)
 
     def close(self) -> None:

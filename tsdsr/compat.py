@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +20,7 @@ def apply() -> None:
     """Apply every work-around once per process. Must run before the first import of torchvision."""
     _declare_torchvision_operators()
     _alias_functional_tensor()
+    _quiet()
 
 
 def _declare_torchvision_operators() -> None:
@@ -56,6 +59,17 @@ def _alias_functional_tensor() -> None:
     if name in sys.modules or importlib.util.find_spec("torchvision") is None:
         return
     sys.modules[name] = importlib.import_module("torchvision.transforms._functional_tensor")
+
+
+def _quiet() -> None:
+    """Drop warnings about what is meant: several adapters on one model (PEFT), lpips's old spelling of torchvision's
+    arguments, and bitsandbytes (brought by another package, used by none) missing a kernel of its own.
+
+    Ends when those libraries stop warning.
+    """
+    warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+    warnings.filterwarnings("ignore", module="torchvision.models._utils")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 _KEPT_ALIVE: list[object] = []
