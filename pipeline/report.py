@@ -21,6 +21,9 @@ TERM_TITLES = {
     "student_grad_norm": "Student's gradient norm",
     "fake_score_grad_norm": "Fake score's gradient norm",
     "student_lr": "Student's learning rate",
+    "vae_reconstruction": "Autoencoder's reconstruction",
+    "vae_divergence": "Autoencoder's KL divergence",
+    "flow": "Flow matching",
 }
 
 

@@ -239,6 +239,6 @@ def _facts(scores: Sequence[MethodScores]) -> list[page.Fact]:
     facts = []
     for method, mean in means.items():
         if mean is not None:
-            gain = "" if floor is None or method == "round_trip" else f"{mean - floor:+.2f} dB on the round trip"
+            gain = "" if floor is None or method == "round_trip" else f"{mean - floor:+.2f} dB over the round trip"
             facts.append(page.Fact(f"PSNR, {score_files.method_label(method)}", f"{mean:.2f} dB", gain))
     return facts

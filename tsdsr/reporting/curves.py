@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tsdsr.errors import UserError
+from tsdsr.reporting.scores import method_label
 
 PALETTE = ("#3b78c9", "#d97b29", "#2a937a", "#9c62c0", "#c94f5f", "#8a7a3d", "#5f7f95")
 INK, FAINT = "#22272e", "#b9c0c8"
@@ -35,6 +36,7 @@ STYLE: Mapping[str, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "axes.grid.axis": "y",
     "grid.color": FAINT,
     "grid.linewidth": 0.5,
@@ -120,22 +122,22 @@ def _panel(panel: Axes, name: str, curves: Sequence[Curve], title: str) -> None:
 
 def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
     handles = [
-        matplotlib.lines.Line2D([], [], color=PALETTE[index % len(PALETTE)], label=curve.run)
+        matplotlib.lines.Line2D([], [], color=PALETTE[index % len(PALETTE)], label=method_label(curve.run))
         for index, curve in enumerate(curves)
     ]
     if handles:
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 6))
 
 
-def smooth(values: Sequence[float], half_life: float = 3.0) -> list[float]:
-    """Exponential moving average, corrected for its start, so that the first value is the first value."""
-    keep = 0.5 ** (1 / half_life)
-    total = weight = 0.0
+def smooth(values: Sequence[float], width: float = 2.0) -> list[float]:
+    """Moving average with a Gaussian window (`width`: its standard deviation, in logged steps), which does not lag."""
+    reach = math.ceil(3 * width)
+    weights = [math.exp(-0.5 * (offset / width) ** 2) for offset in range(-reach, reach + 1)]
     result = []
-    for value in values:
-        total = keep * total + (1 - keep) * value
-        weight = keep * weight + (1 - keep)
-        result.append(total / weight)
+    for place in range(len(values)):
+        near = range(max(0, place - reach), min(len(values), place + reach + 1))
+        shares = [weights[other - place + reach] for other in near]
+        result.append(sum(share * values[other] for share, other in zip(shares, near, strict=True)) / sum(shares))
     return result
 
 

@@ -24,7 +24,7 @@ def flow_bins(bins: Mapping[str, Mapping[str, float]]) -> Figure:
     """
     known = [name for name in FLOW_PREDICTORS if all(name in losses for losses in bins.values())]
     with matplotlib.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+        figure = Figure(figsize=(10.2, 2.9), layout="constrained")
         panel = figure.subplots()
         width = 0.8 / len(known)
         for index, name in enumerate(known):

@@ -75,10 +75,10 @@ def compose(headings: Sequence[str], rows: Sequence[Sequence[Tile]], reference: 
 
 
 def scores_line(scores: Mapping[str, float]) -> str:
-    """`PSNR 25.31 dB  SSIM 0.712`, of what there is."""
+    """`PSNR 25.31 dB, SSIM 0.712`, of what there is."""
     parts = []
     if "psnr" in scores:
         parts.append(f"PSNR {scores['psnr']:.2f} dB")
     if "ssim" in scores:
         parts.append(f"SSIM {scores['ssim']:.3f}")
-    return "  ".join(parts)
+    return ", ".join(parts)

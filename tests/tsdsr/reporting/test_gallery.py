@@ -40,5 +40,5 @@ def test_an_exhibit_holds_every_method_between_lq_and_hq(workspace: Path) -> Non
     keys = ["lq", "bicubic", "round_trip", "full", "wo_dasm-seed0", "wo_tsm-seed0", "hq"]
     assert [version.key for version in coast.versions] == keys
     assert [version.key for version in barn.versions] == [key for key in keys if key != "wo_tsm-seed0"]
-    assert coast.versions[3].scores == "PSNR 26.00 dB  SSIM 1.800"
+    assert coast.versions[3].scores == "PSNR 26.00 dB, SSIM 1.800"
     assert all(len(version.crops) == len(coast.boxes) == 2 for version in coast.versions)

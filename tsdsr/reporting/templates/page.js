@@ -1,6 +1,7 @@
 "use strict";
 (() => {
   const all = (selector, within = document) => Array.from(within.querySelectorAll(selector));
+  const line = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
 
   // --- theme: automatic, light, dark; kept where the browser lets a page from disk keep anything
   const themes = ["auto", "light", "dark"];
@@ -65,8 +66,8 @@
     const name = (image) => image.alt.slice(image.alt.indexOf(", ") + 2);
     exhibit.querySelector(".tag.left").textContent = name(before);
     exhibit.querySelector(".tag.right").textContent = name(after);
-    const lines = [before, after].filter((image) => image.dataset.scores).map((image) => `${name(image)}: ${image.dataset.scores}`);
-    exhibit.querySelector(".scores").textContent = lines.join("   ");
+    const scored = [before, after].filter((image) => image.dataset.scores);
+    exhibit.querySelector(".scores").replaceChildren(...scored.map((image) => line("span", `${name(image)} ${image.dataset.scores}`)));
   };
   const showAll = () => exhibits.forEach(show);
   const split = (input) => { input.parentElement.style.setProperty("--split", `${input.value}%`); };
@@ -96,7 +97,6 @@
   const origins = JSON.parse(document.getElementById("origins").textContent);
   const card = document.getElementById("origin");
   let pinned = null;
-  const line = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
   const fill = (entry) => {
     card.replaceChildren(...entry.lines.map((text) => line("p", text)));
     if (entry.summary) card.append(line("p", entry.summary));
