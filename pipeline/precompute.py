@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pipeline import stage
 from pipeline.teacher import read_image
 from tsdsr.config import Params
-from tsdsr.data.cache import NULL_PROMPT, LatentCache, Sample
+from tsdsr.data.cache import NULL_PROMPT, LatentCache, Sample, mirrored
 from tsdsr.data.pairs import PairFolder
 from tsdsr.models import teacher as teachers
 from tsdsr.models import text
@@ -66,10 +66,12 @@ def _samples(params: Params, folder: PairFolder, teacher: Path) -> Iterator[Samp
     with tqdm(total=len(folder), desc="precompute: latents", unit="image") as bar:
         for start in range(0, len(folder), rows):
             names = folder.ids[start : start + rows]
-            images = torch.stack([read_image(folder.hq_path(name)) for name in names])
-            latents = codec.encode(images.to(_device())).cpu()
-            for name, latent in zip(names, latents, strict=True):
+            images = torch.stack([read_image(folder.hq_path(name)) for name in names]).to(_device())
+            for name, latent in zip(names, codec.encode(images).cpu(), strict=True):
                 yield Sample(name, folder.caption(name), latent)
+            if params.precompute.flips:
+                for name, latent in zip(names, codec.encode(images.flip(-1)).cpu(), strict=True):
+                    yield Sample(mirrored(name), folder.caption(name), latent)
             bar.update(len(names))
 
 

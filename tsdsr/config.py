@@ -181,6 +181,7 @@ class PrecomputeConfig(Section):
     dtype: Literal["float32", "bfloat16"]
     batch_size: Count
     shard_rows: Count
+    flips: bool
 
 
 class LoRAConfig(Section):
@@ -259,6 +260,11 @@ class CheckpointConfig(Section):
     keep: Count
 
 
+class AugmentConfig(Section):
+    crop_size: Annotated[int, Field(ge=16, multiple_of=16)] | None
+    flip: bool
+
+
 class DistillConfig(Section):
     steps: Count
     batch_size: Count
@@ -267,6 +273,7 @@ class DistillConfig(Section):
     threads_per_worker: Count
     device: Literal["auto", "cpu", "cuda"]
     degradation: Literal["online", "offline"]
+    augment: AugmentConfig
     precision: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
     low_memory: bool

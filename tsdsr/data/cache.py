@@ -172,6 +172,11 @@ class LatentCache:
             files.write_json(aside / MANIFEST, manifest)
 
 
+def mirrored(name: str) -> str:
+    """The id under which the latent of a pair's mirror image is stored: an encoder does not commute with mirroring."""
+    return f"{name}~mirrored"
+
+
 def encode(tensor: Tensor, dtype: str) -> bytes:
     """A tensor's values as stored."""
     stored, integer = DTYPES[dtype]

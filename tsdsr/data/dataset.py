@@ -7,6 +7,7 @@ goes on at the exact sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from tsdsr import seeding
-from tsdsr.data.cache import LatentCache
+from tsdsr.data.cache import LatentCache, mirrored
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
 
@@ -58,18 +59,33 @@ class DistillationData:
         cache: the latents of their HQ images, and captions.
         seed: of the order.
         degrade: makes each epoch's own LQ images from the HQ ones; None reads those on disk in every epoch.
+        crop_size: side in HQ pixels of a random crop, the same of LQ, HQ and latent, at a place that all three have
+            pixels for; None = the whole pair.
+        flip: mirror half of the samples; the cache must hold the mirror images' latents (`precompute.flips`).
 
     Raises:
-        UserError: when the cache lacks a pair, naming what to run.
+        UserError: when the cache lacks a pair, or a crop does not fit, saying what to do.
     """
 
-    def __init__(self, pairs: PairFolder, cache: LatentCache, *, seed: int, degrade: Degrade | None = None) -> None:
+    def __init__(
+        self,
+        pairs: PairFolder,
+        cache: LatentCache,
+        *,
+        seed: int,
+        degrade: Degrade | None = None,
+        crop_size: int | None = None,
+        flip: bool = False,
+    ) -> None:
         self.pairs, self.cache, self.seed, self.degrade = pairs, cache, seed, degrade
+        self.crop_size, self.flip = crop_size, flip
         self._row = {name: row for row, name in enumerate(cache.ids)}
-        missing = [name for name in pairs.ids if name not in self._row]
+        wanted = [*pairs.ids, *(mirrored(name) for name in pairs.ids if flip)]
+        missing = [name for name in wanted if name not in self._row]
         if missing:
             raise UserError(
-                f"{len(missing)} training pairs have no cached latent (first: {missing[0]}); run `dvc repro precompute`"
+                f"{len(missing)} training images lack a cached latent (first: {missing[0]}); run `dvc repro precompute`"
+                + (", with precompute.flips: true" if flip else "")
             )
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
@@ -82,18 +98,9 @@ class DistillationData:
         return self.pairs.ids[self._permutation(epoch)[place]]
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        names = [self.name(position) for position in positions]
-        rows = [self._row[name] for name in names]
-        images = [self._images(name, position // len(self)) for name, position in zip(names, positions, strict=True)]
-        prompts = [self.cache.prompt(row) for row in rows]
-        return Batch(
-            lq=torch.stack([lq for lq, _ in images]),
-            hq=torch.stack([hq for _, hq in images]),
-            z=torch.stack([self.cache.latent(row) for row in rows]),
-            embeds=torch.stack([prompt.embeds for prompt in prompts]).float(),
-            pooled=torch.stack([prompt.pooled for prompt in prompts]).float(),
-            positions=tuple(positions),
-        )
+        samples = [self._sample(position) for position in positions]
+        lq, hq, z, embeds, pooled = (torch.stack(list(parts)) for parts in zip(*samples, strict=True))
+        return Batch(lq, hq, z, embeds.float(), pooled.float(), tuple(positions))
 
     def prefetched(self, wanted: Sequence[Sequence[int]]) -> Iterator[Batch]:
         """The batches of these positions, each read in the background while the one before is used."""
@@ -105,13 +112,42 @@ class DistillationData:
                     waiting.append(reader.submit(self.batch, wanted[upcoming + 2]))
                 yield batch
 
-    def _images(self, name: str, epoch: int) -> tuple[Tensor, Tensor]:
-        hq = _read(self.pairs.hq_path(name))
-        lq = _read(self.pairs.lq_path(name)) if self.degrade is None else self.degrade(hq, name, epoch)
-        return _normalized(lq), _normalized(hq)
+    def _sample(self, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        name, epoch = self.name(position), position // len(self)
+        rng = seeding.numpy_generator(self.seed, "augment", position)
+        pixels = _read(self.pairs.hq_path(name))
+        degraded = _read(self.pairs.lq_path(name)) if self.degrade is None else self.degrade(pixels, name, epoch)
+        lq, hq = _normalized(degraded), _normalized(pixels)
+        flipped = self.flip and rng.random() < 0.5
+        row = self._row[mirrored(name) if flipped else name]
+        z = self.cache.latent(row)
+        if flipped:
+            lq, hq = lq.flip(-1), hq.flip(-1)
+        if self.crop_size is not None:
+            lq, hq, z = _aligned_crop(lq, hq, z, self.crop_size, rng)
+        prompt = self.cache.prompt(row)
+        return lq, hq, z, prompt.embeds, prompt.pooled
 
     def _draw_permutation(self, epoch: int) -> list[int]:
         return seeding.numpy_generator(self.seed, "order", epoch).permutation(len(self)).tolist()
+
+
+def _aligned_crop(
+    lq: Tensor, hq: Tensor, z: Tensor, size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One place of all three: its HQ coordinates are multiples of the VAE's factor and of the scale."""
+    grid = math.lcm(hq.shape[-1] // lq.shape[-1], hq.shape[-1] // z.shape[-1])
+    if size % grid or size > min(hq.shape[-2:]):
+        raise UserError(
+            f"distill.augment.crop_size: {size} must be a multiple of {grid} and at most {min(hq.shape[-2:])}"
+        )
+    top, left = (int(rng.integers((side - size) // grid + 1)) * grid for side in hq.shape[-2:])
+    cut = []
+    for image in (lq, hq, z):
+        step = hq.shape[-1] // image.shape[-1]
+        rows, columns = slice(top // step, (top + size) // step), slice(left // step, (left + size) // step)
+        cut.append(image[:, rows, columns])
+    return cut[0], cut[1], cut[2]
 
 
 def _read(path: Path) -> np.ndarray:

@@ -107,7 +107,8 @@ def distill(
         seed=seeding.derive(job.seed, "distill"),
     )
     store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), config.checkpoint.keep)
-    data = DistillationData(PairFolder(job.pairs), cache, seed=job.seed, degrade=_degrade(params))
+    augment = config.augment.model_dump()
+    data = DistillationData(PairFolder(job.pairs), cache, seed=job.seed, degrade=_degrade(params), **augment)
     trainer = Trainer(
         distiller,
         data,

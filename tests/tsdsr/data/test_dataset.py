@@ -5,10 +5,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.tiny import CHANNELS, random_prompt
 from tsdsr import seeding
-from tsdsr.data.cache import LatentCache, Sample
+from tsdsr.data.cache import LatentCache, Sample, mirrored
 from tsdsr.data.dataset import DistillationData
 from tsdsr.data.pairs import PairFolder, write_png
 from tsdsr.errors import UserError
@@ -57,8 +58,6 @@ def test_a_row_is_one_pair_with_its_own_latent_and_caption(pairs, cache):
         assert torch.equal(batch.embeds[row], stored.embeds)
         assert torch.equal(batch.pooled[row], stored.pooled)
         for images, path in ((batch.hq, pairs.hq_path(name)), (batch.lq, pairs.lq_path(name))):
-            from PIL import Image
-
             pixels = np.asarray(Image.open(path)).astype(np.float32)
             torch.testing.assert_close(images[row], torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1))
     assert batch.lq.shape == (7, 3, 4, 4)
@@ -122,7 +121,7 @@ def test_each_epoch_degrades_anew(pairs, cache):
 
 
 def test_pairs_without_a_latent_are_named(pairs, tmp_path):
-    with pytest.raises(UserError, match=f"2 training pairs have no cached latent .first: {IDS[3]}.*precompute"):
+    with pytest.raises(UserError, match=f"2 training images lack a cached latent .first: {IDS[3]}.*precompute"):
         DistillationData(pairs, write_cache(tmp_path / "fewer", IDS[:3]), seed=0)
 
 
@@ -136,3 +135,64 @@ def test_a_batch_moves_whole(pairs, cache):
     moved = batch.to(torch.device("meta"))
     assert {getattr(moved, name).device.type for name in ("lq", "hq", "z", "embeds", "pooled")} == {"meta"}
     assert moved.positions == batch.positions
+
+
+@pytest.fixture
+def aligned(tmp_path) -> DistillationData:
+    """Pairs of 32 px whose latents are their HQ image's mean over 8x8 blocks: what is aligned can be recomputed."""
+    draw = np.random.default_rng(1)
+    samples = []
+    for name in IDS:
+        hq = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        write_png(tmp_path / "aligned/hq" / f"{name}.png", hq)
+        write_png(tmp_path / "aligned/lq" / f"{name}.png", np.ascontiguousarray(hq[::4, ::4]))
+        samples += [Sample(name, "", blocks(hq)), Sample(mirrored(name), "", blocks(hq[:, ::-1]))]
+    prompts = [(text, random_prompt(i)) for i, text in enumerate(["", "default"])]
+    LatentCache.write(
+        tmp_path / "cache", samples=samples, prompts=prompts, default_prompt="default", dtype="float32",
+        shard_rows=4, origin={},
+    )  # fmt: skip
+    cache, pairs = LatentCache.open(tmp_path / "cache"), PairFolder(tmp_path / "aligned")
+    return DistillationData(pairs, cache, seed=0, crop_size=16, flip=True)
+
+
+def blocks(pixels: np.ndarray) -> torch.Tensor:
+    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.nn.functional.avg_pool2d(image, 8)
+
+
+def test_crops_and_flips_are_the_same_of_lq_hq_and_latent(aligned):
+    batch = aligned.batch(range(40))
+    assert batch.hq.shape[-1] == 16
+    assert batch.lq.shape[-1] == 4
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(batch.hq, 8), batch.z)
+    wholes = [torch.from_numpy(np.array(Image.open(aligned.pairs.hq_path(name)))) for name in IDS]
+    seen = set()
+    for row, position in enumerate(range(40)):
+        whole = wholes[IDS.index(aligned.name(position))].permute(2, 0, 1).float() / 127.5 - 1
+        for flip, image in ((False, whole), (True, whole.flip(-1))):
+            for top in (0, 8, 16):
+                for left in (0, 8, 16):
+                    if torch.equal(image[:, top : top + 16, left : left + 16], batch.hq[row]):
+                        seen.add((flip, top, left))
+                        # every fourth pixel, taken before the mirroring, so at the other end of each four after it
+                        first = 3 if flip else 0
+                        assert torch.equal(batch.hq[row][:, ::4, first::4], batch.lq[row])
+    assert {flip for flip, _, _ in seen} == {False, True}
+    assert {top for _, top, _ in seen} == {left for _, _, left in seen} == {0, 8, 16}
+
+
+def test_a_sample_is_cropped_alike_in_any_batch(aligned):
+    assert torch.equal(aligned.batch([3, 9]).hq[1], aligned.batch([9]).hq[0])
+
+
+def test_a_crop_off_the_grid_is_refused(aligned):
+    for size in (12, 48):
+        aligned.crop_size = size
+        with pytest.raises(UserError, match="multiple of 8"):
+            aligned.batch([0])
+
+
+def test_flips_need_the_mirror_images_latents(pairs, cache):
+    with pytest.raises(UserError, match=r"precompute\.flips"):
+        DistillationData(pairs, cache, seed=0, flip=True)
