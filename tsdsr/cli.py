@@ -23,6 +23,9 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "upscale": Command("tsdsr.inference.command", "enlarge pictures with a student"),
+    "doctor": Command("tsdsr.doctor", "check that this installation and machine can do the work"),
+    "score": Command("tsdsr.metrics.command", "score a folder of images"),
+    "weights": Command("tsdsr.weights.command", "list, fetch, check and import the weights of metrics and losses"),
 }
 
 

@@ -143,8 +143,7 @@ def _exif(image: Image.Image) -> Image.Exif:
     except Exception:  # damaged EXIF must not lose the picture
         logger.warning("its EXIF data cannot be read and is left out")
         return Image.Exif()
-    exif.get_ifd(ExifTags.IFD.IFD1).clear()  # the thumbnail of the small picture
-    return exif
+    return exif  # the thumbnail's directory is not asked for, and so is not written again
 
 
 def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
