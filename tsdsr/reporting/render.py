@@ -70,7 +70,8 @@ def to_markdown(table: Table) -> str:
 
 
 def _block_heading(column: Column) -> str:
-    return f"{column.block}: {column.heading}" if column.block else column.heading
+    block = column.short or column.block
+    return f"{block}: {column.heading}" if block else column.heading
 
 
 def _markdown_text(text: str) -> str:

@@ -75,6 +75,7 @@ class Column:
     direction: which way is better; None where nothing is (it is not ranked).
     digits: decimals shown for measured figures.
     block: columns of one block stand together under a common heading.
+    short: the block's name where every column repeats it.
     """
 
     key: str
@@ -82,6 +83,7 @@ class Column:
     direction: Direction | None = None
     digits: int = 4
     block: str = ""
+    short: str = ""
 
     @property
     def heading(self) -> str:
@@ -154,8 +156,8 @@ class Table:
 def ranked(table: Table, groups: Collection[str] | None = None) -> Table:
     """`table` with the best and the second best figure of each column marked, inside each of `groups` (all by default).
 
-    Equal figures share a rank, as the papers do; a second best exists only below a single best. A group with fewer than
-    two figures in a column has no best.
+    Figures are compared as they are shown, so what looks equal is equal and shares a rank; a second best exists only
+    below a single best. A group with fewer than two figures in a column has no best.
     """
     rows = list(table.rows)
     for column in table.columns:
@@ -166,10 +168,10 @@ def ranked(table: Table, groups: Collection[str] | None = None) -> Table:
 
 
 def _marks(column: Column, rows: Sequence[Row]) -> dict[float, Rank]:
-    values = [cell.value for row in rows if (cell := row.cells[column.key]).value is not None]
+    values = [float(cell.text) for row in rows if (cell := row.cells[column.key]).value is not None]
     if column.direction is None or len(values) < 2:
         return {}
-    distinct = sorted({value for value in values if value is not None}, reverse=column.direction == "up")
+    distinct = sorted(set(values), reverse=column.direction == "up")
     if len(distinct) < 2:
         return {}
     marks: dict[float, Rank] = {distinct[0]: "best"}
@@ -180,5 +182,5 @@ def _marks(column: Column, rows: Sequence[Row]) -> dict[float, Rank]:
 
 def _mark(row: Row, key: str, marks: Mapping[float, Rank]) -> Row:
     cell = row.cells[key]
-    rank = marks.get(cell.value) if cell.value is not None else None
+    rank = marks.get(float(cell.text)) if cell.value is not None else None
     return replace(row, cells={**row.cells, key: replace(cell, rank=rank)})

@@ -34,7 +34,9 @@ def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
     """The form of the paper's Table 4: variants down, metrics across; our block of columns, then the paper's, one a
     data set. A dagger marks a variant whose paired difference from the full student is told apart from chance."""
     own = [run for run in runs if not run.external]
-    mine = [replace(column, key=f"here.{column.key}", block=_block_heading(own)) for column in METRIC_COLUMNS]
+    mine = [
+        replace(column, key=f"here.{column.key}", block=_block_heading(own), short="here") for column in METRIC_COLUMNS
+    ]
     theirs = {
         dataset: [replace(column, key=f"{dataset}.{column.key}", block=dataset) for column in _digits(printed.columns)]
         for dataset in printed.datasets
@@ -51,7 +53,14 @@ def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
         origin = REFERENCES if variant in BASELINES else STUDENTS
         rows.append(Row(score_files.label(variant), cells, origin, same[0].provenance))
     blocks = {dataset: _printed_block(printed, dataset) for dataset in theirs}
-    columns = [*mine, *(replace(column, block=blocks[name]) for name, block in theirs.items() for column in block)]
+    columns = [
+        *mine,
+        *(
+            replace(column, block=blocks[name], short=f"paper, {name}")
+            for name, block in theirs.items()
+            for column in block
+        ),
+    ]
     caption = (
         f"{printed.caption} Every block is another data set (and the paper's another teacher): each column is ranked "
         f"by itself, among the students. {RANKS}. †: differs from Full by more than chance (paired bootstrap over "

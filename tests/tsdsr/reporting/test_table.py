@@ -40,6 +40,12 @@ def test_a_tie_for_the_first_place_leaves_no_second() -> None:
     assert _ranks(ranked(_table(("x", "", 3.0), ("y", "", 3.0), ("z", "", 2.0))), "a") == ["best", "best", None]
 
 
+def test_what_looks_equal_shares_its_rank() -> None:
+    cells = [{key: Cell(value, f"{value:.2f}") for key in "abc"} for value in (22.718, 22.722, 22.5)]
+    table = Table("t", "T", "Row", [UP, DOWN, PLAIN], [Row(str(k), row) for k, row in enumerate(cells)])
+    assert _ranks(ranked(table), "a") == ["best", "best", None]
+
+
 def test_a_single_figure_and_equal_figures_are_not_best() -> None:
     assert _ranks(ranked(_table(("x", "", 3.0), ("y", "", None))), "a") == [None, None]
     assert _ranks(ranked(_table(("x", "", 3.0), ("y", "", 3.0))), "a") == [None, None]
