@@ -26,11 +26,14 @@ ui: setup  ## MLflow's pages on loopback, http://127.0.0.1:5000
 
 setup: $(VENV)/.installed
 
-# torch first and pinned: asked for by another package first, it would come as a newer build.
+# torch first and pinned: asked for by another package first, it would come as a newer build. basicsr asks for
+# opencv-python, whose module needs libGL; the headless build of the same module, which pyiqa asks for, needs nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch 'setuptools<81' wheel
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[pipeline,export,demo,dev]'
+	$(BIN)/pip uninstall --quiet --yes opencv-python opencv-python-headless
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps opencv-python-headless
 	touch $@
 
 clean:
