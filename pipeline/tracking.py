@@ -152,14 +152,17 @@ def _child(params: Params, name: str) -> Iterator[Run]:
 
 
 @contextmanager
-def parent(params: Params, title: str | None = None) -> Iterator[Run]:
-    """The run of the whole pipeline for this commit and these params. A named one (`title`) is a run of its own."""
-    digest = provenance.params_hash(params)
-    commit = provenance.git_commit()
-    experiment_name = os.environ.get("DVC_EXP_NAME")
-    shown = title or "-".join(part for part in (experiment_name, commit[:7], digest[:6]) if part)
-    key = "-".join(part for part in (title, commit[:12], digest[:12]) if part)
-    identity = Identity(params.tracking.experiment, key, shown)
+def parent(params: Params, *, title: str | None = None, key: str | None = None) -> Iterator[Run]:
+    """The run of the whole pipeline for this commit and these params.
+
+    Args:
+        title: its readable name; by default commit and params, shortened, after DVC's name of the experiment.
+        key: makes it a run of its own instead: calls with the same key meet in it, whatever the commit.
+    """
+    commit, digest = provenance.git_commit(), provenance.params_hash(params)
+    parts = (os.environ.get("DVC_EXP_NAME"), commit[:7], digest[:6])
+    shown = title or "-".join(part for part in parts if part)
+    identity = Identity(params.tracking.experiment, key or _pipeline_key(params), shown)
     with _session(identity, params.to_dict()) as run, _inherited(identity):
         yield run
 
@@ -199,6 +202,15 @@ def _inherited(identity: Identity) -> Iterator[None]:
             os.environ[PARENT_VARIABLE] = before
 
 
+def end_child(name: str, tags: Mapping[str, Any]) -> None:
+    """End a child whose process was stopped from outside, and so could not do it itself. Within `parent`."""
+    root = provenance.root()
+    above = Identity(**json.loads(os.environ[PARENT_VARIABLE]))
+    run = Run(Identity(above.experiment, above.key, above.title, clean_name(name)), _store(root), root)
+    run.tags(tags)
+    run.status("KILLED")
+
+
 def environment() -> dict[str, str]:
     """Variables that make a process elsewhere (a Ray worker, in another directory) log where this one does."""
     root = provenance.root()
@@ -231,13 +243,16 @@ def send_waiting(root: Path) -> int:
 
 def find_parent_id(params: Params) -> str | None:
     """MLflow's id of the pipeline run of this commit and these params, or None where there is none."""
-    digest, commit = provenance.params_hash(params), provenance.git_commit()
-    identity = Identity(params.tracking.experiment, f"{commit[:12]}-{digest[:12]}", "")
+    identity = Identity(params.tracking.experiment, _pipeline_key(params), "")
     try:
         found = _store(provenance.root()).find(identity)
     except StoreUnavailable:
         return None
     return found.info.run_id if found else None
+
+
+def _pipeline_key(params: Params) -> str:
+    return f"{provenance.git_commit()[:12]}-{provenance.params_hash(params)[:12]}"
 
 
 def _provenance_tags(root: Path) -> dict[str, str]:

@@ -1,0 +1,214 @@
+"""Search params with Ray Tune: each trial a short distillation, scored on training photographs that it is not shown.
+
+    python -m pipeline.sweep
+
+Needs the outputs of the stages up to precompute. Stopped in whatever way, it continues when it is started again, and
+runs nothing twice; with a larger `sweep.trials` a finished one is extended. Results: reports/sweep (table, plots, and
+best.yaml, an overlay on params.yaml) and an MLflow run with a child for each trial.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline import provenance, runtime, stage, sweep_report, tracking
+from pipeline.sweep_ledger import FINISHED, STOPPED, Ledger, TrialRecord
+from pipeline.sweep_space import Point, distributions, planned, point_key
+from pipeline.sweep_trial import Setup, run, run_name, split_pairs
+from tsdsr.config import Params
+from tsdsr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+PAIRS, LATENTS, TEACHER = Path("data/pairs/train"), Path("data/latents"), Path("data/teacher")
+SWEEPS, REPORT, RAY = Path(".tsdsr/sweep"), Path("reports/sweep"), Path(".tsdsr/ray")
+RETRIES = 2  # of a trial whose worker died
+
+
+def sweep(params: Params) -> list[TrialRecord]:
+    """Run what is left of the sweep and write its report.
+
+    Returns:
+        every trial, in the order in which they began.
+    """
+    _check_inputs()
+    ledger = Ledger(SWEEPS / params.sweep.name)
+    with _alone(ledger.directory):
+        identity = ledger.open(params)
+        if not (ledger.directory / "pairs").is_dir():
+            split_pairs(params, PAIRS, ledger.directory / "pairs")
+        key = f"sweep-{params.sweep.name}-{identity[:12]}"
+        with tracking.parent(params, title=f"sweep {params.sweep.name}", key=key) as tracked:
+            _run_what_is_left(params, ledger)
+            for path in sweep_report.write(params, ledger.records(), REPORT):
+                tracked.artifact(path, "sweep")
+            _log_best(params, ledger, tracked)
+    return ledger.records()
+
+
+def direction(params: Params) -> str:
+    """Tune's word for which way is better."""
+    from tsdsr.metrics import select
+
+    return "max" if select([params.sweep.metric])[0].direction == "higher" else "min"
+
+
+def _run_what_is_left(params: Params, ledger: Ledger) -> None:
+    points = planned(params)
+    ended = {record.key for record in ledger.ended()}
+    if points is None:
+        unfinished = [record.values for record in ledger.unfinished()]
+        left = max(params.sweep.trials - len(ended), len(unfinished))
+        if left:
+            _fit(params, ledger, _optuna(params, ledger, unfinished), {}, left)
+    else:
+        waiting = [point for point in points if point_key(point) not in ended]
+        left = len(waiting)
+        if left:
+            from ray import tune
+
+            _fit(params, ledger, None, {"point": tune.grid_search(waiting)}, 1)
+    if not left:
+        logger.info("all %d trials have ended; nothing is left to run", len(ended))
+
+
+def _optuna(params: Params, ledger: Ledger, unfinished: list[Point]) -> Any:
+    """A searcher that knows every ended trial, and begins with the unfinished ones."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    ended = ledger.ended()
+    search = OptunaSearch(
+        space=distributions(params.sweep.space),
+        metric=params.sweep.metric,
+        mode=direction(params),
+        points_to_evaluate=unfinished or None,
+        seed=params.seed + len(ended),  # an extended sweep must not suggest its first points again
+    )
+    for record in ended:
+        if record.score is not None:
+            search.add_evaluated_point(record.values, record.score)
+    return search
+
+
+def _asha(params: Params, ledger: Ledger) -> Any:
+    """ASHA that remembers the scores of trials that ended in earlier sessions."""
+    from ray.tune.schedulers import ASHAScheduler
+
+    config = params.sweep
+    scheduler = ASHAScheduler(
+        time_attr="step",
+        metric=config.metric,
+        mode=direction(params),
+        grace_period=config.early_stopping.grace_steps,
+        reduction_factor=config.early_stopping.reduction,
+        max_t=config.steps,
+        stop_last_trials=False,  # one that has reached its end is worth keeping
+    )
+    for record in ledger.ended():
+        past: Any = SimpleNamespace(trial_id=f"past-{record.key}")  # all that ASHA reads of a trial
+        nobody: Any = None  # nor does it read its controller
+        scheduler.on_trial_add(nobody, past)
+        for step in sorted(record.scores):
+            scheduler.on_trial_result(nobody, past, {"step": step, config.metric: record.scores[step][0]})
+        scheduler.on_trial_remove(nobody, past)
+    return scheduler
+
+
+def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], samples: int) -> None:
+    for name, value in {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}.items():
+        os.environ.setdefault(name, value)
+    runtime.start()
+    from ray import tune
+
+    setup = Setup(params.to_dict(), str(Path.cwd()), str(ledger.directory.resolve()), tracking.environment())
+    resources = {"CPU": params.sweep.resources.cpus, "GPU": params.sweep.resources.gpus}
+    name = f"sweep-{params.sweep.name}-{os.getpid()}"
+    try:
+        results = tune.Tuner(
+            tune.with_resources(_trainable(setup), resources),
+            param_space=space,
+            tune_config=tune.TuneConfig(search_alg=search, scheduler=_asha(params, ledger), num_samples=samples),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(RAY.resolve()),
+                callbacks=[_callback(ledger)],
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(RAY / name, ignore_errors=True)
+    errors = [str(error) for error in results.errors]
+    if errors:
+        raise UserError(f"{len(errors)} trials failed; run the sweep again to continue them. The first:\n{errors[0]}")
+
+
+def _trainable(setup: Setup) -> Any:
+    def trial(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        # A grid hands over whole points; Optuna's configuration is the point.
+        run(config.get("point", config), setup, tune.report)
+
+    return trial
+
+
+def _callback(ledger: Ledger) -> Any:
+    """Writes the end of trials that the scheduler stopped: their process is killed and cannot."""
+    from ray.tune import Callback
+
+    class CloseStopped(Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            key = point_key(trial.config.get("point", trial.config))
+            record = next(record for record in ledger.records() if record.key == key)
+            if record.end is None:
+                ledger.close(key, STOPPED)
+                tracking.end_child(run_name(record), {"stopped_early_at_step": record.last_step})
+
+    return CloseStopped()
+
+
+def _log_best(params: Params, ledger: Ledger, tracked: tracking.Run) -> None:
+    best = sweep_report.best(ledger.records(), direction(params))
+    if best is not None and best.score is not None:
+        tracked.metrics({f"best/{params.sweep.metric}": best.score})
+        tracked.tags({"best.trial": run_name(best), **{f"best.{key}": value for key, value in best.values.items()}})
+    ends = [record.end for record in ledger.records()]
+    logger.info("%d trials: %d finished, %d stopped early", len(ends), ends.count(FINISHED), ends.count(STOPPED))
+
+
+def _check_inputs() -> None:
+    missing = [str(path) for path in (PAIRS, LATENTS, TEACHER) if not path.is_dir()]
+    if missing:
+        raise UserError(f"{', '.join(missing)}: missing; run `dvc repro precompute` first")
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Refuse a second sweep of the same name while one runs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".running").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another sweep is at work in {directory}; wait for it, or change sweep.name") from None
+        yield
+
+
+def main() -> None:
+    params = stage.load_params(__doc__)
+    os.environ.setdefault(provenance.COMMIT_VARIABLE, provenance.git_commit())
+    sweep(params)
+    logger.info("see %s", REPORT)
+
+
+if __name__ == "__main__":
+    stage.run(main)
