@@ -17,9 +17,10 @@ from tsdsr.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# What Pillow may open here. Its other formats are no photographs, and some start another program (EPS: ghostscript).
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
 Image.init()  # registers every format once, here, and not in whichever thread comes first
+# What Pillow may open here. Its other formats are no photographs, and some start another program (EPS: ghostscript).
+WANTED = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
+FORMATS = tuple(name for name in WANTED if name in Image.OPEN)  # not every build of Pillow has every codec
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 SAMPLE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # grey with more than 8 bits a sample

@@ -31,7 +31,8 @@ class Staging:
 
     @classmethod
     def under(cls, base: Path, params: Params) -> Staging:
-        """The staging folder of these params and of this version of the code."""
+        """The staging folder of these params and of this version of the code. `base` holds nothing else: publishing
+        clears it, with what runs of other params left."""
         return cls(base.absolute() / _key(params))
 
     def recorded(self, task: Task) -> Outcome | None:

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, ImageFile
 
+from tests.tsdsr.data import profiles
 from tsdsr.data.reading import BadPhotograph, read_photograph
 from tsdsr.data.samples import to_eight_bit
 
@@ -57,6 +58,7 @@ def difference(left: np.ndarray, right: np.ndarray) -> float:
         (".jpg", {"quality": 95}, 2),
         (".jpg", {"quality": 95, "progressive": True}, 2),
         (".jp2", {}, 0),
+        (".avif", {"quality": 95}, 2),
     ],
     ids=lambda value: str(value),
 )
@@ -72,8 +74,21 @@ def test_content_decides_not_the_suffix(tmp_path: Path, colours: np.ndarray) -> 
     assert np.array_equal(read(path), colours)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".png", {}),
+        (".jpg", {"quality": 98}),
+        (".webp", {"lossless": True}),
+        (".tif", {}),
+        (".tif", {"compression": "tiff_lzw"}),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_is_undone(tmp_path: Path, colours: np.ndarray, orientation: int) -> None:
+def test_exif_rotation_is_undone(
+    tmp_path: Path, colours: np.ndarray, orientation: int, suffix: str, options: dict
+) -> None:
     stored = {  # what a camera writes, so that the viewer's rotation shows the scene upright
         1: colours,
         2: colours[:, ::-1],
@@ -86,9 +101,9 @@ def test_exif_rotation_is_undone(tmp_path: Path, colours: np.ndarray, orientatio
     }[orientation]
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    path = tmp_path / "photograph.png"
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    assert np.array_equal(read(path), colours)
+    path = tmp_path / f"photograph{suffix}"
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif, **options)
+    assert difference(read(path), colours) <= (1 if suffix == ".jpg" else 0)
 
 
 def test_grey_becomes_three_equal_channels(tmp_path: Path, colours: np.ndarray) -> None:
@@ -181,8 +196,26 @@ def test_float_samples_that_are_no_number_are_refused(tmp_path: Path) -> None:
 
 def test_colour_profile_is_converted_to_srgb(tmp_path: Path, colours: np.ndarray) -> None:
     """A profile with red and blue exchanged: its file shows the same scene with exchanged channels."""
-    Image.fromarray(colours[:, :, ::-1]).save(tmp_path / "swapped.png", icc_profile=swapped_srgb())
+    Image.fromarray(colours[:, :, ::-1]).save(tmp_path / "swapped.png", icc_profile=profiles.swapped_srgb())
     assert difference(read(tmp_path / "swapped.png"), colours) <= 1
+
+
+def test_grey_profile(tmp_path: Path) -> None:
+    light = np.array([[0.0, 0.1, 0.5, 1.0]])
+    Image.fromarray(np.rint(light * 255).astype(np.uint8)).save(tmp_path / "g.png", icc_profile=profiles.linear_grey())
+    pixels = read(tmp_path / "g.png")
+    expected = np.where(light < 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255  # sRGB's curve
+    assert np.abs(pixels - expected[..., None]).max() <= 2
+
+
+def test_cmyk_profile(tmp_path: Path) -> None:
+    inks = np.zeros((16, 16, 4), np.uint8)
+    inks[:8, :, 0] = 255  # cyan, which this press does not print
+    inks[8:, :, 3] = 255
+    Image.fromarray(inks, mode="CMYK").save(tmp_path / "c.tif", icc_profile=profiles.black_ink_only())
+    pixels = read(tmp_path / "c.tif")
+    assert pixels[:8].min() >= 253
+    assert pixels[8:].max() <= 2
 
 
 def test_srgb_profile_changes_nothing(tmp_path: Path, colours: np.ndarray) -> None:
@@ -191,12 +224,11 @@ def test_srgb_profile_changes_nothing(tmp_path: Path, colours: np.ndarray) -> No
     assert np.array_equal(read(tmp_path / "srgb.png"), colours)
 
 
-@pytest.mark.parametrize("profile", [b"not a profile", "grey"], ids=["broken", "of another colour space"])
+@pytest.mark.parametrize("profile", [b"not a profile", profiles.lab()], ids=["broken", "of another colour space"])
 def test_useless_profile_is_named_and_passed_over(
-    tmp_path: Path, colours: np.ndarray, profile: bytes | str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, colours: np.ndarray, profile: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    content = profile if isinstance(profile, bytes) else lab_profile()
-    Image.fromarray(colours).save(tmp_path / "odd.png", icc_profile=content)
+    Image.fromarray(colours).save(tmp_path / "odd.png", icc_profile=profile)
     assert np.array_equal(read(tmp_path / "odd.png"), colours)
     assert "odd.png: its colour profile cannot be used" in caplog.text
 
@@ -209,12 +241,12 @@ def test_lab_tiff(tmp_path: Path, colours: np.ndarray) -> None:
     assert difference(read(tmp_path / "lab.tif"), colours) <= 3
 
 
-@pytest.mark.parametrize("suffix", [".gif", ".tif", ".webp", ".png"])
+@pytest.mark.parametrize("suffix", [".gif", ".tif", ".webp", ".png", ".mpo"])
 def test_first_frame_of_several(tmp_path: Path, suffix: str) -> None:
     first, second = Image.new("RGB", (16, 16), (250, 0, 0)), Image.new("RGB", (16, 16), (0, 0, 250))
     lossless = {"lossless": True} if suffix == ".webp" else {}
     first.save(tmp_path / f"frames{suffix}", save_all=True, append_images=[second], **lossless)
-    assert (read(tmp_path / f"frames{suffix}") == [250, 0, 0]).all()
+    assert np.abs(read(tmp_path / f"frames{suffix}").astype(int) - [250, 0, 0]).max() <= 5
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tif", ".webp"])
@@ -297,22 +329,6 @@ def test_eight_bit_rounds_to_nearest() -> None:
 def test_wide_integers_have_no_white() -> None:
     with pytest.raises(ValueError, match="integers of 8 or 16 bits"):
         to_eight_bit(np.full((4, 4), 70000, np.int32))
-
-
-def swapped_srgb() -> bytes:
-    """sRGB with the tags of its red and blue primaries exchanged."""
-    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    profile = profile.replace(b"sRGB", b"BGRs").replace("sRGB".encode("utf-16-be"), "BGRs".encode("utf-16-be"))
-    count = int.from_bytes(profile[128:132], "big")
-    for entry in range(132, 132 + 12 * count, 12):
-        signature = bytes(profile[entry : entry + 4])
-        exchanged = {b"rXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}.get(signature, signature)
-        profile[entry : entry + 4] = exchanged
-    return bytes(profile)
-
-
-def lab_profile() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
 def write_deep_png(path: Path, samples: np.ndarray) -> None:
