@@ -122,7 +122,7 @@ def _score(
             params.evaluate.metrics,
             device=device,
             batch_size=params.evaluate.batch_size,
-            weights_folders=weights_folders(params),
+            weights_folders=scoring_workers.weights_folders(params),
             executor=executor or scoring_workers.executor(params),
         )
         made_with = {
@@ -140,13 +140,8 @@ def _score(
         if dataset == TEST_SET:
             run.artifact(restored, "restored")
             run.dataset("test pairs", MANIFEST, "evaluation")
-    logger.info("%s", command.describe(summary))
+    logger.info("%s on %s: %s", method, dataset, ", ".join(f"{k} {v:.4f}" for k, v in scores.means().items()))
     return Result(summary)
-
-
-def weights_folders(params: Params) -> list[str]:
-    """Folders that the params name for metric weights."""
-    return [params.evaluate.weights_dir] if params.evaluate.weights_dir else []
 
 
 def _score_external(params: Params, entry: ExternalConfig, executor: metrics.Executor) -> Result:

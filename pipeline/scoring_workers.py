@@ -16,13 +16,18 @@ AHEAD = 2  # batches decoded and waiting, a worker
 
 def executor(params: Params) -> metrics.Executor:
     """As `evaluate.fan_out` says: in this process while there are few images or a GPU, else on Ray's workers."""
-    folders = [params.evaluate.weights_dir] if params.evaluate.weights_dir else []
+    folders = weights_folders(params)
     device = metrics.choose_device()
     local = metrics.LocalExecutor(device, folders)
     config = params.evaluate.fan_out
     if config.workers == 0 or device.type == "cuda":
         return local
     return Spread(local, config.workers, config.above_images, folders)
+
+
+def weights_folders(params: Params) -> list[str]:
+    """Folders that the params name for metric weights."""
+    return [params.evaluate.weights_dir] if params.evaluate.weights_dir else []
 
 
 class Spread:

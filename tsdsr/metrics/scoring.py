@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache as cache_calls
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,7 @@ def score_folder(
     for problem in scores.problems:
         logger.error("%s", problem)
     for name, reason in scores.reasons.items():
-        logger.warning("%s is left empty: %s", name, reason)
+        _warn_once(f"{name} is left empty: {reason}")
     if not items:
         raise UserError(f"{restored}: no image can be scored; " + "; ".join(map(str, problems)))
     known = ScoreCache(cache)
@@ -192,6 +193,12 @@ def score_folder(
         if not metric.per_image:
             _score_all(scores, items, metric, keys[metric], known, device, weights_folders)
     return scores
+
+
+@cache_calls
+def _warn_once(message: str) -> None:
+    """A stage scores several folders; what is absent is absent for all of them."""
+    logger.warning("%s", message)
 
 
 def _find_reasons(scores: Scores, has_reference: bool, folders: Sequence[str | Path]) -> None:
