@@ -239,6 +239,10 @@ def _facts(scores: Sequence[MethodScores]) -> list[page.Fact]:
     facts = []
     for method, mean in means.items():
         if mean is not None:
-            gain = "" if floor is None or method == "round_trip" else f"{mean - floor:+.2f} dB over the round trip"
-            facts.append(page.Fact(f"PSNR, {score_files.method_label(method)}", f"{mean:.2f} dB", gain))
+            lead = "" if floor is None or method == "round_trip" else _lead(mean - floor)
+            facts.append(page.Fact(f"PSNR, {score_files.method_label(method)}", f"{mean:.2f} dB", lead))
     return facts
+
+
+def _lead(gain: float) -> str:
+    return f"{abs(gain):.2f} dB {'above' if gain >= 0 else 'below'} the teacher's round trip"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ STYLE: Mapping[str, Any] = {
 }
 
 
+MIN_TO_SMOOTH = 12  # logged steps; a shorter curve is shown as it is
 PHASE = "phase"  # the column that numbers the phases of the training; a change is drawn as a line, not as a panel
 
 
@@ -92,8 +93,8 @@ def _read(path: Path) -> dict[str, tuple[list[float], list[float]]]:
 
 
 def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -> Figure:
-    """A figure with one panel a term; `titles` renames terms (and may carry a caveat)."""
-    names = [name for name in dict.fromkeys(name for curve in curves for name in curve.terms) if name != PHASE]
+    """A figure with one panel a term; `titles` renames and orders terms (and may carry a caveat)."""
+    names = sorted(dict.fromkeys(name for curve in curves for name in curve.terms if name != PHASE), key=_rank(titles))
     rows = max(1, math.ceil(len(names) / columns))
     with matplotlib.rc_context(dict(STYLE)):
         figure = Figure(figsize=(3.4 * columns, 2.2 * rows + 0.5), layout="constrained")
@@ -106,13 +107,21 @@ def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -
     return figure
 
 
+def _rank(titles: Mapping[str, str]) -> Callable[[str], int]:
+    order = {name: index for index, name in enumerate(titles)}
+    return lambda name: order.get(name, len(order))
+
+
 def _panel(panel: Axes, name: str, curves: Sequence[Curve], title: str) -> None:
     for index, curve in enumerate(curves):
         if name in curve.terms:
             steps, values = curve.terms[name]
             color = PALETTE[index % len(PALETTE)]
-            panel.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-            panel.plot(steps, smooth(values), color=color)
+            if len(steps) < MIN_TO_SMOOTH:
+                panel.plot(steps, values, color=color, marker="o", markersize=3)
+            else:
+                panel.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+                panel.plot(steps, smooth(values), color=color)
     for step in sorted({step for curve in curves for step in curve.boundaries}):
         panel.axvline(step, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
     panel.set_title(title)
