@@ -104,8 +104,12 @@ class BlurConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in ("sigma", "beta_generalized", "beta_plateau"):
-            _ordered(getattr(self, name))
+        if _ordered(self.sigma)[0] <= 0:
+            raise ValueError(f"sigma must be above 0, found {self.sigma}")
+        for name in ("beta_generalized", "beta_plateau"):
+            low, high = _ordered(getattr(self, name))
+            if not 0 < low <= 1 <= high:  # drawn below and above 1 with equal probability
+                raise ValueError(f"{name} must hold 1 and be above 0, found [{low}, {high}]")
         if any(size % 2 == 0 for size in self.kernel_sizes):
             raise ValueError(f"kernel_sizes must be odd, found {self.kernel_sizes}")
         if abs(sum(self.kinds.values()) - 1) > 1e-6:
@@ -135,12 +139,24 @@ class NoiseConfig(Section):
     poisson_scale: Range
     gray_probability: Probability
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("gaussian_sigma", "poisson_scale"):
+            if _ordered(getattr(self, name))[0] < 0:
+                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
+        return self
+
 
 class DegradationRound(Section):
     blur: BlurConfig
     resize: ResizeConfig
     noise: NoiseConfig
     jpeg_quality: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _ordered(self.jpeg_quality)
+        return self
 
 
 class DegradationConfig(Section):
@@ -164,6 +180,11 @@ class TeacherFlowConfig(Section):
     caption_dropout: Probability
 
 
+class TeacherFinetuneConfig(TeacherFlowConfig):
+    enabled: bool
+    rank: Count
+
+
 class TeacherConfig(Section):
     preset: str
     source: str | None
@@ -171,6 +192,7 @@ class TeacherConfig(Section):
     threads: Count
     vae: TeacherVAEConfig
     flow: TeacherFlowConfig
+    finetune: TeacherFinetuneConfig
 
 
 class PromptsConfig(Section):

@@ -1,6 +1,6 @@
 """Blur kernels: six kinds of Gaussian-like kernel, and the sinc kernel that makes ringing.
 
-Source: Real-ESRGAN, arXiv 2107.10833, sections 3.1 and 3.3 (Eq. 6). With q the squared Mahalanobis distance from the
+Source: Real-ESRGAN, arXiv 2107.10833, sections 3.1 and 3.3. With q the squared Mahalanobis distance from the
 centre, a kernel is exp(-q / 2), exp(-q^beta / 2) (generalized) or 1 / (1 + q^beta) (plateau), normalised to the sum 1.
 """
 
@@ -90,7 +90,7 @@ class SincKernel:
         radius = np.hypot(x, y)
         centre = radius == 0
         radius[centre] = 1  # the limit there is cutoff^2 / (4 pi), set below
-        weights = self.cutoff * j1(self.cutoff * radius) / (2 * np.pi * radius)  # Eq. (6)
+        weights = self.cutoff * j1(self.cutoff * radius) / (2 * np.pi * radius)
         weights[centre] = self.cutoff**2 / (4 * np.pi)
         return weights / weights.sum()
 

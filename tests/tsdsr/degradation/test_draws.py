@@ -5,7 +5,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from tsdsr.config import DegradationRound
 from tsdsr.degradation import draw_degradation
 from tsdsr.degradation.kernels import GaussianKernel, SincKernel
 
@@ -107,3 +109,23 @@ def test_last_steps(draws, config):
     assert_frequency(len(sinc), COUNT, config.final_sinc_probability)
     assert all(math.pi / 3 <= kernel.cutoff <= math.pi for kernel in sinc)
     assert {kernel.size for kernel in sinc} == set(config.second.blur.kernel_sizes)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("blur.beta_plateau", [2.0, 4.0]),
+        ("blur.sigma", [0.0, 1.0]),
+        ("blur.kernel_sizes", [7, 8]),
+        ("blur.kinds", {"iso": 0.4}),
+        ("resize.range", [0.2, 0.9]),
+        ("noise.poisson_scale", [-1.0, 1.0]),
+        ("jpeg_quality", [95, 30]),
+    ],
+)
+def test_a_range_that_cannot_be_drawn_from_is_refused(config, path, value):
+    section, _, key = path.rpartition(".")
+    values = config.first.model_dump()
+    (values[section] if section else values)[key] = value
+    with pytest.raises(ValidationError, match=key):
+        DegradationRound.model_validate(values)
