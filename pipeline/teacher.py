@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import csv
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline import stage
+from pipeline.precompute import device, precision, write_cache
 from tsdsr import files
 from tsdsr.config import Params
+from tsdsr.data.cache import LatentCache
+from tsdsr.data.images import read_image
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule
-from tsdsr.models import presets, text
+from tsdsr.models import adapters, presets, text
 from tsdsr.models import teacher as teachers
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.quiet import quiet
@@ -33,6 +35,7 @@ PAIRS = Path("data/pairs")
 OUT = Path("data/teacher")
 CURVE = Path("reports/curves/teacher.csv")
 METRICS = Path("reports/metrics/teacher.json")
+STATISTICS_ROWS = 1024
 CURVE_EVERY = 10  # steps a row of the curve averages
 
 log = logging.getLogger("teacher")
@@ -43,34 +46,34 @@ def main() -> None:
 
 
 def make(params: Params, pairs: Path, out: Path, curve: Path, metrics: Path) -> None:
-    """Write the teacher's directory, its loss curve and its measures."""
+    """Write the teacher's directory, whole or not at all, its loss curve and its measures."""
     preset = presets.get(params.teacher.preset)
     train = train_tiny if preset.trained else point_to_source
-    report, rows = train(preset, params, pairs, out)
-    _write_curve(curve, rows)
+    losses = Curve()
+    with files.atomic_directory(out) as aside:
+        report = train(preset, params, pairs, aside, losses)
+        if params.teacher.finetune.enabled:
+            report |= finetune(params, pairs, aside, losses)
+    _write_curve(curve, losses.rows)
     files.write_json(metrics, report)
 
 
-Result = tuple[dict[str, Any], list[dict[str, float]]]
-
-
-def point_to_source(preset: presets.Preset, params: Params, pairs: Path, out: Path) -> Result:
+def point_to_source(preset: presets.Preset, params: Params, pairs: Path, out: Path, curve: Curve) -> dict[str, Any]:
     """Check a finished teacher and record where it is; every later stage loads it from there."""
     source = params.teacher.source
     if source is None:
         raise UserError(f"teacher.source: the preset {preset.name} needs a hub id or a local directory, found null")
     record = teachers.inspect(source, preset)
-    with files.atomic_directory(out) as aside:
-        files.write_json(aside / teachers.RECORD, record)
-    log.info("%s: a teacher of preset %s; %s points to it", source, preset.name, out)
-    return {"preset": preset.name, "source": record["source"], "revision": record["revision"]}, []
+    files.write_json(out / teachers.RECORD, record)
+    log.info("%s is a teacher of preset %s and is pointed to", source, preset.name)
+    return {"preset": preset.name, "source": record["source"], "revision": record["revision"]}
 
 
-def train_tiny(preset: presets.Preset, params: Params, pairs: Path, out: Path) -> Result:
+def train_tiny(preset: presets.Preset, params: Params, pairs: Path, out: Path, curve: Curve) -> dict[str, Any]:
     """Train the autoencoder, then the transformer, on the training pairs' HQ sides; measure on the test pairs'."""
     from diffusers import StableDiffusion3Pipeline
 
-    from tsdsr.training.teacher import train_flow, train_vae
+    from tsdsr.training.teacher import LatentsInMemory, train_flow, train_vae
 
     if params.teacher.source is not None:
         raise UserError(f"teacher.source: the preset {preset.name} is trained here; set it to null")
@@ -78,7 +81,6 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, out: Path) -
     config = params.teacher
     train, test = PairFolder(pairs / "train"), PairFolder(pairs / "test")
     images = torch.stack([read_image(train.hq_path(name)) for name in train.ids])
-    curve = Curve()
 
     vae = presets.build_vae(preset, seed=params.seed)
     with progress("teacher: autoencoder", config.vae.steps) as show:
@@ -98,20 +100,105 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, out: Path) -
     with progress("teacher: transformer", config.flow.steps) as show:
         train_flow(
             transformer,
-            latents,
-            [distinct.index(caption) for caption in captions] * 2,
-            prompts,
+            list(transformer.parameters()),
+            LatentsInMemory(latents, [distinct.index(caption) for caption in captions] * 2, prompts, prompts[-1]),
             config.flow,
             FlowSchedule.from_scheduler(scheduler),
             seed=params.seed,
-            on_step=curve.watch(show, offset=config.vae.steps),
+            shift_positions=True,
+            on_step=curve.watch(show),
         )
     report = measure(pipe, test, statistics=(latents.mean((0, 2, 3)), latents.var((0, 2, 3))), params=params)
-    with files.atomic_directory(out) as aside, quiet():
-        pipe.save_pretrained(aside)
-        record = {"format": teachers.FORMAT, "preset": preset.name, "source": None, "revision": None}
-        files.write_json(aside / teachers.RECORD, record)
-    return report, curve.rows
+    with quiet():
+        pipe.save_pretrained(out)
+    record = {"format": teachers.FORMAT, "preset": preset.name, "source": None, "revision": None}
+    files.write_json(out / teachers.RECORD, record)
+    return report
+
+
+def finetune(params: Params, pairs: Path, out: Path, curve: Curve) -> dict[str, Any]:
+    """Train a LoRA adapter of the teacher in `out` on the training pairs' HQ sides, and put it beside it.
+
+    Latents and prompts go through a cache on disk, since those of many photographs fit in no memory.
+    """
+    from tsdsr.training.teacher import CachedLatents, train_flow
+
+    config = params.teacher.finetune
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".finetune-") as folder:
+        scratch = Path(folder) / "latents"
+        storage = params.precompute.model_copy(update={"dtype": "bfloat16", "flips": False})
+        write_cache(
+            pairs / "train",
+            out,
+            scratch,
+            default_prompt=params.prompts.default,
+            use_shift=params.teacher.use_shift,
+            config=storage,
+        )
+        cache = LatentCache.open(scratch, verify=False)
+        teacher = teachers.load_teacher(out, text_encoders=False, dtype=precision(), device=device())
+        transformer = teacher.transformer
+        adapters.add_adapter(
+            transformer,
+            adapters.TEACHER,
+            rank=config.rank,
+            alpha=config.rank,
+            targets=adapters.ATTENTION_TARGETS,
+            seed=params.seed,
+        )
+        if device().type == "cuda":
+            transformer.enable_gradient_checkpointing()
+        with (
+            progress("teacher: fine-tuning", config.steps) as show,
+            adapters.active(transformer, adapters.TEACHER),
+        ):
+            train_flow(
+                transformer,
+                list(adapters.parameters(transformer, adapters.TEACHER).values()),
+                CachedLatents(cache),
+                config,
+                teacher.schedule,
+                seed=params.seed,
+                shift_positions=False,
+                on_step=curve.watch(show, rename="finetune"),
+            )
+        statistics = _statistics(cache)
+    adapters.save(transformer, adapters.TEACHER, out / teachers.FINETUNED)
+    return _measure_finetuned(teacher, out, PairFolder(pairs / "test"), statistics, params)
+
+
+def _statistics(cache: LatentCache) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each latent channel, over at most `STATISTICS_ROWS` latents spread over the cache."""
+    every = max(1, len(cache) // STATISTICS_ROWS)
+    latents = torch.stack([cache.latent(number) for number in range(0, len(cache), every)])
+    return latents.mean((0, 2, 3)), latents.var((0, 2, 3))
+
+
+def _measure_finetuned(
+    teacher: teachers.Teacher, out: Path, test: PairFolder, statistics: tuple[Tensor, Tensor], params: Params
+) -> dict[str, Any]:
+    """Flow loss per bin on the test pairs, with the adapter and without."""
+    from tsdsr.training.teacher_report import flow_by_bin
+
+    pipe = teachers.load_text(teachers.locate(out), dtype=precision(), device=device())
+    prompts = text.encode_prompts(pipe, [test.caption(name) for name in test.ids])
+    del pipe  # the text encoders are the larger part of SD3
+    vae = teachers.load_vae(teachers.locate(out), dtype=torch.float32, device=device())
+    codec = LatentCodec(vae, params.teacher.use_shift)
+    with torch.no_grad():
+        latents = [codec.encode(read_image(test.hq_path(name))[None].to(device()))[0].cpu() for name in test.ids]
+    report = {}
+    for key, names in (("finetune_before", ()), ("finetune_after", (adapters.TEACHER,))):
+        with adapters.active(teacher.transformer, *names):
+            report[key] = flow_by_bin(
+                teacher.transformer,
+                teacher.schedule,
+                latents=latents,
+                prompts=prompts,
+                statistics=statistics,
+                seed=params.seed,
+            )
+    return report
 
 
 def measure(pipe: Any, test: PairFolder, *, statistics: tuple[Tensor, Tensor], params: Params) -> dict[str, Any]:
@@ -142,16 +229,6 @@ def encode_all(codec: LatentCodec, images: Tensor, rows: int = 8) -> Tensor:
     return torch.cat([codec.encode(part) for part in images.split(rows)])
 
 
-def read_image(path: Path) -> Tensor:
-    """A pair's half: [3,H,W] in [-1, 1]."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as a picture: {error}; run the stage prepare-degradations") from None
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
-
-
 class progress:
     """A bar with time left and the last losses, for a `with` block."""
 
@@ -173,28 +250,34 @@ class progress:
 
 
 class Curve:
-    """Losses by step, averaged over `CURVE_EVERY` steps; the transformer's steps follow the autoencoder's."""
+    """Losses by step, averaged over `CURVE_EVERY` steps; each training's steps follow those of the one before."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
         self._recent: list[dict[str, float]] = []
+        self._step = 0
 
     def watch(
-        self, show: Callable[[dict[str, float]], None], offset: int = 0
+        self, show: Callable[[dict[str, float]], None], rename: str | None = None
     ) -> Callable[[int, dict[str, float]], None]:
+        """A callback for one training; `rename` is the column that its loss `flow` goes to."""
+        self._recent.clear()
+
         def on_step(step: int, values: dict[str, float]) -> None:
             show(values)
-            self._recent.append(values)
+            self._step += 1
+            self._recent.append({rename or name: value for name, value in values.items()})
             if step % CURVE_EVERY == 0:
-                means = {name: sum(row[name] for row in self._recent) / len(self._recent) for name in values}
-                self.rows.append({"step": offset + step, **means})
+                names = self._recent[0]
+                means = {name: sum(row[name] for row in self._recent) / len(self._recent) for name in names}
+                self.rows.append({"step": self._step, **means})
                 self._recent.clear()
 
         return on_step
 
 
 def _write_curve(path: Path, rows: list[dict[str, float]]) -> None:
-    columns = ["step", "vae_reconstruction", "vae_divergence", "flow"]
+    columns = ["step", "vae_reconstruction", "vae_divergence", "flow", "finetune"]
     with files.atomic_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pipeline import precompute as stage
-from pipeline.teacher import read_image
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache
+from tsdsr.data.images import read_image
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
 from tsdsr.models import teacher as teachers

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline import teacher as stage
 from tests.teachers import write_pairs, write_random_teacher
@@ -90,6 +91,34 @@ def test_a_finished_teacher_is_pointed_to(params, pairs, tmp_path, monkeypatch):
     loaded, direct = (teachers.load_teacher(path, text_encoders=False) for path in (out, source))
     key = "proj_out.weight"
     assert torch.equal(loaded.transformer.state_dict()[key], direct.transformer.state_dict()[key])
+
+
+def test_fine_tuning_adds_an_adapter_that_lowers_the_loss(params, pairs, tmp_path, monkeypatch):
+    source = write_random_teacher(tmp_path / "source")
+    monkeypatch.setitem(teachers.presets.PRESETS, "sd3-medium", teachers.presets.Preset("tiny", trained=False))
+    recipe = {"enabled": True, "rank": 4, "steps": 20, "batch_size": 4, "learning_rate": 0.01}
+    tuned = params.overlay({"teacher": {"preset": "sd3-medium", "source": str(source), "finetune": recipe}})
+    out = make(tuned, pairs, tmp_path)
+    assert sorted(path.name for path in out.iterdir()) == ["teacher.json", "teacher.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "curve.csv",
+        "metrics.json",
+        "pairs",
+        "source",
+        "teacher",
+    ]
+
+    keys = load_file(out / "teacher.safetensors")
+    assert "transformer.transformer_blocks.0.attn.to_q.lora_A.weight" in keys
+    assert len(keys) == 2 * 4 * 7  # lora_A and lora_B on seven projections of four blocks
+    assert all(value.shape[0] == 4 for key, value in keys.items() if ".lora_A." in key)
+    assert teachers.load_teacher(out, text_encoders=False).finetuned
+
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    mean = {key: sum(bin["teacher"] for bin in report[key].values()) for key in ("finetune_before", "finetune_after")}
+    assert mean["finetune_after"] < mean["finetune_before"]
+    with (tmp_path / "curve.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["finetune"]] == ["10", "20"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ directory holds `teacher.json`; where that names a `source`, the weights stay th
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,17 +161,13 @@ def _readable(where: Location) -> Iterator[None]:
 
 
 def _attach(transformer: SD3Transformer2DModel, path: Path) -> None:
+    """Add the adapter `teacher`, frozen, on whichever modules the file holds weights of."""
     state = adapters.read_weights(path)
     rank = adapters.rank_of(state, str(path))
-    adapters.add_adapter(
-        transformer,
-        adapters.TEACHER,
-        rank=rank,
-        alpha=rank,
-        targets=adapters.ATTENTION_TARGETS,
-        seed=0,
-        trainable=False,
-    )
+    ending = ".lora_A.weight"
+    names = sorted(key.removeprefix(adapters.PREFIX).removesuffix(ending) for key in state if key.endswith(ending))
+    modules = "|".join(re.escape(name) for name in names)
+    adapters.add_adapter(transformer, adapters.TEACHER, rank=rank, alpha=rank, targets=modules, seed=0, trainable=False)
     adapters.load_state(transformer, adapters.TEACHER, state, origin=str(path))
 
 

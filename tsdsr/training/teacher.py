@@ -1,4 +1,4 @@
-"""Training a small teacher from scratch: its autoencoder, then its transformer by plain flow matching.
+"""Training a teacher: a small one's autoencoder, and a transformer or its adapter by plain flow matching.
 
 Legend: B batch, H W pixels, C h w a latent's channels and sides, L D P a prompt's tokens, width and pooled width.
 
@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tsdsr import seeding
 from tsdsr.config import TeacherFlowConfig, TeacherVAEConfig
+from tsdsr.data.cache import LatentCache
 from tsdsr.flow import FlowSchedule, add_noise, velocity
 from tsdsr.models.linear_start import linear_start
 from tsdsr.models.prompt import Prompt
@@ -47,7 +49,8 @@ def train_vae(vae: AutoencoderKL, images: Tensor, config: TeacherVAEConfig, *, s
     """
     linear_start(vae, images)
     vae.train()
-    optimizer, schedule = _optimizer(vae, config.learning_rate, config.steps)
+    parameters = list(vae.parameters())
+    optimizer, schedule = _optimizer(parameters, config.learning_rate, config.steps)
     for step in range(1, config.steps + 1):
         generator = seeding.generator(seed, "teacher", "vae", step)
         crops = _random_crops(images, config.batch_size, config.crop_size, generator)
@@ -56,7 +59,7 @@ def train_vae(vae: AutoencoderKL, images: Tensor, config: TeacherVAEConfig, *, s
         restored = vae.decode(posterior.mean + posterior.std * noise).sample
         reconstruction = SQUARED * (restored - crops).pow(2).mean() + ABSOLUTE * (restored - crops).abs().mean()
         divergence = posterior.kl().sum() / crops.numel()
-        _update(vae, optimizer, schedule, reconstruction + DIVERGENCE * divergence, f"VAE step {step}")
+        _update(parameters, optimizer, schedule, reconstruction + DIVERGENCE * divergence, f"VAE step {step}")
         on_step(step, {"vae_reconstruction": reconstruction.item(), "vae_divergence": divergence.item()})
     vae.eval().requires_grad_(False)
 
@@ -78,52 +81,106 @@ def _draw(bound: int, generator: torch.Generator) -> int:
     return int(torch.randint(bound, (), generator=generator))
 
 
+class FlowData(Protocol):
+    """What flow matching trains on: numbered latents with their captions' embeddings."""
+
+    @property
+    def null(self) -> Prompt: ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, numbers: Sequence[int]) -> tuple[Tensor, list[Prompt]]:
+        """Latents [B,C,h,w] in the transformer's space, float32, and each one's prompt."""
+        ...
+
+
+@dataclass(frozen=True)
+class LatentsInMemory:
+    """A data set that fits in memory; `captions` says which of `prompts` describes each latent."""
+
+    latents: Tensor
+    captions: Sequence[int]
+    prompts: Sequence[Prompt]
+    null: Prompt
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def rows(self, numbers: Sequence[int]) -> tuple[Tensor, list[Prompt]]:
+        return self.latents[list(numbers)], [self.prompts[self.captions[number]] for number in numbers]
+
+
+@dataclass(frozen=True)
+class CachedLatents:
+    """A `LatentCache`, read as it is needed."""
+
+    cache: LatentCache
+
+    @property
+    def null(self) -> Prompt:
+        return self.cache.null
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def rows(self, numbers: Sequence[int]) -> tuple[Tensor, list[Prompt]]:
+        return (
+            torch.stack([self.cache.latent(number) for number in numbers]),
+            [self.cache.prompt(number) for number in numbers],
+        )
+
+
 def train_flow(
     transformer: SD3Transformer2DModel,
-    latents: Tensor,
-    captions: Sequence[int],
-    prompts: Sequence[Prompt],
+    parameters: Sequence[nn.Parameter],
+    data: FlowData,
     config: TeacherFlowConfig,
     schedule: FlowSchedule,
     *,
     seed: int,
+    shift_positions: bool,
     on_step: OnStep,
 ) -> None:
-    """Train a transformer in place: E || v(z_t, t, c) - (noise - z) ||^2, t uniform in (0, 1000].
+    """Train in place: E || v(z_t, t, c) - (noise - z) ||^2, t uniform in (0, 1000].
 
     Args:
-        latents: [N,C,h,w], in the transformer's space.
-        captions: for each latent, which of `prompts` describes it.
-        prompts: distinct prompts, the last of them the null prompt, which takes a caption's place at
-            `config.caption_dropout`.
+        transformer: on the device and in the dtype to train in; adapters that take part are active.
+        parameters: those to train, of it; float32.
+        data: latents and prompts; the null prompt takes a caption's place at `config.caption_dropout`.
+        shift_positions: put the patches at random places of the model's sample size.
         on_step: called with the step (from 1) and its losses.
     """
     transformer.train()
-    embeds, pooled = torch.stack([p.embeds for p in prompts]), torch.stack([p.pooled for p in prompts])
-    null = len(prompts) - 1
-    optimizer, rate = _optimizer(transformer, config.learning_rate, config.steps)
+    optimizer, rate = _optimizer(parameters, config.learning_rate, config.steps)
     for step in range(1, config.steps + 1):
         generator = seeding.generator(seed, "teacher", "flow", step)
-        rows = torch.randint(len(latents), (config.batch_size,), generator=generator)
-        dropped = torch.rand(config.batch_size, generator=generator) < config.caption_dropout
-        chosen = torch.where(dropped, null, torch.as_tensor(captions)[rows])
-        z = latents[rows]
+        z, prompts = data.rows(torch.randint(len(data), (config.batch_size,), generator=generator).tolist())
+        dropped = torch.rand(len(z), generator=generator) < config.caption_dropout
+        prompts = [data.null if drop else prompt for prompt, drop in zip(prompts, dropped.tolist(), strict=True)]
         noise = torch.randn(z.shape, generator=generator)
         # Spread over the batch, one draw a stratum: uniform, with less variance than independent draws.
         u = (torch.arange(len(z)) + torch.rand(len(z), generator=generator)) / len(z)
         sigma = schedule.sigma(1000 * (1 - u))
-        with _shifted_positions(transformer, z.shape[-1], generator):
-            predicted = transformer(
-                hidden_states=add_noise(z, noise, sigma),
-                timestep=schedule.timestep(sigma),
-                encoder_hidden_states=embeds[chosen],
-                pooled_projections=pooled[chosen],
-                return_dict=False,
-            )[0]
-        loss = flow_losses(predicted, z, noise).mean()
-        _update(transformer, optimizer, rate, loss, f"flow step {step}")
+        room = transformer.config.sample_size - z.shape[-1] if shift_positions else 0
+        with _shifted_positions(transformer, room, generator):
+            predicted = predict(transformer, add_noise(z, noise, sigma), schedule.timestep(sigma), prompts)
+        loss = flow_losses(predicted, z.to(predicted.device), noise.to(predicted.device)).mean()
+        _update(parameters, optimizer, rate, loss, f"flow step {step}")
         on_step(step, {"flow": loss.item()})
     transformer.eval().requires_grad_(False)
+
+
+def predict(transformer: SD3Transformer2DModel, z_t: Tensor, timestep: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+    """The velocity [B,C,h,w] at `z_t` for a prompt a row, on the transformer's device and in its dtype."""
+    place = {"device": transformer.device, "dtype": transformer.dtype}
+    answer: Tensor = transformer(
+        hidden_states=z_t.to(**place),
+        timestep=timestep.to(transformer.device),
+        encoder_hidden_states=torch.stack([prompt.embeds for prompt in prompts]).to(**place),
+        pooled_projections=torch.stack([prompt.pooled for prompt in prompts]).to(**place),
+        return_dict=False,
+    )[0]
+    return answer
 
 
 def flow_losses(predicted: Tensor, z: Tensor, noise: Tensor) -> Tensor:
@@ -132,15 +189,15 @@ def flow_losses(predicted: Tensor, z: Tensor, noise: Tensor) -> Tensor:
 
 
 @contextmanager
-def _shifted_positions(transformer: SD3Transformer2DModel, side: int, generator: torch.Generator) -> Iterator[None]:
-    """Within the block the patches sit at a random place of the model's sample size instead of at its centre.
+def _shifted_positions(transformer: SD3Transformer2DModel, room: int, generator: torch.Generator) -> Iterator[None]:
+    """Within the block the patches sit at a random place, up to `room` / 2 latents off the centre, instead of at it.
 
     The model takes positions from the centre of a table. Trained there alone, on crops smaller than its sample size, it
     would meet the outer positions of a larger image for the first time at inference.
     """
     embed = transformer.pos_embed
-    room = max(0, (transformer.config.sample_size - side) // (2 * transformer.config.patch_size))
-    across, down = (_draw(2 * room + 1, generator) - room for _ in range(2))
+    patches = max(0, room) // (2 * transformer.config.patch_size)
+    across, down = (_draw(2 * patches + 1, generator) - patches for _ in range(2))
     table = embed.pos_embed
     size = embed.pos_embed_max_size
     embed.pos_embed = table.reshape(size, size, -1).roll((-down, -across), (0, 1)).reshape(table.shape)
@@ -150,9 +207,9 @@ def _shifted_positions(transformer: SD3Transformer2DModel, side: int, generator:
         embed.pos_embed = table
 
 
-def _optimizer(model: nn.Module, rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+def _optimizer(parameters: Sequence[nn.Parameter], rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
     """AdamW with a short warm-up and a cosine to (almost) zero."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=BETAS, weight_decay=0.0)
     warmup = min(WARMUP_STEPS, max(1, steps // 10))
 
     def factor(step: int) -> float:
@@ -161,12 +218,14 @@ def _optimizer(model: nn.Module, rate: float, steps: int) -> tuple[torch.optim.O
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _update(model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any, loss: Tensor, where: str) -> None:
+def _update(
+    parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, schedule: Any, loss: Tensor, where: str
+) -> None:
     if not torch.isfinite(loss):
         raise FloatingPointError(f"{where}: the loss is {loss.item()}")
     optimizer.zero_grad()
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+    norm = nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
     if not torch.isfinite(norm):
         raise FloatingPointError(f"{where}: the gradient's norm is {norm.item()}")
     optimizer.step()

@@ -20,7 +20,7 @@ from tsdsr import seeding
 from tsdsr.flow import FlowSchedule, add_noise, expand
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.prompt import Prompt
-from tsdsr.training.teacher import flow_losses
+from tsdsr.training.teacher import flow_losses, predict
 
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
@@ -70,13 +70,7 @@ def flow_by_bin(
             noise = torch.randn(z.shape, generator=generator)
             sigma = schedule.sigma(low + (high - low) * (1 - torch.rand(DRAWS, generator=generator)))
             z_t = add_noise(z, noise, sigma)
-            v = transformer(
-                hidden_states=z_t,
-                timestep=schedule.timestep(sigma),
-                encoder_hidden_states=prompt.embeds.expand(DRAWS, -1, -1),
-                pooled_projections=prompt.pooled.expand(DRAWS, -1),
-                return_dict=False,
-            )[0]
+            v = predict(transformer, z_t, schedule.timestep(sigma), [prompt] * DRAWS).float().cpu()
             mean, variance = (values.reshape(1, -1, 1, 1) for values in statistics)
             answers = {
                 "teacher": v,
