@@ -1,0 +1,86 @@
+"""Facts about this machine and what it can reach. Nothing here imports Ray, MLflow or torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+DEFAULT_PORTS = {"http": 80, "https": 443, "ray": 10001}
+SECONDS = 3.0
+
+
+def cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of main memory, or the container's limit where that is lower."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [_number(Path(path)) for path in _LIMITS]
+    return min([installed, *(limit for limit in limits if limit is not None)])
+
+
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping; all of it where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return memory()
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if len(line.split()) > 1}
+    return min(memory(), values.get("MemAvailable", memory()))
+
+
+def shared_memory() -> int:
+    """Bytes free in /dev/shm; 0 where there is none."""
+    return shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
+
+
+def free_disk(path: Path) -> int:
+    return shutil.disk_usage(path).free
+
+
+def ray_address() -> str | None:
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def mlflow_uri() -> str:
+    """The server or store that runs are logged to."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or "mlflow.db in this directory"
+
+
+def reachable(address: str) -> bool:
+    """Does something listen at `host:port` or at a URL's host?"""
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    try:
+        port = parts.port or DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return False
+    if not parts.hostname or port is None:
+        return False
+    try:
+        with socket.create_connection((parts.hostname, port), timeout=SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def without_password(url: str) -> str:
+    """The URL fit for a log."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
