@@ -17,7 +17,16 @@ METRIC_COLUMNS: tuple[Column, ...] = tuple(
     Column(row.name, row.label, DIRECTIONS[row.direction], row.decimals) for row in metrics.METRICS.values()
 )
 BASELINES: Mapping[str, str] = {"bicubic": "Bicubic", "round_trip": "Teacher's round trip"}
-LABELS: Mapping[str, str] = {"full": "Full", "wo_tsm": "w/o TSM", "wo_dasm": "w/o DASM", **BASELINES}
+LABELS: Mapping[str, str] = {
+    "full": "Full",
+    "wo_tsm": "w/o TSM",
+    "wo_dasm": "w/o DASM",
+    "vsd": "VSD alone",
+    "tsm_alone": "TSM alone",
+    "latent_mse_alone": "Latent MSE alone",
+    "residual_noise": "Noise residual",
+    **BASELINES,
+}
 OUTPUTS = "outputs"  # in the provenance of scores of images that were made elsewhere: their folder
 DETAIL_LABELS = {"run": "MLflow run", "params": "params sha256", "student": "student sha256"}
 _SEEDED = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)")
@@ -127,6 +136,8 @@ def _score(values: Mapping[str, Any], entry: Mapping[str, Any]) -> Score:
 
 def _provenance(values: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Provenance:
     details = {"method": values["method"], "dataset": values["dataset"], **values["provenance"], **(more or {})}
+    if values.get("departures"):
+        details["not the published test set"] = "; ".join(values["departures"])
     flat = tuple(
         (DETAIL_LABELS.get(key, key), _text(value)) for key, value in details.items() if value not in (None, "", {})
     )

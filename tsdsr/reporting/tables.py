@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from tsdsr import metrics
+from tsdsr.metrics import datasets
 from tsdsr.reporting import scores as score_files
 from tsdsr.reporting.published import PublishedTable
 from tsdsr.reporting.scores import BASELINES, METRIC_COLUMNS, MethodScores
@@ -148,7 +149,7 @@ def _measured_row(run: MethodScores, columns: Sequence[Column], texts: Mapping[s
 
 def dataset_label(dataset: str) -> str:
     """How a data set is called; `test` is the split of this experiment's own photographs."""
-    return "this experiment's test images" if dataset == "test" else dataset
+    return "this experiment's test images" if dataset == "test" else datasets.label(dataset)
 
 
 def _against(full: MethodScores | None, runs: Sequence[MethodScores], column: Column) -> Cell:
@@ -179,8 +180,8 @@ def _metric(column: Column) -> str:
 
 
 def _block_heading(runs: Sequence[MethodScores]) -> str:
-    datasets = ", ".join(dict.fromkeys(dataset_label(run.dataset) for run in runs))
-    return f"Measured here, on {datasets}"
+    names = ", ".join(dict.fromkeys(dataset_label(run.dataset) for run in runs))
+    return f"Measured here, on {names}"
 
 
 def _printed_block(printed: PublishedTable, dataset: str) -> str:

@@ -63,7 +63,8 @@ def test_no_scores_say_what_to_run(tmp_path: Path) -> None:
 
 def test_a_partial_run_says_so(workspace: Path) -> None:
     path = workspace / "reports/scores/full.json"
-    files.write_json(path, {**files.read_json(path), "partial": True})
+    files.write_json(path, {**files.read_json(path), "partial": True, "departures": ["6 images, not 93"]})
     full = scores.load(path.parent)[0]
     assert "partial" in full.provenance.summary
+    assert dict(full.provenance.details)["not the published test set"] == "6 images, not 93"
     assert replace(full, partial=False) != full

@@ -62,7 +62,7 @@ def test_measured_rows_follow_the_printed_ones_of_their_data_set(workspace: Path
     runs = _add_external(workspace, "OSEDiff", "drealsr")
     table = tables.comparison(runs, published.load("table1"), "T", default=True)
     groups = table.groups
-    assert groups.index("drealsr, measured here") == groups.index("RealSR, printed in TSD-SR v4, Table 1") - 1
+    assert groups.index("DRealSR, measured here") == groups.index("RealSR, printed in TSD-SR v4, Table 1") - 1
     assert _row(table, "OSEDiff", "measured").cells["psnr"].text == "28.92"
     ours = next(group for group in groups if group.startswith("made-up"))
     assert [row.label for row in table.rows_of(ours)] == [
