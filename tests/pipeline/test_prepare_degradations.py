@@ -251,6 +251,20 @@ def test_captions_follow_their_photograph(recipe: Params, folder: Path, tmp_path
     assert {text for name, text in texts.items() if not name.startswith("picture-3-")} == {"a photograph\n"}
 
 
+def test_corrections_need_no_new_run_and_survive_one(recipe: Params, tmp_path: Path) -> None:
+    edits = tmp_path / "corrections"
+    edits.mkdir()
+    params = recipe.overlay({"captions": {"edits": str(edits)}})
+    run(params, tmp_path)
+    train = tmp_path / "pairs" / "train"
+    name = PairFolder(train).ids[0]
+    assert PairFolder(train).caption(name) == "a photograph"
+    (edits / f"{name}.txt").write_text("better words")
+    for _ in range(2):
+        assert PairFolder(train).caption(name) == "better words"
+        run(params, tmp_path)
+
+
 @pytest.fixture
 def model_recipe(recipe: Params, tmp_path: Path) -> Params:
     values = {"source": "model", "model": save_blip(tmp_path / "model"), "max_tokens": 5, "batch_size": 5}

@@ -113,6 +113,7 @@ def write_manifest(root: Path, outcomes: Iterable[Outcome], params: Params) -> N
         root / "manifest.json",
         {
             "data": params.to_dict()["data"],
+            "edits": params.captions.edits,
             "photographs": len(outcomes),
             "pairs": rows,
             "skipped": [{"photograph": name, "reason": reason} for name, reason in skipped],

@@ -48,7 +48,8 @@ class PairFolder:
 
     Args:
         root: holds `hq` and `lq`, and `captions` where there are any.
-        edits: a folder of hand-corrected captions (params key captions.edits); it need not exist.
+        edits: a folder of hand-corrected captions; it need not exist. By default the one that the pairs were made with
+            (params key captions.edits, which the manifest beside `root` repeats), relative to the working folder.
 
     Raises:
         UserError: a side is missing, a pair has only one half, or there is no pair.
@@ -56,6 +57,7 @@ class PairFolder:
 
     def __init__(self, root: str | Path, edits: str | Path | None = None) -> None:
         self.root = Path(root)
+        edits = edits or _edits_of(self.root.parent / "manifest.json")
         self.edits = Path(edits) if edits else None
         hq, lq = (self._names(side) for side in ("hq", "lq"))
         lonely = [f"lq/{name}.png is missing" for name in sorted(hq - lq)]
@@ -112,6 +114,10 @@ class PairFolder:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; run the stage prepare-degradations")
         return {path.stem for path in folder.glob("*.png") if not path.name.startswith(".")}
+
+
+def _edits_of(manifest: Path) -> str | None:
+    return files.read_json(manifest).get("edits") if manifest.is_file() else None
 
 
 def _photograph(pair: str) -> str:
