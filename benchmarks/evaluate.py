@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tsdsr.metrics.scoring import LocalExecutor
+from tsdsr.metrics import LocalExecutor
 
 SIDE = 512
 METRICS = ("psnr", "ssim", "niqe")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tsdsr import weights
 from tsdsr.errors import UserError
@@ -42,14 +45,17 @@ def run(*words: str) -> int:
     return weights.run(parser.parse_args(list(words)))
 
 
-def test_the_folders_are_those_of_torch_and_hugging_face(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-    from huggingface_hub import constants
-
+@pytest.mark.parametrize("variable", ["TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", None])
+def test_the_folders_are_those_of_torch_and_hugging_face(variable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(variable, "/somewhere/else")
+    # Both decide when they are imported or asked, by the environment of that moment.
+    code = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert search.hugging_face_hub() == Path(theirs)
     assert search.torch_hub() == Path(torch.hub.get_dir())
-    monkeypatch.delenv("HF_HOME")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert search.hugging_face_hub() == Path(constants.default_cache_path)
 
 
 def test_every_row_knows_a_digest_and_a_user() -> None:
@@ -162,8 +168,5 @@ def test_check_fails_while_something_is_absent() -> None:
 
 
 def test_the_command_needs_no_torch() -> None:
-    import subprocess
-    import sys
-
     code = "import sys, tsdsr.weights; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,18 +4,10 @@ from tsdsr import compat
 
 compat.apply()
 
+from tsdsr.metrics.executor import Batch, BatchScores, Executor, LocalExecutor, choose_device  # noqa: E402
 from tsdsr.metrics.registry import COLUMNS, METRICS, Metric, select  # noqa: E402
 from tsdsr.metrics.results import compare, environment, json_path, read_csv, summarise, to_csv, write  # noqa: E402
-from tsdsr.metrics.scoring import (  # noqa: E402
-    DEFAULT_CACHE,
-    Batch,
-    BatchScores,
-    Executor,
-    LocalExecutor,
-    Scores,
-    choose_device,
-    score_folder,
-)
+from tsdsr.metrics.scoring import DEFAULT_CACHE, Scores, score_folder  # noqa: E402
 from tsdsr.metrics.statistics import Interval, mean_interval, paired_difference  # noqa: E402
 
 __all__ = [

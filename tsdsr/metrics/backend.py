@@ -7,11 +7,10 @@ import importlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -97,14 +96,27 @@ def _offline(metric: Metric, view: Path, folders: Sequence[str | Path]) -> Itera
     torch.hub.set_dir(str(view))
     try:
         with (
-            mock.patch.object(download, "DEFAULT_CACHE_DIR", str(view / "pyiqa")),
-            mock.patch.object(timm, "create_model", partial(_without_pretrained, timm.create_model)),
-            mock.patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}),
+            _replaced(vars(download), "DEFAULT_CACHE_DIR", str(view / "pyiqa")),
+            _replaced(vars(timm), "create_model", partial(_without_pretrained, timm.create_model)),
+            _replaced(os.environ, "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1"),
             contextlib.redirect_stdout(sys.stderr),
         ):
             yield
     finally:
         torch.hub.set_dir(before)
+
+
+@contextlib.contextmanager
+def _replaced(values: MutableMapping[str, Any], name: str, value: Any) -> Iterator[None]:
+    before = values.get(name)
+    values[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del values[name]
+        else:
+            values[name] = before
 
 
 def _without_pretrained(create: Callable[..., Any], *args: Any, **options: Any) -> Any:

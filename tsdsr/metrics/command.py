@@ -19,9 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> 
     parser.add_argument("--dataset", default="unnamed", metavar="NAME", help="which images they are")
     parser.add_argument("--weights-dir", action="append", default=[], metavar="DIR", help="searched for weights first")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--batch-size", type=int, default=4, help="images of one size scored together")
+    parser.add_argument("--batch-size", type=_count, default=4, help="images of one size scored together")
     parser.add_argument("--no-cache", action="store_true", help="neither read nor keep scores in .tsdsr/scores")
     parser.add_argument("--against", metavar="OTHER.csv", help="also print paired differences to these scores")
+
+
+def _count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, found {text}")
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,58 +8,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache as cache_calls
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tsdsr.errors import UserError
 from tsdsr.metrics import backend, folder_metrics
 from tsdsr.metrics.cache import ScoreCache, version
+from tsdsr.metrics.executor import Batch, Executor, LocalExecutor, choose_device
 from tsdsr.metrics.images import Item, Problem, collect, too_small
 from tsdsr.metrics.registry import Metric, select
 
 logger = logging.getLogger(__name__)
 DEFAULT_CACHE = Path(".tsdsr/scores")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images of one size that lack the same scores; what a worker gets.
-
-    Attributes:
-        names: (B,).
-        metrics: names of the metrics to compute.
-        images: uint8 (B, H, W, 3).
-        references: likewise, or None.
-    """
-
-    names: tuple[str, ...]
-    metrics: tuple[str, ...]
-    images: np.ndarray
-    references: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class BatchScores:
-    """What a worker gives back.
-
-    Attributes:
-        names: (B,), of the batch.
-        values: metric -> (B,) scores.
-        failures: metric -> why it could not be loaded.
-    """
-
-    names: tuple[str, ...]
-    values: dict[str, list[float]]
-    failures: dict[str, str]
-
-
-Executor = Callable[[Iterable[Batch]], Iterator[BatchScores]]
+LOG_SECONDS = 10.0
 
 
 @dataclass
@@ -97,52 +64,6 @@ class Scores:
         means = {name: float(np.mean(list(column.values()))) for name, column in self.values.items() if column}
         means |= self.dataset
         return {metric.name: means[metric.name] for metric in self.metrics if metric.name in means}
-
-
-class LocalExecutor:
-    """Compute batches one after another in this process; models are built at first use and kept.
-
-    A GPU takes a batch as a whole. A CPU takes its images one by one: that is faster there (they stay in its caches),
-    and a score then does not depend on which images are scored with it.
-    """
-
-    def __init__(self, device: torch.device, folders: Sequence[str | Path] = ()) -> None:
-        self._device, self._folders = device, tuple(folders)
-        self._scorers: dict[str, backend.Score] = {}
-
-    def __call__(self, batches: Iterable[Batch]) -> Iterator[BatchScores]:
-        return map(self.score, batches)
-
-    def score(self, batch: Batch) -> BatchScores:
-        """Every score of one batch."""
-        rows = len(batch.names)
-        step = rows if self._device.type == "cuda" else 1
-        result = BatchScores(batch.names, {name: [] for name in batch.metrics}, {})
-        for start in range(0, rows, step):
-            images = self._tensor(batch.images[start : start + step])
-            references = None if batch.references is None else self._tensor(batch.references[start : start + step])
-            for name, values in list(result.values.items()):
-                try:
-                    values += self._scorer(name)(images, references).tolist()
-                except UserError as error:
-                    result.failures[name] = str(error)
-                    del result.values[name]
-        return result
-
-    def _scorer(self, name: str) -> backend.Score:
-        if name not in self._scorers:
-            self._scorers[name] = backend.scorer(select([name])[0], self._device, self._folders)
-        return self._scorers[name]
-
-    def _tensor(self, images: np.ndarray) -> Tensor:
-        return torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float().div(255)
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is a CUDA device when there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def score_folder(
@@ -228,7 +149,9 @@ def _score_images(
             else:
                 found[metric.name][item.name] = value
     by_name = {item.name: item for item in items}
+    progress = _Progress(len(lacking))
     for result in executor(_batches(items, lacking, batch_size)):
+        progress.advance(len(result.names))
         scores.reasons.update(result.failures)
         for row, image in enumerate(result.names):
             new = {
@@ -242,6 +165,19 @@ def _score_images(
                 found[metric.name][image] = value
     for name, column in found.items():
         _keep_finite(scores, name, column)
+
+
+class _Progress:
+    """A line in the log now and then."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._said = total, 0, time.monotonic()
+
+    def advance(self, images: int) -> None:
+        self._done += images
+        if time.monotonic() - self._said > LOG_SECONDS:
+            self._said = time.monotonic()
+            logger.info("scored %d of %d images", self._done, self._total)
 
 
 def _keep_finite(scores: Scores, name: str, column: dict[str, float]) -> None:
