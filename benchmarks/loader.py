@@ -1,0 +1,144 @@
+"""The loader against the training step it feeds: samples per second of each, on one thread, and of the loader at SD3's
+shapes. Above 1, the step never waits: a batch is read in the background while the one before is trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from tsdsr.config import Params
+from tsdsr.data.cache import LatentCache, Sample, mirrored
+from tsdsr.data.dataset import Batch, DistillationData
+from tsdsr.data.pairs import PairFolder, write_png
+from tsdsr.data.synthesis import degrade_again
+from tsdsr.flow import FlowSchedule
+from tsdsr.losses.reconstruction import PerceptualLoss
+from tsdsr.models import adapters, presets
+from tsdsr.models.prompt import Prompt
+from tsdsr.models.student import Student
+from tsdsr.training.step import DistillationModel, Distiller
+
+ROOT = Path(__file__).resolve().parents[1]
+PAIRS = 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer batches")
+    batches = 4 if parser.parse_args().quick else 20
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    params = Params.load(ROOT / "params.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = presets.get("tiny")
+        small = data(Path(folder) / "tiny", tiny, side=128, params=params)
+        large = data(Path(folder) / "sd3", presets.get("sd3-medium"), side=512, params=params)
+        wanted = [[batch * 4 + row for row in range(4)] for batch in range(batches)]
+        direct = [small.batch(positions) for positions in wanted]
+        equal = all(same(one, two) for one, two in zip(direct, small.prefetched(wanted), strict=True))
+        loader = rate(lambda: [small.batch(positions) for positions in wanted], 4 * batches)
+        at_sd3 = rate(lambda: [large.batch(positions) for positions in wanted], 4 * batches)
+        distiller = untrained(tiny, params)
+        phase = params.distill.phases["late"]
+        step = rate(lambda: [train(distiller, batch, phase) for batch in direct[: batches // 2]], 4 * (batches // 2))
+    print(f"{'':42s}{'samples/s':>10s}")
+    for name, value in (
+        ("training step, tiny preset, 128 px", step),
+        ("loader, tiny preset, 128 px, online", loader),
+        ("loader, SD3-medium's shapes, 512 px, online", at_sd3),
+    ):
+        print(f"{name:44s}{value:8.1f}")
+    summary = {"name": "loader", "baseline": step, "ours": loader, "unit": "samples/s", "ratio": loader / step}
+    print(json.dumps({**summary, "device": "cpu, 1 thread", "equal": equal, "sd3_shapes": at_sd3}))
+
+
+def data(folder: Path, preset: presets.Preset, *, side: int, params: Params) -> DistillationData:
+    """Pairs of crops of a bundled photograph and a cache of random latents at the preset's shapes."""
+    from skimage.data import hubble_deep_field
+
+    photograph = hubble_deep_field()
+    shape = preset.shape["transformer"]
+    latent_side = side // 2 ** (len(preset.shape["vae"]["block_out_channels"]) - 1)
+    names = [f"sky-c{index:03d}" for index in range(PAIRS)]
+    samples = []
+    for index, name in enumerate(names):
+        hq = np.ascontiguousarray(photograph[8 * index : 8 * index + side, 8 * index : 8 * index + side])
+        write_png(folder / "pairs/hq" / f"{name}.png", hq)
+        write_png(folder / "pairs/lq" / f"{name}.png", degrade_again(hq, name, 0, params.seed, params))
+        for stored in (name, mirrored(name)):
+            samples.append(Sample(stored, "", torch.randn(shape["in_channels"], latent_side, latent_side)))
+    prompts = [(text, random_prompt(preset)) for text in ("", "default")]
+    LatentCache.write(
+        folder / "latents",
+        samples=samples,
+        prompts=prompts,
+        default_prompt="default",
+        dtype="bfloat16",
+        shard_rows=64,
+        origin={},
+    )
+    return DistillationData(
+        PairFolder(folder / "pairs"),
+        LatentCache.open(folder / "latents"),
+        seed=0,
+        degrade=lambda hq, pair, epoch: degrade_again(hq, pair, epoch, params.seed, params),
+        flip=True,
+    )
+
+
+def random_prompt(preset: presets.Preset) -> Prompt:
+    shape = preset.shape["transformer"]
+    return Prompt(
+        torch.randn(preset.prompt_tokens, shape["joint_attention_dim"]), torch.randn(shape["pooled_projection_dim"])
+    )
+
+
+def untrained(preset: presets.Preset, params: Params) -> Distiller:
+    """The training step at the preset's shapes; what it costs does not depend on the weights."""
+    vae, transformer = presets.build_vae(preset, seed=0), presets.build_transformer(preset, seed=0)
+    transformer.requires_grad_(False)
+    config = params.distill
+    student = Student(vae, transformer, use_shift=False)
+    lora: dict[str, Any] = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": 0}
+    student.add_adapters(**lora, vae_rank=config.lora.vae_rank)
+    adapters.add_adapter(transformer, adapters.FAKE_SCORE, targets=adapters.ATTENTION_TARGETS, **lora)
+    return Distiller(
+        DistillationModel(student, random_prompt(preset)),
+        student,
+        null=random_prompt(preset),
+        schedule=FlowSchedule.from_scheduler(presets.build_scheduler(preset)),
+        perceptual=PerceptualLoss("alex", "random"),
+        config=config,
+        scale=params.data.scale,
+        seed=0,
+    )
+
+
+def train(distiller: Distiller, batch: Batch, phase: Any) -> None:
+    output = distiller.student_turn(batch, phase)
+    distiller.fake_score_turn(batch, output.z_hat, 0)
+
+
+def rate(work: Callable[[], Any], samples: int) -> float:
+    work()
+    start = time.perf_counter()
+    work()
+    return samples / (time.perf_counter() - start)
+
+
+def same(one: Batch, two: Batch) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(two, name)) for name in ("lq", "hq", "z", "embeds", "pooled"))
+
+
+if __name__ == "__main__":
+    main()
