@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "upscale": Command("tsdsr.inference.command", "enlarge pictures with a student"),
+    "export": Command("tsdsr.inference.export", "write a student as one streamlined model, as ONNX, with a card"),
     "doctor": Command("tsdsr.doctor", "check that this installation and machine can do the work"),
     "score": Command("tsdsr.metrics.command", "score a folder of images"),
     "weights": Command("tsdsr.weights.command", "list, fetch, check and import the weights of metrics and losses"),
@@ -45,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"tsdsr {words[0]}", description=f"{command.summary}.".capitalize())
     module.add_arguments(parser)
     args = parser.parse_args(words[1:])
+    signal.signal(signal.SIGTERM, _interrupt)  # so that files in the making are removed
     try:
         return int(module.run(args))
     except UserError as error:
@@ -53,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _overview(words: list[str]) -> int:

@@ -166,7 +166,8 @@ class StreamlinedTransformer(ModelMixin, ConfigMixin):
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """(rows * columns, D): the centre of the position table, as SD3 crops it."""
-        top, left = (self.max_tokens - rows) // 2, (self.max_tokens - columns) // 2
+        # (max - n) // 2, in a form that divides no negative number: ONNX rounds those the other way
+        top, left = (self.max_tokens // 2 - (n + 1 - self.max_tokens % 2) // 2 for n in (rows, columns))
         across = self.column_positions[left : left + columns]
         down = self.row_positions[top : top + rows]
         return torch.cat([across[None].expand(rows, -1, -1), down[:, None].expand(-1, columns, -1)], dim=-1).flatten(

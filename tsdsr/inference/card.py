@@ -1,0 +1,102 @@
+"""The model card of an exported student: what it is, what it came from, what it may be used for, how it scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tsdsr import __version__, files
+from tsdsr.errors import UserError
+from tsdsr.models.student import read_config
+
+SCORES = Path("reports/scores")
+# Per teacher preset: the hub's word for the licence of the base weights, and what it means in a sentence.
+_BASE_LICENCES = {
+    "tiny": ("apache-2.0", "The base was trained from scratch by this project's teacher stage."),
+    "sd3-medium": (
+        "other",
+        "The base is Stable Diffusion 3 Medium: its weights, and this model made from them, are under the Stability AI "
+        "Community License.",
+    ),
+}
+
+
+def write_card(student: Path, directory: Path, name: str) -> None:
+    """Write `README.md` into an exported model's directory.
+
+    Args:
+        student: the student directory that the export came from; its scores are read from `reports/scores`.
+        directory: the export.
+        name: what the model is called.
+
+    Raises:
+        UserError: if `student` is not a student directory.
+    """
+    config = read_config(student)
+    files.write_text(directory / "README.md", card(config, _scores(student.name), name))
+
+
+def card(config: dict[str, Any], scores: dict[str, Any] | None, name: str) -> str:
+    """The card's text.
+
+    Args:
+        config: of `student.json`.
+        scores: the summary that scoring wrote, or None.
+        name: of the model.
+    """
+    named = config.get("teacher")
+    teacher = named if isinstance(named, dict) else {}
+    licence, terms = _BASE_LICENCES.get(teacher.get("preset", ""), ("other", "The base weights' own licence applies."))
+    source = teacher.get("source")
+    head = ["---", "library_name: diffusers", "pipeline_tag: image-to-image", f"license: {licence}"]
+    head += [f"base_model: {source}"] if source else []
+    head += ["tags:", "- super-resolution", "- one-step-diffusion", "- tsd-sr", "---"]
+    scale = config["scale"]
+    return "\n".join(
+        [
+            *head,
+            f"# {name}",
+            "",
+            f"A one-step diffusion upscaler (x{scale}), distilled with target score distillation (TSD-SR, "
+            f"arXiv 2411.18263) by tsdsr {__version__}. Its adapters are merged and its transformer is streamlined for "
+            "the one timestep and prompt it is used with.",
+            "",
+            "```python",
+            "from tsdsr.inference import TSDSRPipeline",
+            f'pipe = TSDSRPipeline.from_pretrained("{name}")',
+            f"pipe(image, scale={scale}).images[0].save('out.png')",
+            "```",
+            "",
+            "## Licences",
+            "",
+            "- Code (the package `tsdsr`): Apache-2.0.",
+            f"- Weights: {terms}",
+            "",
+            "## Scores",
+            "",
+            *_table(scores),
+            "",
+        ]
+    )
+
+
+def _table(scores: dict[str, Any] | None) -> list[str]:
+    measured = {key: row for key, row in (scores or {}).get("metrics", {}).items() if row.get("mean") is not None}
+    if scores is None or not measured:
+        return ["None were measured."]
+    lines = [f"Means over {scores['images']} images of the set `{scores['dataset']}`.", ""]
+    lines += ["| metric | mean |", "|---|---|"]
+    for row in measured.values():
+        lines.append(f"| {row['label']} ({row['direction']} is better) | {row['mean']:.{row['decimals']}f} |")
+    return lines
+
+
+def _scores(method: str) -> dict[str, Any] | None:
+    path = SCORES / f"{method}.json"
+    if not path.is_file():
+        return None
+    try:
+        summary: dict[str, Any] = files.read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+    return summary
