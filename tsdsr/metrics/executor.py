@@ -89,7 +89,7 @@ class LocalExecutor:
         return self._scorers[name]
 
     def _tensor(self, images: np.ndarray) -> Tensor:
-        return torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2).float().div(255)
+        return torch.tensor(images).to(self._device).permute(0, 3, 1, 2).float().div(255)
 
 
 def choose_device(name: str = "auto") -> torch.device:
