@@ -9,7 +9,7 @@ import torch
 from pipeline import precompute as stage
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
-from tsdsr.data.cache import LatentCache
+from tsdsr.data.cache import LatentCache, mirrored
 from tsdsr.data.images import read_image
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
@@ -30,7 +30,9 @@ def pairs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small(params: Params) -> Params:
-    return params.overlay({"precompute": {"batch_size": 2, "shard_rows": 3}, "prompts": {"default": "a sharp photo"}})
+    return params.overlay(
+        {"precompute": {"batch_size": 2, "shard_rows": 3, "flips": False}, "prompts": {"default": "a sharp photo"}}
+    )
 
 
 def test_the_cache_holds_what_the_teacher_makes_of_the_pairs(small, pairs, teacher, tmp_path):
@@ -50,6 +52,18 @@ def test_the_cache_holds_what_the_teacher_makes_of_the_pairs(small, pairs, teach
     assert cache.null.embeds.equal(null.embeds)
     assert cache.manifest["origin"] == {"teacher": teachers.fingerprint(teacher), "use_shift": False}
     assert len(cache.texts) == 4
+
+
+def test_mirror_images_have_latents_of_their_own(small, pairs, teacher, tmp_path):
+    stage.precompute(small.overlay({"precompute": {"flips": True}}), pairs, teacher, tmp_path / "latents")
+    cache, folder = LatentCache.open(tmp_path / "latents"), PairFolder(pairs)
+    assert len(cache) == 2 * len(folder)
+    codec = LatentCodec(teachers.load_teacher(teacher, text_encoders=False).vae, use_shift=False)
+    name = folder.ids[1]
+    with torch.no_grad():
+        wanted = codec.encode(read_image(folder.hq_path(name))[None].flip(-1))[0]
+    found = cache.latent(cache.ids.index(mirrored(name)))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_equal_input_gives_equal_bytes(small, pairs, teacher, tmp_path):

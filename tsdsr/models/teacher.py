@@ -116,7 +116,7 @@ def load_teacher(
     vae = load_vae(where, dtype=dtype, device=device)
     with _readable(where):
         transformer = SD3Transformer2DModel.from_pretrained(
-            where.source, subfolder="transformer", torch_dtype=dtype, **where.options
+            where.source, subfolder="transformer", dtype=dtype, **where.options
         )
         scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(
             where.source, subfolder="scheduler", **where.options
@@ -133,7 +133,7 @@ def load_vae(where: Location, *, dtype: torch.dtype, device: str | torch.device)
     from diffusers import AutoencoderKL
 
     with _readable(where):
-        vae = AutoencoderKL.from_pretrained(where.source, subfolder="vae", torch_dtype=dtype, **where.options)
+        vae = AutoencoderKL.from_pretrained(where.source, subfolder="vae", dtype=dtype, **where.options)
     return vae.to(device).eval().requires_grad_(False)
 
 
@@ -143,7 +143,7 @@ def load_text(where: Location, *, dtype: torch.dtype, device: str | torch.device
 
     with _readable(where):
         pipe = StableDiffusion3Pipeline.from_pretrained(
-            where.source, transformer=None, vae=None, torch_dtype=dtype, **where.options
+            where.source, transformer=None, vae=None, dtype=dtype, **where.options
         )
     return pipe.to(device)
 
