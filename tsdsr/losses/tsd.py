@@ -94,8 +94,10 @@ def tsd_loss(
         vsd_norm = tsm_norm = torch.zeros_like(t)
         for i in range(dasm_steps + 1):
             timestep = schedule.timestep(sigma)
-            v_teacher = teacher(torch.cat([z_hat_t, z_t]), torch.cat([timestep, timestep])).to(wide)
-            v_teacher_hat, v_teacher_z = v_teacher.chunk(2)
+            # lambda = 1 cancels psi(z_t), and with it the whole trajectory of z; the first point keeps it for its norm.
+            blocks = [z_hat_t, z_t] if lam != 1 or i == 0 else [z_hat_t]
+            v_teacher = teacher(torch.cat(blocks), torch.cat([timestep] * len(blocks))).to(wide).chunk(len(blocks))
+            v_teacher_hat, v_teacher_z = v_teacher[0], v_teacher[-1]
             v_fake_hat = fake(z_hat_t, timestep).to(wide)
             if residual == "velocity":
                 psi_hat, psi_z, phi_hat = v_teacher_hat, v_teacher_z, v_fake_hat
@@ -103,7 +105,7 @@ def tsd_loss(
                 psi_hat = noise_from_velocity(z_hat_t, v_teacher_hat, sigma)
                 psi_z = noise_from_velocity(z_t, v_teacher_z, sigma)
                 phi_hat = noise_from_velocity(z_hat_t, v_fake_hat, sigma)
-            g = (psi_hat - psi_z) + lam * (psi_z - phi_hat)  # Eq. (5)
+            g = psi_hat - phi_hat if lam == 1 else (psi_hat - psi_z) + lam * (psi_z - phi_hat)  # Eq. (5)
             point_weight = 1.0 if i == 0 else dasm_weight
             direction += point_weight * expand(sigma**2, g) * g  # w(t) = sigma^2
             if i == 0:

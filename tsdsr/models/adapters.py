@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tsdsr import seeding
 from tsdsr.errors import UserError
 from tsdsr.files import atomic_file
+from tsdsr.models import composed
 
 STUDENT = "student"
 FAKE_SCORE = "fake_score"
@@ -69,6 +70,7 @@ def add_adapter(
         parameter.requires_grad_(trainable)
     for layer in _lora_layers(model):
         layer._active_adapter = []
+        composed.install(layer)
 
 
 def parameters(model: nn.Module, name: str) -> dict[str, nn.Parameter]:

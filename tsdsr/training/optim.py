@@ -35,7 +35,7 @@ class NetworkOptimizer:
         self.named, self.lr, self.total = named, lr, total
         self.clip_norm, self.schedule = config.clip_norm, schedule
         self.adamw = torch.optim.AdamW(
-            named.values(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=_fused(named)
+            named.values(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
 
     def zero_grad(self) -> None:
@@ -60,15 +60,12 @@ class NetworkOptimizer:
         }
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state` gave."""
+        """Restore what `state` gave; the moments in their parameter's memory layout, as the fused update wants them."""
         for name, parameter in self.named.items():
             self.adamw.state[parameter] = {
-                key: tensors[f"{name}.{key}"].to(
-                    "cpu" if key == "step" and not _fused(self.named) else parameter.device
-                )
-                for key in ("step", "exp_avg", "exp_avg_sq")
+                "step": tensors[f"{name}.step"].to(parameter.device),
+                **{
+                    key: torch.empty_like(parameter).copy_(tensors[f"{name}.{key}"])
+                    for key in ("exp_avg", "exp_avg_sq")
+                },
             }
-
-
-def _fused(named: dict[str, nn.Parameter]) -> bool:
-    return all(parameter.is_cuda for parameter in named.values())

@@ -180,6 +180,13 @@ def test_callables_get_whole_blocks_of_the_batch_at_1000_sigma():
         assert any(torch.allclose(blocks, point.expand_as(blocks)) for point in wanted)
 
 
+def test_vsd_alone_does_not_ask_for_what_cancels():
+    """At lambda 1, psi(z_t) drops out of Eq. (5), and with it z's trajectory; the first point keeps it for its norm."""
+    rows = []
+    run(inputs(), lam=1.0, teacher=lambda z_t, s: rows.append(z_t.shape[0]) or psi(z_t, s))
+    assert rows == [6, 3, 3, 3]
+
+
 @pytest.mark.parametrize("lam", [0.3, 1.0])
 def test_vsd_vanishes_when_phi_is_psi(lam):
     """At lambda 1 the direction is VSD alone, Eq. (3), and psi = phi leaves nothing; else lambda's share of it goes."""

@@ -21,13 +21,30 @@ from tsdsr.training.loop import Trainer, World, wrap
 from tsdsr.training.step import DistillationModel, Distiller
 
 ROOT = Path(__file__).parents[3]
-SMALL: dict[str, Any] = {
+SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change its recipe
     "steps": 6,
     "batch_size": 4,
+    "accumulation": 1,
     "num_workers": 0,
-    "lora": {"rank": 4, "alpha": 4, "vae_rank": 4},
-    "optimizer": {"student_lr": 1.0e-2, "fake_score_lr": 1.0e-2},
-    "lr_schedule": {"warmup_steps": 1},
+    "precision": "float32",
+    "gradient_checkpointing": False,
+    "low_memory": False,
+    "lora": {"rank": 4, "alpha": 4, "vae_rank": 3},
+    "guidance_scale": {"teacher": 7.5, "fake_score": 7.5},
+    "tsd": {
+        "lambda": 0.7,
+        "residual": "velocity",
+        "t_range": [50, 950],
+        "dasm": {"steps": 3, "step_size": 50, "weight": 0.3, "random_offset": False},
+    },
+    "fake_score": {"t_range": [50, 950], "updates_per_step": 1, "caption_dropout": 0.1},
+    "phases": {
+        "early": {"share": 0.6, "dasm": False, "losses": {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}},
+        "late": {"share": 0.4, "dasm": True, "losses": {"lpips": 1.0, "tsd": 2.0, "latent_mse": 0.0}},
+    },
+    "optimizer": {"student_lr": 1.0e-2, "fake_score_lr": 1.0e-2, "clip_norm": 1.0},
+    "lr_schedule": {"name": "cosine_with_restarts", "warmup_steps": 1, "cycles": 1},
+    "ema_decay": 0.0,
     "checkpoint": {"every": 2, "keep": 2},
     "log_every": 3,
 }
@@ -69,7 +86,7 @@ def models(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape
     transformer, vae = tiny_transformer(**shape).to(dtype), tiny_vae().to(dtype)
     student = Student(vae, transformer, use_shift=False)
     lora: dict[str, Any] = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": 0}
-    student.add_adapters(**lora)
+    student.add_adapters(**lora, vae_rank=config.lora.vae_rank)
     adapters.add_adapter(transformer, adapters.FAKE_SCORE, targets=adapters.ATTENTION_TARGETS, **lora)
     for model, name in [
         (transformer, adapters.STUDENT),

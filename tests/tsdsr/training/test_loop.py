@@ -147,7 +147,10 @@ def test_phases_do_what_they_say(tmp_path, monkeypatch):
 
     monkeypatch.setattr(made.distiller, "student_turn", spy)
     made.run()
-    early, late = (False, {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}), (True, {"lpips": 1.0, "tsd": 2.0})
+    early, late = (
+        (False, {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}),
+        (True, {"lpips": 1.0, "tsd": 2.0, "latent_mse": 0.0}),
+    )
     assert seen == [early] * 3 + [late] * 2
 
 

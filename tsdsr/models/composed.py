@@ -1,0 +1,101 @@
+"""The forward of a LoRA layer, in whichever order of the same products takes fewer operations.
+
+    y = W x + s B (A x)      two thin products a position; what PEFT does
+    y = (W + s B A) x        one product of weights, then one a position
+
+The results are equal but for rounding. The second saves the thin products and pays with the product B A, and in
+training with a gradient of W's full size, out of which autograd makes those of A and B. It wins where a layer is narrow
+for its rank (the tiny preset) and where nothing is learnt (the fake score at work as a score); at SD3's width a layer
+that learns stays with the first. Only in float32: rounded to bfloat16, W + s B A would lose most of a small B A.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners import lora
+from torch import Tensor
+from torch.nn import functional
+
+
+def composing_pays(positions: int, fan_in: int, fan_out: int, rank: int, *, learning: bool) -> bool:
+    """Whether (W + s B A) x takes fewer operations, forward and (when `learning`) backward.
+
+    Args:
+        positions: tokens or pixels that the layer is applied at.
+        fan_in, fan_out: W's sides; a convolution's kernel counts into `fan_in`.
+        rank: of all active adapters together.
+    """
+    full, thin = fan_in * fan_out, rank * (fan_in + fan_out)
+    if learning:  # thin: 2 products forward, 2 to the input, 2 to A and B; composed: W's gradient, B A and its backward
+        return full * (2 * positions + 6 * rank) < 6 * positions * thin
+    return full * rank < positions * thin
+
+
+class ComposedLinear(lora.Linear):
+    """PEFT's LoRA on a linear layer, composed where that pays."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        names = _names(self)
+        if not names and not args and not kwargs:
+            return self.base_layer(x)
+        weight = self.base_layer.weight
+        positions = x.numel() // x.shape[-1]
+        if args or kwargs or not _composes(self, names, x, positions, weight.shape[1], weight.shape[0]):
+            return super().forward(x, *args, **kwargs)
+        return functional.linear(x, _composed(self, names), self.base_layer.bias)
+
+
+class ComposedConv2d(lora.Conv2d):
+    """PEFT's LoRA on a convolution, composed where that pays."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        names = _names(self)
+        if not names and not args and not kwargs:
+            return self.base_layer(x)
+        base = self.base_layer
+        weight, stride = base.weight, base.stride
+        positions = x.shape[0] * (x.shape[2] // stride[0]) * (x.shape[3] // stride[1])
+        fan_in = weight.shape[1] * weight.shape[2] * weight.shape[3]
+        plain = base.groups == 1 and not args and not kwargs
+        if not plain or not _composes(self, names, x, positions, fan_in, weight.shape[0]):
+            return super().forward(x, *args, **kwargs)
+        return base._conv_forward(x, _composed(self, names), base.bias)
+
+
+COMPOSED: dict[type, type] = {lora.Linear: ComposedLinear, lora.Conv2d: ComposedConv2d}
+
+
+def install(layer: Any) -> None:
+    """Let one of PEFT's LoRA layers choose the order of its products; any other layer is left as it is."""
+    layer.__class__ = COMPOSED.get(type(layer), type(layer))
+
+
+def _names(layer: Any) -> list[str]:
+    """The adapters that take part in this layer's forward."""
+    if layer.disable_adapters or layer.merged:
+        return list(layer.lora_A)  # PEFT's own forward knows what to do
+    return [name for name in layer._active_adapter if name in layer.lora_A]
+
+
+def _composes(layer: Any, names: list[str], x: Tensor, positions: int, fan_in: int, fan_out: int) -> bool:
+    weight = layer.base_layer.weight
+    factors = [layer.lora_A[name].weight for name in names] + [layer.lora_B[name].weight for name in names]
+    if layer.disable_adapters or layer.merged or torch.is_autocast_enabled(x.device.type):
+        return False
+    if any(factor.dtype != weight.dtype or weight.itemsize < 4 for factor in factors) or x.dtype != weight.dtype:
+        return False
+    learning = torch.is_grad_enabled() and any(factor.requires_grad for factor in factors)
+    rank = sum(layer.r[name] for name in names)
+    return composing_pays(positions, fan_in, fan_out, rank, learning=learning)
+
+
+def _composed(layer: Any, names: list[str]) -> Tensor:
+    """W + s B A, summed over the adapters."""
+    weight = layer.base_layer.weight
+    flat = weight.flatten(1)
+    for name in names:
+        down, up = layer.lora_A[name].weight.flatten(1), layer.lora_B[name].weight.flatten(1)
+        flat = torch.addmm(flat, up, down, alpha=layer.scaling[name])
+    return flat.view(weight.shape)
