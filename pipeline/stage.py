@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+from pipeline import storage
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 
@@ -23,6 +24,7 @@ def run(main: Callable[[], None]) -> None:
     """Call a stage's main; a user's mistake becomes one line on stderr and exit status 2."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     try:
+        storage.link()
         main()
     except (UserError, FileNotFoundError, PermissionError) as error:
         sys.exit(_fail(error))
