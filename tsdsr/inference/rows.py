@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IN_MEMORY_BYTES = 64 * 2**20
+IN_MEMORY_BYTES = 16 * 2**20
 
 
 class RowStore:

@@ -1,0 +1,246 @@
+"""Upscaling: the plain path against ours and against ours in onnxruntime, on the same weights; memory; colours.
+
+    python benchmarks/upscale.py [--quick] [--photographs DIR] [--model DIR_OR_NAME] [--threads N]
+
+The plain path is the structure of TSD-SR's released test script: adapters unmerged, the prompt's and the timestep's
+modules live, tiles one by one. Ours is what `TSDSRPipeline` runs. Both use the same tiles and must agree. Weights are
+random: the tiny preset's on a CPU; with CUDA also SD3-medium's shape at 512x512 (Table 3 of arXiv 2411.18263: one
+picture, time of a forward after warm-up). On a CPU the time is the process's CPU time, paths taken in turn, medians.
+
+Memory is the peak resident size of a fresh process for results of 1, 4 and 16 megapixels. Colours: the mean CIEDE2000
+between photographs and their enlargement reduced again, with a trained student (`--model`). The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from tsdsr.errors import UserError  # noqa: E402
+from tsdsr.inference import TSDSRPipeline  # noqa: E402
+from tsdsr.inference.engine import Networks, Source, TilePlan, restore  # noqa: E402
+from tsdsr.inference.fold import streamline  # noqa: E402
+from tsdsr.inference.merge import merge_adapter  # noqa: E402
+from tsdsr.inference.onnx import export_onnx  # noqa: E402
+from tsdsr.inference.opening import open_pipeline  # noqa: E402
+from tsdsr.models import adapters, presets  # noqa: E402
+from tsdsr.models.codec import LatentCodec  # noqa: E402
+from tsdsr.models.prompt import Prompt  # noqa: E402
+from tsdsr.models.student import Student  # noqa: E402
+
+RANK = 64
+TOLERANCE = {"cpu": 1e-4, "cuda": 0.05}  # of a range of 1; bfloat16 on a GPU
+MEGAPIXELS = (1, 4, 16)
+
+
+class PlainCodec(LatentCodec):
+    """The encoder with its adapter live."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        with adapters.active(self.vae, adapters.STUDENT):
+            return super().encode(images)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The same weights twice."""
+
+    plain: Networks
+    ours: TSDSRPipeline
+
+
+def build(preset_name: str, device: torch.device, dtype: torch.dtype) -> Paths:
+    """Random weights and adapters of the preset's shape, as a plain student and as our pipeline."""
+    preset = presets.get(preset_name)
+
+    def student() -> tuple[Any, Any]:
+        vae, transformer = presets.build_vae(preset, seed=0), presets.build_transformer(preset, seed=0)
+        transformer.requires_grad_(False)
+        Student(vae, transformer, use_shift=False).add_adapters(rank=RANK, alpha=RANK, seed=0, trainable=False)
+        generator = torch.Generator().manual_seed(0)
+        for network in (vae, transformer):
+            for name, parameter in network.named_parameters():
+                if "lora_B" in name:
+                    parameter.data = 0.01 * torch.randn(parameter.shape, generator=generator)
+            network.to(device, dtype).eval()
+        return vae, transformer
+
+    config = preset.shape["transformer"]
+    prompt = Prompt(torch.randn(preset.prompt_tokens, config["joint_attention_dim"]),
+                    torch.randn(config["pooled_projection_dim"]))  # fmt: skip
+    prompt = Prompt(prompt.embeds.to(device, dtype), prompt.pooled.to(device, dtype))
+    vae, transformer = student()
+    rest = Student(vae, transformer, use_shift=False)
+
+    def velocity(z: Tensor) -> Tensor:
+        with adapters.active(rest.transformer, adapters.STUDENT):
+            return z - rest.predict(z, prompt)
+
+    patch = config["patch_size"]
+    plain = Networks(PlainCodec(vae, False), velocity, patch, device)
+    vae, transformer = student()
+    merge_adapter(vae, adapters.STUDENT)
+    merge_adapter(transformer, adapters.STUDENT)
+    pipe = TSDSRPipeline(vae, streamline(transformer, prompt)).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    return Paths(plain, pipe)
+
+
+def run(networks: Networks, source: Source, plan: TilePlan) -> Tensor:
+    with torch.no_grad(), restore(networks, source, plan) as store:
+        return store.read(0, source.size[0]).clone()
+
+
+def seconds(device: torch.device, work: Callable[[], Any]) -> float:
+    """CPU time on a CPU, wall time on a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    started = clock()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return clock() - started
+
+
+def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, repeats: int) -> dict[str, Any]:
+    """Plain, ours and (on a CPU) exported, in turn."""
+    paths = build(preset, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    source = Source(torch.rand(1, 3, side // 4, side // 4, generator=torch.Generator().manual_seed(1)), (side, side))
+    ours = paths.ours._networks()
+    one, many = TilePlan(tile, tile // 4), TilePlan(tile, tile // 4, batch)
+    work: dict[str, Callable[[], Tensor]] = {
+        "plain": lambda: run(paths.plain, source, one),
+        "ours": lambda: run(ours, source, many),
+        "ours, tiles one by one": lambda: run(ours, source, one),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        if device.type == "cpu":
+            work["whole, ours"] = lambda: run(ours, source, TilePlan(side // ours.codec.factor, 0))
+            work["whole, exported"] = exported(paths.ours, source, Path(folder))
+        results = {name: call() for name, call in work.items()}
+        times: dict[str, list[float]] = {name: [] for name in work}
+        for _ in range(repeats):
+            for name, call in work.items():
+                times[name].append(seconds(device, call))
+    medians = {name: median(values) for name, values in times.items()}
+    difference = float((results["plain"] - results["ours"]).abs().max())
+    for name, value in medians.items():
+        print(f"  {preset:<12}{name:<26}{1000 * value:10.1f} ms   {medians['plain'] / value:5.2f}x of plain")
+    print(f"  {preset:<12}largest difference of ours from plain: {difference:.1e}")
+    return {
+        "baseline": medians["plain"],
+        "ours": medians["ours"],
+        "ratio": medians["plain"] / medians["ours"],
+        "batched_tiles_ratio": medians["ours, tiles one by one"] / medians["ours"],
+        "exported_ratio": medians["whole, ours"] / medians["whole, exported"] if device.type == "cpu" else None,
+        "equal": difference <= TOLERANCE[device.type],
+    }
+
+
+def exported(pipe: TSDSRPipeline, source: Source, folder: Path) -> Callable[[], Tensor]:
+    """The fixed-size ONNX graph in onnxruntime, as many threads as torch has."""
+    import onnxruntime
+
+    export_onnx(pipe, folder / "model.onnx", source.size)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    height, width = source.size
+
+    def call() -> Tensor:
+        pixels = 2 * source.window((0, height), (0, width)) - 1
+        return (torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0]) + 1) / 2
+
+    return call
+
+
+def peak(megapixels: int) -> float:
+    """Peak resident size in MiB of this process after one picture, thrown away strip by strip."""
+    side = int((megapixels * 1e6 / 16) ** 0.5)
+    pipe = build("tiny", torch.device("cpu"), torch.float32).ours
+    for strip in pipe.strips(torch.rand(1, 3, side, side), (4 * side, 4 * side), tile=256):
+        del strip
+    # not ru_maxrss, which begins at what the parent held when it started this process
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
+
+
+def memory(megapixels: tuple[int, ...]) -> dict[str, float]:
+    result = {}
+    for amount in megapixels:
+        command = [sys.executable, __file__, "--peak", str(amount)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        result[str(amount)] = float(found.strip().splitlines()[-1])
+        print(f"  {amount:3d} megapixels out: peak {result[str(amount)]:7.0f} MiB")
+    return result
+
+
+def colors(folder: Path, model: str, count: int, side: int) -> float | None:
+    """Mean CIEDE2000 over photographs, between each and its enlargement reduced again by averaging."""
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    names = sorted(path for path in folder.glob("*") if path.suffix in (".png", ".jpg"))[:count]
+    try:
+        pipe = open_pipeline(model)
+    except UserError as error:
+        names = []
+        print(f"  no student: {error}")
+    if not names:
+        return None
+    values = []
+    for path in names:
+        image = Image.open(path).convert("RGB")
+        image = image.crop((0, 0, min(side, image.width), min(side, image.height)))
+        large = pipe(image, color="wavelet").images[0]
+        small = large.resize(image.size, Image.Resampling.BOX)
+        values.append(float(np.mean(deltaE_ciede2000(*(rgb2lab(np.asarray(item) / 255) for item in (image, small))))))
+    print(f"  mean CIEDE2000 over {len(values)} photographs: {mean(values):.2f} (each: at most {max(values):.2f})")
+    return mean(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer of them")
+    parser.add_argument("--photographs", type=Path, default=ROOT.parent / "shared/data/real_lq")
+    parser.add_argument("--model", default="full", help="the student whose colours are measured")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak:
+        print(peak(args.peak))
+        return
+    print("Speed")
+    result = speed("tiny", torch.device("cpu"), 256 if args.quick else 512, 32, 4, 3 if args.quick else 7)
+    summary: dict[str, Any] = {"name": "upscale", "unit": "s", "device": "cpu"} | result
+    if torch.cuda.is_available():
+        gpu = speed("sd3-medium", torch.device("cuda"), 512, 64, 1, 10)
+        tiled = speed("sd3-medium", torch.device("cuda"), 2048, 64, 8, 3)
+        summary["cuda"] = gpu | {"batched_tiles_ratio": tiled["batched_tiles_ratio"]}
+    print("Memory")
+    summary["peak_mib"] = memory(MEGAPIXELS[:2] if args.quick else MEGAPIXELS)
+    print("Colours")
+    summary["ciede2000"] = colors(args.photographs, args.model, 4 if args.quick else 20, 64 if args.quick else 128)
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
