@@ -86,6 +86,9 @@ def _make_token(environment: Mapping[str, str]) -> None:
     )
     if done.returncode:
         raise UserError(f"cannot make Ray's token: {done.stderr.strip().splitlines()[-1:]}")
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        token.chmod(0o600)  # Ray leaves it readable by everyone on the machine
 
 
 if __name__ == "__main__":
