@@ -8,12 +8,12 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 export DVC_NO_ANALYTICS := 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test lint setup ui clean
+.PHONY: repro test lint setup ui sweep cluster clean
 
 repro: setup  ## run every stage whose inputs changed
 	$(BIN)/dvc repro
 
-test: setup  ## lint excluded: only the tests
+test: setup  ## the whole suite
 	$(BIN)/python -m pytest
 
 lint: setup
@@ -23,6 +23,12 @@ lint: setup
 
 ui: setup  ## MLflow's pages on loopback, http://127.0.0.1:5000
 	$(BIN)/python -m pipeline.ui
+
+sweep: setup  ## the search of params.yaml's `sweep` section
+	$(BIN)/python -m pipeline.sweep
+
+cluster: setup  ## a Ray head on loopback, for `ray job submit`
+	$(BIN)/python -m pipeline.cluster
 
 setup: $(VENV)/.installed
 

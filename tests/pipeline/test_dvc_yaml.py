@@ -86,7 +86,7 @@ def test_stage_depends_on_the_code_it_runs(name: str) -> None:
     wanted = closure(script_of(stage))
     missing = {path for path in wanted if not any(path == dep or path.startswith(f"{dep}/") for dep in code)}
     assert not missing, "not among its deps"
-    unused = {dep for dep in code if dep.endswith(".py") and dep not in wanted or not (ROOT / dep).exists()}
+    unused = {dep for dep in code if (dep.endswith(".py") and dep not in wanted) or not (ROOT / dep).exists()}
     assert not unused, "deps that it does not use"
 
 
