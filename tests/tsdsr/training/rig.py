@@ -145,7 +145,7 @@ def all_adapters(student: Student) -> dict[str, Tensor]:
 def gradients(student: Student) -> dict[str, Tensor]:
     """Every gradient there is, by network and parameter."""
     return {
-        f"{part}/{name}": parameter.grad.clone()
+        f"{part}/{name}": parameter.grad.clone(memory_format=torch.contiguous_format)
         for part, model in (("transformer", student.transformer), ("vae", student.vae))
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
