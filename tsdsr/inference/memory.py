@@ -9,8 +9,8 @@ import torch
 
 from tsdsr.inference.engine import Networks, TilePlan
 
-# Peak bytes of the VAE's decoder per pixel of a tile, in units of (widest full-resolution activation) x (item size):
-# input, output, norm and convolution buffers of a residual block, measured on the tiny and on SD3's VAE.
+# Peak bytes of the VAE's decoder per pixel of a tile, in units of (widest full-resolution activation) x (item size): an
+# estimate, by counting the input, output, norm and convolution buffers of a residual block; _SHARE is its margin.
 _LIVE_ACTIVATIONS = 5
 _SHARE = 0.5  # of what is free: the rest is for the pictures, the other networks' activations and everyone else
 _OVERLAP = 0.25  # of a tile
