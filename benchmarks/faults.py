@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,9 +136,11 @@ def run(folder: Path, tries: int, draw: random.Random) -> tuple[int, int]:
     took, wanted = time.monotonic() - began, outcome(whole)
     survived = kills = 0
     for number in range(tries):
-        way, directory = WAYS[number % len(WAYS)], folder / f"try-{number}"
-        directory.mkdir()
-        struck = attempt(directory, way, draw, (0.2 * took, took))
+        way, directory, struck = WAYS[number % len(WAYS)], folder / f"try-{number}", 0
+        while not struck:  # a run that ended before its kill proves nothing
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            struck = attempt(directory, way, draw, (0.2 * took, took))
         same = finish(directory) and outcome(directory) == wanted
         survived, kills = survived + same, kills + struck
         print(f"{number + 1:3d}  killed {struck} times {way:<36}  {'identical' if same else 'DIFFERENT'}", flush=True)
