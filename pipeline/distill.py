@@ -82,20 +82,13 @@ def _fit(params: Params, job: Job) -> None:
 
 
 def _loop_config(params: Params, job: Job, *, ray: bool) -> dict[str, Any]:
-    return {
-        "params": params.to_dict(),
-        "job": asdict(job),
-        "ray": ray,
-        "directory": os.getcwd(),
-        "environment": {name: value for name, value in os.environ.items() if name.startswith(("MLFLOW_", "TSDSR_"))},
-    }
+    environment = tracking.environment() if ray else {}
+    return {"params": params.to_dict(), "job": asdict(job), "ray": ray, "environment": environment}
 
 
 def _work(config: dict[str, Any]) -> None:
     """What each worker runs. Rank 0 speaks to MLflow and shows progress; every rank reports to Ray at a checkpoint."""
     os.environ.update(config["environment"])
-    if Path(config["directory"]).is_dir():  # where the store and the outbox are, when it is this host
-        os.chdir(config["directory"])
     from tsdsr.training.distillation import distill as train
     from tsdsr.training.distillation import pick_device
     from tsdsr.training.loop import World

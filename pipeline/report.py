@@ -6,11 +6,13 @@ import logging
 from pathlib import Path
 
 from pipeline import stage, tracking
+from tsdsr import ablation
 from tsdsr.config import Params
 from tsdsr.reporting import build
 
 logger = logging.getLogger(__name__)
 
+SCORES, TABLES = Path("reports/scores"), Path("reports/tables")
 TERM_TITLES = {
     "lpips": "LPIPS loss",
     "tsd": "TSD (surrogate value)",
@@ -30,6 +32,9 @@ TERM_TITLES = {
 def main() -> None:
     params = stage.load_params(__doc__)
     written = build.build(Path.cwd(), options(params))
+    if (SCORES / "full.csv").is_file():
+        runs = ablation.read_runs(SCORES, params.seed)
+        written = [*ablation.write_tables(ablation.summarise(runs), TABLES), *written]
     with tracking.parent(params) as run:
         for path in written:
             run.artifact(path, folder=f"report/{path.name}" if path.is_dir() else "report")

@@ -31,5 +31,6 @@ def start(num_cpus: int | None = None) -> None:
         return
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     if not os.environ.get("RAY_ADDRESS"):
+        options["address"] = "local"  # or Ray would join whatever cluster was last started on this machine
         options["num_cpus"] = max(os.cpu_count() or 1, num_cpus or 1)
     ray.init(**options)

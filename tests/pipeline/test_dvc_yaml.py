@@ -27,6 +27,7 @@ PLUMBING = {
     "pipeline/provenance.py",
     "pipeline/runtime.py",
     "pipeline/stage.py",
+    "pipeline/storage.py",
     "pipeline/tracking.py",
     "pipeline/tracking_store.py",
 }

@@ -25,6 +25,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hugging-face"))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)  # what an earlier test's metrics may have set
     published = write(tmp_path / "server/net-1234.pth")
     row = weights.Weight(
         "net", "pyiqa/net-1234.pth", published.as_uri(), DIGEST[:8], ("metric x",), repository="someone/some-weights"

@@ -169,7 +169,8 @@ def _models(params: Params, job: Job, cache: LatentCache, device: torch.device) 
 
 def _curve(history: list[dict[str, float]]) -> str:
     """The logged means as CSV, one column a term; a term that a phase lacks is an empty cell."""
-    columns = list(dict.fromkeys(name for row in history for name in row))
+    terms = {name for row in history for name in row} - {"step", "phase"}
+    columns = ["step", "phase", *sorted(terms)]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
