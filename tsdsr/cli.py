@@ -24,6 +24,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "upscale": Command("tsdsr.inference.command", "enlarge pictures with a student"),
+    "demo": Command("tsdsr.demo", "enlarge photographs on a page in the browser, on this computer"),
     "export": Command("tsdsr.inference.export", "write a student as one streamlined model, as ONNX, with a card"),
     "doctor": Command("tsdsr.doctor", "check that this installation and machine can do the work"),
     "score": Command("tsdsr.metrics.command", "score a folder of images"),
