@@ -15,10 +15,10 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 # Of no consequence for what a stage writes: values come in through `params`, and the rest reports, logs or starts.
-PLUMBING = {
+PLUMBING = (
     "tsdsr/__init__.py",
     "tsdsr/compat.py",
-    "tsdsr/config.py",
+    "tsdsr/config/",
     "tsdsr/errors.py",
     "tsdsr/files.py",
     "tsdsr/seeding.py",
@@ -30,7 +30,7 @@ PLUMBING = {
     "pipeline/storage.py",
     "pipeline/tracking.py",
     "pipeline/tracking_store.py",
-}
+)
 
 
 def stages() -> dict[str, dict]:
@@ -74,7 +74,7 @@ def closure(script: str) -> set[str]:
     reached, waiting = set(), [script]
     while waiting:
         path = waiting.pop()
-        if path not in reached and path not in PLUMBING:
+        if path not in reached and not path.startswith(PLUMBING):
             reached.add(path)
             waiting += imports(path)
     return {path for path in reached if (ROOT / path).read_text(encoding="utf-8").strip()}

@@ -1,0 +1,156 @@
+"""Typed, validated mirror of params.yaml, key for key.
+
+Defaults live in params.yaml alone: a missing key is an error, as are an unknown one and a value out of range. Every
+class is frozen; a changed copy comes from `Params.overlay`, which validates again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from tsdsr.config.data import CaptionsConfig, DataConfig, PrepareConfig
+from tsdsr.config.degradation import BlurConfig, DegradationConfig, DegradationRound, NoiseConfig, ResizeConfig
+from tsdsr.config.distill import DistillConfig, OptimizerConfig, PhaseConfig, ScheduleConfig
+from tsdsr.config.experiment import (
+    AblateConfig,
+    DrawConfig,
+    EvaluateConfig,
+    ExternalConfig,
+    ReportConfig,
+    SweepConfig,
+    TrackingConfig,
+)
+from tsdsr.config.section import Section
+from tsdsr.config.teacher import PrecomputeConfig, PromptsConfig, TeacherConfig, TeacherFlowConfig, TeacherVAEConfig
+from tsdsr.errors import UserError
+
+__all__ = [
+    "AblateConfig",
+    "BlurConfig",
+    "CaptionsConfig",
+    "DataConfig",
+    "DegradationConfig",
+    "DegradationRound",
+    "DistillConfig",
+    "DrawConfig",
+    "EvaluateConfig",
+    "ExternalConfig",
+    "NoiseConfig",
+    "OptimizerConfig",
+    "Params",
+    "PhaseConfig",
+    "PrecomputeConfig",
+    "PrepareConfig",
+    "PromptsConfig",
+    "ReportConfig",
+    "ResizeConfig",
+    "ScheduleConfig",
+    "SweepConfig",
+    "TeacherConfig",
+    "TeacherFlowConfig",
+    "TeacherVAEConfig",
+    "TrackingConfig",
+    "merge",
+]
+
+
+class Params(Section):
+    seed: Annotated[int, Field(ge=0)]
+    data: DataConfig
+    captions: CaptionsConfig
+    prepare: PrepareConfig
+    degradation: DegradationConfig
+    teacher: TeacherConfig
+    prompts: PromptsConfig
+    precompute: PrecomputeConfig
+    distill: DistillConfig
+    evaluate: EvaluateConfig
+    ablate: AblateConfig
+    sweep: SweepConfig
+    report: ReportConfig
+    tracking: TrackingConfig
+
+    @model_validator(mode="after")
+    def _variants_are_valid(self) -> Self:
+        base = self.distill.model_dump(mode="json", by_alias=True)
+        for name, changes in self.ablate.variants.items():
+            try:
+                DistillConfig.model_validate(merge(base, changes))
+            except ValidationError as error:
+                raise ValueError(
+                    f"ablate.variants.{name}: " + "; ".join(_describe(item) for item in error.errors())
+                ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _swept_keys_exist(self) -> Self:
+        values = self.model_dump(mode="json", by_alias=True)
+        for draw in self.sweep.space:
+            found: Any = values
+            for key in draw.key.split("."):
+                if not isinstance(found, Mapping) or key not in found:
+                    raise ValueError(f"sweep.space: {draw.key}: no such key in params.yaml")
+                found = found[key]
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path) -> Params:
+        """Read and validate a params file.
+
+        Raises:
+            UserError: naming each key at fault, the value found and what was wanted.
+        """
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; give --params the path of a params.yaml") from None
+        except yaml.YAMLError as error:
+            raise UserError(f"{path}: not valid YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
+        return cls.parse(values, origin=str(path))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], origin: str = "params") -> Params:
+        """Validate a mapping; `origin` names it in messages."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(f"{origin}: " + "; ".join(_describe(item) for item in error.errors())) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the file: plain containers, `lambda` spelled so."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def overlay(self, changes: Mapping[str, Any], origin: str = "overlay") -> Params:
+        """A validated copy with `changes` (nested, as in params.yaml) merged in; mappings merge, all else replaces."""
+        return Params.parse(merge(self.to_dict(), changes), origin)
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep-merge `changes` into a copy of `base`."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _describe(item: Any) -> str:
+    """One pydantic error as `key.path: what was wanted (found value)`."""
+    key = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key; remove it or correct its spelling"
+    if item["type"] == "missing":
+        return f"{key}: missing; every key of the committed params.yaml is needed"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message} (found {item['input']!r})"

@@ -1,0 +1,125 @@
+"""The section `distill`: the recipe of one student."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tsdsr.config.section import Count, NonNegative, Positive, Probability, Section, ordered
+
+
+class LoRAConfig(Section):
+    rank: Count
+    alpha: Positive
+    vae_rank: Count
+
+
+class GuidanceConfig(Section):
+    teacher: NonNegative
+    fake_score: NonNegative
+
+
+class DASMConfig(Section):
+    steps: Annotated[int, Field(ge=0)]
+    step_size: Positive
+    weight: NonNegative
+    random_offset: bool
+
+
+TimeRange = tuple[Annotated[float, Field(gt=0, le=1000)], Annotated[float, Field(gt=0, le=1000)]]
+
+
+class TSDConfig(Section):
+    lam: NonNegative = Field(alias="lambda")
+    residual: Literal["velocity", "noise"]
+    t_range: TimeRange
+    dasm: DASMConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        ordered(self.t_range)
+        return self
+
+
+class FakeScoreConfig(Section):
+    t_range: TimeRange
+    updates_per_step: Count
+    caption_dropout: Probability
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        ordered(self.t_range)
+        return self
+
+
+class LPIPSConfig(Section):
+    net: Literal["alex", "vgg"]
+    weights: Literal["published", "random"]
+    path: str | None
+    download: bool
+
+
+class PhaseConfig(Section):
+    share: Annotated[float, Field(gt=0, le=1)]
+    dasm: bool
+    losses: dict[str, NonNegative]
+
+
+class OptimizerConfig(Section):
+    student_lr: Positive
+    fake_score_lr: Positive
+    weight_decay: NonNegative
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    clip_norm: Positive
+
+
+class ScheduleConfig(Section):
+    name: Literal["constant", "cosine_with_restarts"]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    cycles: Count
+
+
+class CheckpointConfig(Section):
+    every: Count
+    keep: Count
+
+
+class AugmentConfig(Section):
+    crop_size: Annotated[int, Field(ge=16, multiple_of=16)] | None
+    flip: bool
+
+
+class DistillConfig(Section):
+    steps: Count
+    batch_size: Count
+    accumulation: Count
+    num_workers: Annotated[int, Field(ge=0)]
+    threads_per_worker: Count
+    device: Literal["auto", "cpu", "cuda"]
+    degradation: Literal["online", "offline"]
+    augment: AugmentConfig
+    precision: Literal["float32", "bfloat16"]
+    gradient_checkpointing: bool
+    low_memory: bool
+    lora: LoRAConfig
+    guidance_scale: GuidanceConfig
+    tsd: TSDConfig
+    fake_score: FakeScoreConfig
+    lpips: LPIPSConfig
+    phases: dict[str, PhaseConfig]
+    optimizer: OptimizerConfig
+    lr_schedule: ScheduleConfig
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    checkpoint: CheckpointConfig
+    log_every: Count
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        shares = sum(phase.share for phase in self.phases.values())
+        if abs(shares - 1) > 1e-6:
+            raise ValueError(f"the shares of the phases must sum to 1, found {shares:g}")
+        parts = max(1, self.num_workers) * self.accumulation
+        if self.batch_size % parts:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of num_workers x accumulation = {parts}")
+        return self

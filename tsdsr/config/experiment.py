@@ -1,0 +1,119 @@
+"""The sections `evaluate`, `ablate`, `sweep`, `report` and `tracking`: what is measured and compared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tsdsr.config.section import Count, NonNegative, Positive, Range, Section, ordered
+
+
+class FanOutConfig(Section):
+    workers: Annotated[int, Field(ge=0)]
+    above_images: Annotated[int, Field(ge=0)]
+
+
+class ExternalConfig(Section):
+    name: Annotated[str, Field(pattern=r"^[\w.+-]+( [\w.+-]+)*$")]
+    dataset: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
+    dir: str
+
+
+class EvaluateConfig(Section):
+    metrics: tuple[str, ...]
+    color_alignment: Literal["adain", "wavelet", "none"]
+    batch_size: Count
+    weights_dir: str | None
+    fan_out: FanOutConfig
+    references: dict[str, str]
+    external: tuple[ExternalConfig, ...]
+
+    @model_validator(mode="after")
+    def _references_known(self) -> Self:
+        known = {"test", *self.references}
+        unknown = [item.dataset for item in self.external if item.dataset not in known]
+        if unknown:
+            raise ValueError(f"external names {unknown}, but references has only {sorted(self.references)} (and test)")
+        return self
+
+
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # a file name, and told apart from `-seed<n>`
+
+
+class AblateConfig(Section):
+    run: tuple[VariantName, ...]
+    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+    variants: dict[VariantName, dict[str, Any]]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        unknown = [name for name in self.run if name not in self.variants]
+        if unknown:
+            raise ValueError(f"run names {unknown}, but variants has only {sorted(self.variants)}")
+        return self
+
+
+class DrawConfig(Section):
+    """How a sweep draws one key: exactly one of `choice`, `uniform` and `loguniform`."""
+
+    key: str
+    choice: tuple[Any, ...] | None = None
+    uniform: Range | None = None
+    loguniform: tuple[Positive, Positive] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [name for name in ("choice", "uniform", "loguniform") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of choice, uniform and loguniform, found {given or 'none'}")
+        for bounds in (self.uniform, self.loguniform):
+            if bounds is not None:
+                ordered(bounds)
+        if self.choice is not None and not self.choice:
+            raise ValueError("choice must name at least one value")
+        return self
+
+
+class EarlyStoppingConfig(Section):
+    grace_steps: Count
+    reduction: Annotated[int, Field(ge=2)]
+
+
+class ResourcesConfig(Section):
+    cpus: Positive
+    gpus: NonNegative
+
+
+class SweepConfig(Section):
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    search: Literal["optuna", "random", "grid"]
+    trials: Count
+    space: tuple[DrawConfig, ...]
+    metric: str
+    steps: Count
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    early_stopping: EarlyStoppingConfig
+    resources: ResourcesConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        drawn = [draw.key for draw in self.space if draw.choice is None]
+        if self.search == "grid" and drawn:
+            raise ValueError(f"a grid takes choices only, but the space draws {drawn} from a range")
+        if self.early_stopping.grace_steps >= self.steps:
+            raise ValueError(
+                f"early_stopping.grace_steps must be below steps {self.steps}, found {self.early_stopping.grace_steps}"
+            )
+        if self.resources.gpus > 1:
+            raise ValueError(f"a trial takes one GPU or a share of one, found resources.gpus {self.resources.gpus:g}")
+        return self
+
+
+class ReportConfig(Section):
+    sheet_images: Count
+    page_images: Count
+
+
+class TrackingConfig(Section):
+    experiment: Annotated[str, Field(min_length=1)]

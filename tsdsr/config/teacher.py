@@ -1,0 +1,49 @@
+"""The sections `teacher`, `prompts` and `precompute`: what the student learns from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tsdsr.config.section import Count, Positive, Probability, Section
+
+
+class TeacherVAEConfig(Section):
+    steps: Count
+    batch_size: Count
+    crop_size: Annotated[int, Field(ge=16, multiple_of=16)]
+    learning_rate: Positive
+
+
+class TeacherFlowConfig(Section):
+    steps: Count
+    batch_size: Count
+    learning_rate: Positive
+    caption_dropout: Probability
+
+
+class TeacherFinetuneConfig(TeacherFlowConfig):
+    enabled: bool
+    rank: Count
+
+
+class TeacherConfig(Section):
+    preset: str
+    source: str | None
+    use_shift: bool
+    threads: Count
+    vae: TeacherVAEConfig
+    flow: TeacherFlowConfig
+    finetune: TeacherFinetuneConfig
+
+
+class PromptsConfig(Section):
+    default: Annotated[str, Field(min_length=1)]
+
+
+class PrecomputeConfig(Section):
+    dtype: Literal["float32", "bfloat16"]
+    batch_size: Count
+    shard_rows: Count
+    flips: bool
