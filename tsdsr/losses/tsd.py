@@ -18,7 +18,7 @@ Source: TSD-SR, arXiv 2411.18263, Sec. 3.3-3.4 and Algorithm 1; weight w(t) = si
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,13 +38,17 @@ class TSDLoss:
     Attributes:
         per_sample: (B,), 0.5 mean(direction^2) in value; differentiable in z_hat alone.
         direction: (B, C, h, w), the weighted sum of Algorithm 1, lines 11-23; no gradient.
-        vsd_norm, tsm_norm: (B,), root mean square of the first point's VSD and TSM residuals, unweighted.
+        sigma: (B,), the first point's noise level.
+        statistics: by name, (B,) of the first point. `tsd_norm`, `vsd_norm`, `tsm_norm`: root mean squares of the
+            unweighted residuals of Eqs. (5), (3) and (4); vsd_norm by time is the paper's Fig. 5. `cosine_z_hat`,
+            `cosine_z`: between the teacher's velocity at z_hat_t or z_t and the true one, the straight line from that
+            point to the photograph's latent; their gap is the paper's Fig. 3.
     """
 
     per_sample: Tensor
     direction: Tensor
-    vsd_norm: Tensor
-    tsm_norm: Tensor
+    sigma: Tensor
+    statistics: dict[str, Tensor]
 
     @property
     def loss(self) -> Tensor:
@@ -67,6 +71,7 @@ def tsd_loss(
     dasm_weight: float,
     dasm_offset: Tensor | None = None,
     residual: Literal["velocity", "noise"] = "velocity",
+    teacher_on_z: Sequence[Tensor] | None = None,
 ) -> TSDLoss:
     """TSD at `t` and, with DASM, at t - s, ..., t - N s. Computed in float32, or in the inputs' dtype if wider.
 
@@ -83,6 +88,8 @@ def tsd_loss(
         dasm_weight: weight of each further point; the first one's is 1.
         dasm_offset: (B,), added to the last point's time (the released code draws it from [-s/2, s/2)); None = 0.
         residual: what the differences are taken of.
+        teacher_on_z: psi's velocities on z's trajectory, one (B, C, h, w) for each of the dasm_steps + 1 points, where
+            they are known already: they depend on z, noise and t alone. `teacher` is then asked about z_hat only.
     """
     wide = torch.promote_types(z_hat.dtype, torch.float32)
     with torch.no_grad():
@@ -91,13 +98,15 @@ def tsd_loss(
         z_hat_t = add_noise(z_hat.detach().to(wide), noise, sigma)  # Algorithm 1, line 9
         z_t = add_noise(z, noise, sigma)  # line 10: the same noise
         direction = torch.zeros_like(z_hat_t)
-        vsd_norm = tsm_norm = torch.zeros_like(t)
+        first_sigma, statistics = sigma, {}
         for i in range(dasm_steps + 1):
             timestep = schedule.timestep(sigma)
             # lambda = 1 cancels psi(z_t), and with it the whole trajectory of z; the first point keeps it for its norm.
-            blocks = [z_hat_t, z_t] if lam != 1 or i == 0 else [z_hat_t]
+            asks_z = teacher_on_z is None and (lam != 1 or i == 0)
+            blocks = [z_hat_t, z_t] if asks_z else [z_hat_t]
             v_teacher = teacher(torch.cat(blocks), torch.cat([timestep] * len(blocks))).to(wide).chunk(len(blocks))
-            v_teacher_hat, v_teacher_z = v_teacher[0], v_teacher[-1]
+            v_teacher_hat = v_teacher[0]
+            v_teacher_z = v_teacher[-1] if teacher_on_z is None else teacher_on_z[i].to(wide)
             v_fake_hat = fake(z_hat_t, timestep).to(wide)
             if residual == "velocity":
                 psi_hat, psi_z, phi_hat = v_teacher_hat, v_teacher_z, v_fake_hat
@@ -109,7 +118,13 @@ def tsd_loss(
             point_weight = 1.0 if i == 0 else dasm_weight
             direction += point_weight * expand(sigma**2, g) * g  # w(t) = sigma^2
             if i == 0:
-                vsd_norm, tsm_norm = _rms(psi_hat - phi_hat), _rms(psi_hat - psi_z)
+                statistics = {
+                    "tsd_norm": _rms(g),
+                    "vsd_norm": _rms(psi_hat - phi_hat),
+                    "tsm_norm": _rms(psi_hat - psi_z),
+                    "cosine_z_hat": _cosine(v_teacher_hat, (z_hat_t - z) / expand(sigma, z)),
+                    "cosine_z": _cosine(v_teacher_z, (z_t - z) / expand(sigma, z)),
+                }
             if i == dasm_steps:
                 break  # the trajectories' last update would feed nothing
             t_next = t - (i + 1) * dasm_step_size
@@ -123,8 +138,12 @@ def tsd_loss(
     # 0.5 mean((z^ - stopgrad(z^ - g))^2), written so that no digit of g is lost to the subtraction.
     z_hat = z_hat.to(wide)
     surrogate = 0.5 * direction**2 + direction * (z_hat - z_hat.detach())
-    return TSDLoss(surrogate.flatten(1).mean(1), direction, vsd_norm, tsm_norm)
+    return TSDLoss(surrogate.flatten(1).mean(1), direction, first_sigma, statistics)
 
 
 def _rms(x: Tensor) -> Tensor:
     return x.flatten(1).pow(2).mean(1).sqrt()
+
+
+def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cosine_similarity(a.flatten(1), b.flatten(1))

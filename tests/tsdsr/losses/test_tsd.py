@@ -156,8 +156,9 @@ def test_a_batch_equals_its_samples():
         alone = run({name: value[b : b + 1] for name, value in given.items()})
         torch.testing.assert_close(together.direction[b : b + 1], alone.direction)
         torch.testing.assert_close(together.per_sample[b : b + 1], alone.per_sample)
-        torch.testing.assert_close(together.vsd_norm[b : b + 1], alone.vsd_norm)
-        torch.testing.assert_close(together.tsm_norm[b : b + 1], alone.tsm_norm)
+        torch.testing.assert_close(together.sigma[b : b + 1], alone.sigma)
+        for name, values in together.statistics.items():
+            torch.testing.assert_close(values[b : b + 1], alone.statistics[name])
 
 
 def test_callables_get_whole_blocks_of_the_batch_at_1000_sigma():
@@ -191,7 +192,7 @@ def test_vsd_alone_does_not_ask_for_what_cancels():
 def test_vsd_vanishes_when_phi_is_psi(lam):
     """At lambda 1 the direction is VSD alone, Eq. (3), and psi = phi leaves nothing; else lambda's share of it goes."""
     given = inputs()
-    assert float(run(given, fake=psi, lam=lam).vsd_norm.max()) == 0
+    assert float(run(given, fake=psi, lam=lam).statistics["vsd_norm"].max()) == 0
     if lam == 1.0:
         assert float(run(given, fake=psi, lam=lam).direction.abs().max()) < 1e-14
 
@@ -199,7 +200,7 @@ def test_vsd_vanishes_when_phi_is_psi(lam):
 def test_tsm_vanishes_when_the_student_is_right():
     given = inputs()
     given["z_hat"] = given["z"].clone()
-    assert float(run(given, lam=0.0, dasm_steps=0).tsm_norm.max()) == 0
+    assert float(run(given, lam=0.0, dasm_steps=0).statistics["tsm_norm"].max()) == 0
     assert float(run(given, lam=0.0, dasm_steps=0).direction.abs().max()) == 0
     # and along both trajectories, when phi is psi too
     assert float(run(given, lam=0.7, fake=psi).direction.abs().max()) < 1e-14
@@ -308,4 +309,47 @@ def test_norms_are_root_mean_squares_of_the_first_point():
     z_hat_t = (1 - expand(sigma, given["z"])) * given["z_hat"] + expand(sigma, given["z"]) * given["noise"]
     residual = psi(z_hat_t, 1000 * sigma) - phi(z_hat_t, 1000 * sigma)
     wanted = [math.sqrt(float(row.pow(2).mean())) for row in residual]
-    torch.testing.assert_close(result.vsd_norm, torch.tensor(wanted, dtype=torch.float64))
+    torch.testing.assert_close(result.statistics["vsd_norm"], torch.tensor(wanted, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("residual", ["velocity", "noise"])
+def test_velocities_on_z_that_are_known_already_change_nothing(lam, residual):
+    """psi on z's trajectory depends on z, noise and t alone: taken beforehand, it gives the same direction."""
+    given, schedule, known = inputs(), FlowSchedule(SHIFT), []
+    sigma = schedule.sigma(given["t"])
+    z_t = (1 - expand(sigma, given["z"])) * given["z"] + expand(sigma, given["z"]) * given["noise"]
+    for i in range(4):
+        known.append(psi(z_t, 1000 * sigma))
+        following = schedule.sigma((given["t"] - (i + 1) * 50).clamp(min=0))
+        z_t, sigma = z_t + expand(following - sigma, z_t) * known[-1], following
+    rows = []
+    counted = lambda z_t, s: rows.append(z_t.shape[0]) or psi(z_t, s)  # noqa: E731
+    found = run(given, lam=lam, residual=residual, teacher=counted, teacher_on_z=known)
+    torch.testing.assert_close(found.direction, run(given, lam=lam, residual=residual).direction)
+    assert rows == [3, 3, 3, 3]  # z_hat's rows alone
+
+
+def test_cosines_are_with_the_straight_line_to_the_photograph():
+    """A teacher that knows the photograph is right on both points; one that denoises to the student only on neither."""
+    given = inputs()
+    z, noise = given["z"], given["noise"]
+
+    def knowing(z_t, timestep):
+        target = torch.cat([z] * (z_t.shape[0] // z.shape[0]))
+        return (z_t - target) / expand(timestep / 1000, z_t)
+
+    statistics = run(given, teacher=knowing).statistics
+    torch.testing.assert_close(statistics["cosine_z"], torch.ones(3, dtype=z.dtype))
+    torch.testing.assert_close(statistics["cosine_z_hat"], torch.ones(3, dtype=z.dtype))
+    pleased = run(
+        given, teacher=lambda z_t, s: torch.cat([noise - given["z_hat"], noise - z])[: z_t.shape[0]]
+    ).statistics
+    torch.testing.assert_close(pleased["cosine_z"], torch.ones(3, dtype=z.dtype))
+    b = 1
+    sigma = sigma_of(float(given["t"][b]))
+    away = (1 - sigma) * given["z_hat"][b] + sigma * noise[b] - z[b]
+    told = noise[b] - given["z_hat"][b]
+    cosine = float((away * told).sum() / (away.norm() * told.norm()))
+    assert float(pleased["cosine_z_hat"][b]) == pytest.approx(cosine)
+    assert cosine < 0.95
