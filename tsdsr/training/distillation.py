@@ -91,7 +91,7 @@ def distill(
     config, world = params.distill, World.current()
     if device.type == "cpu":
         torch.set_num_threads(config.threads_per_worker)
-    cache = LatentCache.open(job.latents)
+    cache = LatentCache.open(job.latents, verify=world.rank == 0)  # one worker reads it all for its checksums
     student, null, default, schedule = _models(params, job, cache, device)
     perceptual = PerceptualLoss(
         config.lpips.net, config.lpips.weights, config.lpips.path, download=config.lpips.download
