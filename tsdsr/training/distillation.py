@@ -82,11 +82,13 @@ def distill(
     on_metrics: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_checkpoint: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train one student to its end and (rank 0) write its directory and curve; resumes by itself.
 
     Raises:
         UserError: for missing or mismatched inputs. NonFiniteError: when training diverges.
+        Stopped: when `stop` asked for it; a checkpoint was saved.
     """
     config, world = params.distill, World.current()
     if device.type == "cpu":
@@ -119,6 +121,7 @@ def distill(
         on_metrics=on_metrics,
         on_step=on_step,
         on_checkpoint=on_checkpoint,
+        stop=stop,
     )
     trainer.run()
     if world.rank == 0:

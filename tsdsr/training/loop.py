@@ -30,6 +30,17 @@ class NonFiniteError(RuntimeError):
     """A loss or a gradient stopped being finite; the network at fault is as it was before the step."""
 
 
+class Stopped(Exception):
+    """The run was asked to stop and did, with a checkpoint of its last step."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"stopped after step {step} of {steps}; its checkpoint is saved")
+        self.step, self.steps = step, steps
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int, int]]:
+        return type(self), (self.step, self.steps)
+
+
 @dataclass(frozen=True)
 class World:
     """This worker's place. `World()` is a run without torch.distributed."""
@@ -70,6 +81,7 @@ class Trainer:
         on_metrics: called on every rank with (steps done, means since the last call), equal on all ranks.
         on_step: called on every rank after each step, with the steps done and the latest means.
         on_checkpoint: called on every rank once the checkpoint of this step is safe.
+        stop: asked after each step, on the first worker alone; True ends the run on all of them, see `run`.
     """
 
     def __init__(
@@ -84,10 +96,12 @@ class Trainer:
         on_metrics: Callable[[int, dict[str, float]], None] = lambda step, values: None,
         on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
         on_checkpoint: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.distiller, self.data, self.store, self.config = distiller, data, store, config
         self.device, self.world = device, world
         self.on_metrics, self.on_step, self.on_checkpoint = on_metrics, on_step, on_checkpoint
+        self.stop = stop
         self.student_optimizer, self.fake_optimizer = self._optimizers()
         self.ema = (
             {name: p.detach().clone() for name, p in self.student_optimizer.named.items()} if config.ema_decay else {}
@@ -100,7 +114,11 @@ class Trainer:
         return self.distiller.student
 
     def run(self) -> None:
-        """Train to the last step, resuming from the newest good checkpoint if there is one."""
+        """Train to the last step, resuming from the newest good checkpoint if there is one.
+
+        Raises:
+            Stopped: after a checkpoint, when `stop` said so before the last step.
+        """
         start = self._resume()
         steps = range(start, self.config.steps)
         wanted = [positions for step in steps for positions in self._positions(step)]
@@ -112,8 +130,11 @@ class Trainer:
             if done % self.config.log_every == 0 or done == self.config.steps:
                 self._log(done, phase_name)
             self.on_step(done, self.history[-1] if self.history else {})
-            if done % self.config.checkpoint.every == 0 and done < self.config.steps:
+            stopping = done < self.config.steps and self._asked_to_stop()
+            if stopping or (done % self.config.checkpoint.every == 0 and done < self.config.steps):
                 self._save(done)
+            if stopping:
+                raise Stopped(done, self.config.steps)
         if self.ema:
             self._copy(self.ema, self.student_optimizer.named)
 
@@ -157,6 +178,13 @@ class Trainer:
             )
         self._note({f"{network}_grad_norm": norm})
         optimizer.step(step)
+
+    def _asked_to_stop(self) -> bool:
+        """The first worker asks; all of them must leave at the same step."""
+        asked = torch.tensor(int(self.world.rank == 0 and self.stop()), device=self.device)
+        if self.world.size > 1:
+            distributed.broadcast(asked, 0)
+        return bool(asked)
 
     def _sync(self, *, last: bool) -> AbstractContextManager[Any]:
         model = self.distiller.model
@@ -207,10 +235,7 @@ class Trainer:
         return {"student": self.student_optimizer.named, "fake_score": self.fake_optimizer.named}
 
     def _save(self, done: int) -> None:
-        # The window joins the state as its mean over workers, so that curves go on exactly after a resume.
-        window = (
-            {name: [len(values), self._means()[name]] for name, values in self._window.items()} if self._window else {}
-        )
+        window = self._window_of_all()
         if self.world.rank == 0:
             tensors = {f"{group}/{name}": p for group, named in self._groups().items() for name, p in named.items()}
             tensors |= {f"student_optimizer/{name}": value for name, value in self.student_optimizer.state().items()}
@@ -220,6 +245,23 @@ class Trainer:
         if self.world.size > 1:
             distributed.barrier()
         self.on_checkpoint(done, self.history[-1] if self.history else {})
+
+    def _window_of_all(self) -> dict[str, list[list[float]]]:
+        """The window's values, by name and worker: they join the state, so that curves go on exactly after a resume."""
+        found = {}
+        for name in sorted(self._window):
+            own = torch.stack(self._window[name]).float()
+            rows = [own]
+            if self.world.size > 1:
+                rows = [torch.empty_like(own) for _ in range(self.world.size)]
+                distributed.all_gather(rows, own)
+            found[name] = torch.stack(rows).tolist()
+        return found
+
+    def _own_window(self, rows: list[list[float]]) -> list[Tensor]:
+        """This worker's; where their number has changed, the mean over those there were."""
+        values = torch.tensor(rows, device=self.device)
+        return list(values[self.world.rank] if len(rows) == self.world.size else values.mean(0))
 
     def _resume(self) -> int:
         checkpoint = self.store.latest()
@@ -235,10 +277,7 @@ class Trainer:
         self.fake_optimizer.load_state(parts["fake_score_optimizer"])
         self.ema = {name: value.to(self.device) for name, value in parts.get("ema", {}).items()}
         self.history = checkpoint.values["history"]
-        self._window = {
-            name: [torch.tensor(mean, device=self.device)] * count
-            for name, (count, mean) in checkpoint.values["window"].items()
-        }
+        self._window = {name: self._own_window(values) for name, values in checkpoint.values["window"].items()}
         logger.info("resuming after step %d of %d", checkpoint.step, self.config.steps)
         return checkpoint.step
 

@@ -13,7 +13,7 @@ from torch.multiprocessing import spawn
 
 from tests.tsdsr.training.rig import all_adapters, distill_config, gradients, trainer
 from tsdsr import files
-from tsdsr.training.loop import NonFiniteError, World
+from tsdsr.training.loop import NonFiniteError, Stopped, World
 
 CASES: dict[str, dict[str, Any]] = {"2x2": {}, "2x1x2": {"accumulation": 2, "gradient_checkpointing": True}}
 
@@ -53,6 +53,21 @@ def break_off(directory: Path, rank: int) -> None:
         files.write_json(directory / f"error-{rank}.json", str(error))
 
 
+def stop_and_go_on(directory: Path, rank: int) -> None:
+    """Only the first worker is asked to stop, and says so at its third step."""
+    config, answers = distill_config(log_every=4), iter([False, False, True])
+    made = trainer(config, directory / "run", World.current(), stop=lambda: rank == 0 and next(answers))
+    try:
+        made.run()
+    except Stopped as stopped:
+        files.write_json(directory / f"stopped-{rank}.json", stopped.step)
+    for name in ("run", "whole"):
+        made = trainer(config, directory / name, World.current())
+        made.run()
+        save_file(all_adapters(made.student), directory / f"{name}-{rank}.safetensors")
+        files.write_json(directory / f"{name}-{rank}.json", made.history)
+
+
 def work(rank: int, size: int, directory: str) -> None:
     """All that one of the two processes does."""
     torch.set_num_threads(1)
@@ -61,13 +76,14 @@ def work(rank: int, size: int, directory: str) -> None:
     for name, changes in CASES.items():
         train(root / name, rank, **changes)
     break_off(root / "broken", rank)
+    stop_and_go_on(root / "stopped", rank)
     distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("workers")
-    for name in ("1x4", *CASES, "broken"):
+    for name in ("1x4", *CASES, "broken", "stopped"):
         (root / name).mkdir()
     train(root / "1x4")
     spawn(work, (2, str(root)), nprocs=2)
@@ -111,3 +127,11 @@ def test_two_workers_give_one_workers_losses(ran, case):
 def test_a_worker_that_breaks_stops_all(ran):
     for rank in range(2):
         assert "step 1: not finite: lpips." in files.read_json(ran / "broken" / f"error-{rank}.json")
+
+
+def test_all_workers_stop_at_the_same_step_and_go_on_to_the_same_end(ran):
+    for rank in range(2):
+        assert files.read_json(ran / "stopped" / f"stopped-{rank}.json") == 3
+        for suffix in ("safetensors", "json"):
+            parts = [ran / "stopped" / f"{name}-{rank}.{suffix}" for name in ("run", "whole")]
+            assert parts[0].read_bytes() == parts[1].read_bytes()
