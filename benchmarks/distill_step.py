@@ -249,7 +249,8 @@ def random_batch(preset: presets.Preset, rows: int, crop: int, student: Student,
     lq = nn.functional.avg_pool2d(hq, 4)
     side = crop // student.codec.factor
     z = torch.randn(rows, student.vae.config.latent_channels, side, side, generator=draw)
-    batch = Batch(lq, hq, z, prompt.embeds, prompt.pooled, positions=tuple(range(rows)))
+    places = tuple(range(rows))
+    batch = Batch(lq, hq, z, prompt.embeds, prompt.pooled, positions=places, names=tuple(map(str, places)))
     return batch.to(device)
 
 

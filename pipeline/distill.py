@@ -20,6 +20,7 @@ from pipeline import runtime, stage, tracking
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.losses.registry import LOSSES
+from tsdsr.training.diagnostics import STATISTICS
 from tsdsr.training.distillation import Job
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,9 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
         out=out.resolve(),
         curve=Path(f"reports/curves/{name}.csv").resolve(),
         checkpoints=Path(f".tsdsr/checkpoints/{name}").resolve(),
+        diagnostics=Path(f"reports/diagnostics/{name}.csv").resolve(),
+        validation=Path(f"reports/validation/{name}.csv").resolve(),
+        trajectories=Path(".tsdsr/trajectories").resolve(),
     )
     if params.distill.num_workers == 0:
         _work(_loop_config(params, job, ray=False))
@@ -92,6 +96,7 @@ def _work(config: dict[str, Any]) -> None:
     from tsdsr.training.distillation import distill as train
     from tsdsr.training.distillation import pick_device
     from tsdsr.training.loop import World
+    from tsdsr.training.validation import Validation, write_sheet
 
     params, job = Params.parse(config["params"]), Job(**config["job"])
     progress = Progress(job.name, params.distill.steps, in_ray=config["ray"])
@@ -110,6 +115,14 @@ def _work(config: dict[str, Any]) -> None:
 
                 ray.train.report({"step": step, **values})
 
+        def on_validation(step: int, validation: Validation) -> None:
+            write_sheet(job.validation.with_suffix(".png"), validation.sheet)
+            if run:
+                run.metrics({f"validation/{name}": value for name, value in validation.values.items()}, step=step)
+                sheet = job.checkpoints.parents[1] / f"validation/{job.name}/step-{step:08d}.png"
+                write_sheet(sheet, validation.sheet)
+                run.artifact(sheet, "validation")
+
         train(
             params,
             job,
@@ -117,6 +130,7 @@ def _work(config: dict[str, Any]) -> None:
             on_metrics=on_metrics,
             on_step=progress.show if in_charge else lambda step, values: None,
             on_checkpoint=on_checkpoint,
+            on_validation=on_validation,
         )
     progress.close()
 
@@ -153,8 +167,20 @@ def _report(params: Params, job: Job) -> None:
     files.write_json(METRICS / f"{job.name}.json", values)
     with tracking.child(params, job.name) as run:
         run.tags({"lpips_weights": params.distill.lpips.weights, "stage": "distill"})
-        run.artifact(job.curve, "curves")
+        for record, folder in ((job.curve, "curves"), (job.diagnostics, "diagnostics"), (job.validation, "validation")):
+            run.artifact(record, folder)
+        _log_by_time(run, job, list(params.distill.phases)[-1])
         run.artifact(job.out, "student")
+
+
+def _log_by_time(run: tracking.Run, job: Job, phase: str) -> None:
+    """TSD's statistics of a phase as metrics whose step is the network's timestep, 1000 sigma, at the bin's middle."""
+    with job.diagnostics.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["phase"] == phase:
+                middle = (float(row["sigma_low"]) + float(row["sigma_high"])) / 2
+                values = {f"by_timestep/{name}": float(row[name]) for name in STATISTICS if row[name]}
+                run.metrics(values, step=round(1000 * middle))
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ def trial_params(params: Params, values: Point) -> Params:
     budget = {
         "steps": config.steps,
         "checkpoint": {"every": config.early_stopping.grace_steps},
+        "validation": {"every": 0},  # a trial is scored on photographs that the sweep holds out
         "num_workers": 0,
         "threads_per_worker": max(1, math.floor(config.resources.cpus)),
     }
@@ -115,6 +116,9 @@ class Trial:
             out=self.folder / "student",
             curve=self.folder / "curve.csv",
             checkpoints=self.folder / "checkpoints",
+            diagnostics=self.folder / "diagnostics.csv",
+            validation=self.folder / "validation.csv",
+            trajectories=Path(".tsdsr/trajectories").resolve(),
         )
 
     def train(self) -> None:

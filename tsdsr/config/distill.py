@@ -34,6 +34,7 @@ class TSDConfig(Section):
     lam: NonNegative = Field(alias="lambda")
     residual: Literal["velocity", "noise"]
     t_range: TimeRange
+    trajectory_draws: Annotated[int, Field(ge=0)]
     dasm: DASMConfig
 
     @model_validator(mode="after")
@@ -85,6 +86,12 @@ class CheckpointConfig(Section):
     keep: Count
 
 
+class ValidationConfig(Section):
+    every: Annotated[int, Field(ge=0)]
+    images: Count
+    max_pattern_rise_db: Positive
+
+
 class AugmentConfig(Section):
     crop_size: Annotated[int, Field(ge=16, multiple_of=16)] | None
     flip: bool
@@ -113,12 +120,18 @@ class DistillConfig(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     checkpoint: CheckpointConfig
     log_every: Count
+    validation: ValidationConfig
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         shares = sum(phase.share for phase in self.phases.values())
         if abs(shares - 1) > 1e-6:
             raise ValueError(f"the shares of the phases must sum to 1, found {shares:g}")
+        if self.tsd.trajectory_draws and self.augment.crop_size:
+            raise ValueError(
+                "tsd.trajectory_draws precomputes the trajectories of whole pairs, and augment.crop_size cuts new crops "
+                "of them: set one to 0 or null"
+            )
         parts = max(1, self.num_workers) * self.accumulation
         if self.batch_size % parts:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of num_workers x accumulation = {parts}")

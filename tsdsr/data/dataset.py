@@ -8,8 +8,9 @@ goes on at the exact sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +35,7 @@ class Batch:
         z: [B,C,H/f,W/f], the cached latent of hq.
         embeds, pooled: [B,L,D] and [B,P], the captions.
         positions: the samples' places in the run.
+        names: their ids in the latent cache (mirror images have their own).
     """
 
     lq: Tensor
@@ -42,6 +44,7 @@ class Batch:
     embeds: Tensor
     pooled: Tensor
     positions: tuple[int, ...]
+    names: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
         return replace(self, **{name: getattr(self, name).to(device) for name in ("lq", "hq", "z", "embeds", "pooled")})
@@ -62,6 +65,7 @@ class DistillationData:
         crop_size: side in HQ pixels of a random crop, the same of LQ, HQ and latent, at a place that all three have
             pixels for; None = the whole pair.
         flip: mirror half of the samples; the cache must hold the mirror images' latents (`precompute.flips`).
+        held_out: pairs to leave out.
 
     Raises:
         UserError: when the cache lacks a pair, or a crop does not fit, saying what to do.
@@ -76,12 +80,13 @@ class DistillationData:
         degrade: Degrade | None = None,
         crop_size: int | None = None,
         flip: bool = False,
+        held_out: Collection[str] = (),
     ) -> None:
         self.pairs, self.cache, self.seed, self.degrade = pairs, cache, seed, degrade
         self.crop_size, self.flip = crop_size, flip
+        self.ids = [name for name in pairs.ids if name not in held_out]
         self._row = {name: row for row, name in enumerate(cache.ids)}
-        wanted = [*pairs.ids, *(mirrored(name) for name in pairs.ids if flip)]
-        missing = [name for name in wanted if name not in self._row]
+        missing = [name for name in self.names if name not in self._row]
         if missing:
             raise UserError(
                 f"{len(missing)} training images lack a cached latent (first: {missing[0]}); run `dvc repro precompute`"
@@ -90,43 +95,51 @@ class DistillationData:
         self._permutation = lru_cache(maxsize=2)(self._draw_permutation)
 
     def __len__(self) -> int:
-        return len(self.pairs.ids)
+        return len(self.ids)
+
+    @property
+    def names(self) -> list[str]:
+        """Every id of the latent cache that a sample may have."""
+        return [*self.ids, *(mirrored(name) for name in self.ids if self.flip)]
 
     def name(self, position: int) -> str:
         """The pair at a position: every epoch is a fresh permutation of all pairs."""
         epoch, place = divmod(position, len(self))
-        return self.pairs.ids[self._permutation(epoch)[place]]
+        return self.ids[self._permutation(epoch)[place]]
 
     def batch(self, positions: Sequence[int]) -> Batch:
         samples = [self._sample(position) for position in positions]
-        lq, hq, z, embeds, pooled = (torch.stack(list(parts)) for parts in zip(*samples, strict=True))
-        return Batch(lq, hq, z, embeds.float(), pooled.float(), tuple(positions))
+        *tensors, names = zip(*samples, strict=True)
+        lq, hq, z, embeds, pooled = (torch.stack(part) for part in tensors)
+        return Batch(lq, hq, z, embeds.float(), pooled.float(), tuple(positions), tuple(names))
 
-    def prefetched(self, wanted: Sequence[Sequence[int]]) -> Iterator[Batch]:
+    def prefetched(self, wanted: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """The batches of these positions, each read in the background while the one before is used."""
         with ThreadPoolExecutor(max_workers=1) as reader:
-            waiting = [reader.submit(self.batch, positions) for positions in wanted[:2]]
-            for upcoming in range(len(wanted)):
-                batch = waiting.pop(0).result()
-                if upcoming + 2 < len(wanted):
-                    waiting.append(reader.submit(self.batch, wanted[upcoming + 2]))
-                yield batch
+            waiting: deque[Future[Batch]] = deque()
+            for positions in wanted:
+                waiting.append(reader.submit(self.batch, positions))
+                if len(waiting) > 2:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
-    def _sample(self, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _sample(self, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, str]:
         name, epoch = self.name(position), position // len(self)
         rng = seeding.numpy_generator(self.seed, "augment", position)
         pixels = _read(self.pairs.hq_path(name))
         degraded = _read(self.pairs.lq_path(name)) if self.degrade is None else self.degrade(pixels, name, epoch)
         lq, hq = _normalized(degraded), _normalized(pixels)
         flipped = self.flip and rng.random() < 0.5
-        row = self._row[mirrored(name) if flipped else name]
+        row_name = mirrored(name) if flipped else name
+        row = self._row[row_name]
         z = self.cache.latent(row)
         if flipped:
             lq, hq = lq.flip(-1), hq.flip(-1)
         if self.crop_size is not None:
             lq, hq, z = _aligned_crop(lq, hq, z, self.crop_size, rng)
         prompt = self.cache.prompt(row)
-        return lq, hq, z, prompt.embeds, prompt.pooled
+        return lq, hq, z, prompt.embeds, prompt.pooled, row_name
 
     def _draw_permutation(self, epoch: int) -> list[int]:
         return seeding.numpy_generator(self.seed, "order", epoch).permutation(len(self)).tolist()

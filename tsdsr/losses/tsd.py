@@ -89,17 +89,17 @@ def tsd_loss(
         dasm_offset: (B,), added to the last point's time (the released code draws it from [-s/2, s/2)); None = 0.
         residual: what the differences are taken of.
         teacher_on_z: psi's velocities on z's trajectory, one (B, C, h, w) for each of the dasm_steps + 1 points, where
-            they are known already: they depend on z, noise and t alone. `teacher` is then asked about z_hat only.
+            they are known already (`photograph_trajectory`). `teacher` is then asked about z_hat only.
     """
     wide = torch.promote_types(z_hat.dtype, torch.float32)
     with torch.no_grad():
         noise, t, z = noise.to(wide), t.to(wide), z.to(wide)
-        sigma = schedule.sigma(t)
-        z_hat_t = add_noise(z_hat.detach().to(wide), noise, sigma)  # Algorithm 1, line 9
-        z_t = add_noise(z, noise, sigma)  # line 10: the same noise
+        sigmas = trajectory_sigmas(schedule, t, dasm_steps, dasm_step_size, dasm_offset)
+        z_hat_t = add_noise(z_hat.detach().to(wide), noise, sigmas[0])  # Algorithm 1, line 9
+        z_t = add_noise(z, noise, sigmas[0])  # line 10: the same noise
         direction = torch.zeros_like(z_hat_t)
-        first_sigma, statistics = sigma, {}
-        for i in range(dasm_steps + 1):
+        statistics = {}
+        for i, sigma in enumerate(sigmas):
             timestep = schedule.timestep(sigma)
             # lambda = 1 cancels psi(z_t), and with it the whole trajectory of z; the first point keeps it for its norm.
             asks_z = teacher_on_z is None and (lam != 1 or i == 0)
@@ -127,18 +127,47 @@ def tsd_loss(
                 }
             if i == dasm_steps:
                 break  # the trajectories' last update would feed nothing
-            t_next = t - (i + 1) * dasm_step_size
-            if dasm_offset is not None and i + 1 == dasm_steps:
-                t_next = t_next + dasm_offset.to(wide)
-            sigma_next = schedule.sigma(t_next.clamp(min=0))
             # Eq. (6): z^ follows the fake score, z the teacher; both predictions are already here.
-            z_hat_t = euler_step(z_hat_t, v_fake_hat, sigma, sigma_next)
-            z_t = euler_step(z_t, v_teacher_z, sigma, sigma_next)
-            sigma = sigma_next
+            z_hat_t = euler_step(z_hat_t, v_fake_hat, sigma, sigmas[i + 1])
+            z_t = euler_step(z_t, v_teacher_z, sigma, sigmas[i + 1])
     # 0.5 mean((z^ - stopgrad(z^ - g))^2), written so that no digit of g is lost to the subtraction.
     z_hat = z_hat.to(wide)
     surrogate = 0.5 * direction**2 + direction * (z_hat - z_hat.detach())
-    return TSDLoss(surrogate.flatten(1).mean(1), direction, first_sigma, statistics)
+    return TSDLoss(surrogate.flatten(1).mean(1), direction, sigmas[0], statistics)
+
+
+def trajectory_sigmas(
+    schedule: FlowSchedule, t: Tensor, steps: int, step_size: float, offset: Tensor | None = None
+) -> list[Tensor]:
+    """The noise levels of Algorithm 1's points: sigma(t - i s), i = 0..N, each (B,).
+
+    Args:
+        t: (B,), linear time. steps: N. step_size: s; times below 0 are clamped to 0. offset: (B,), added to the last.
+    """
+    times = [t - i * step_size for i in range(steps + 1)]
+    if offset is not None and steps:
+        times[-1] = times[-1] + offset.to(t)
+    return [schedule.sigma(time.clamp(min=0)) for time in times]
+
+
+@torch.no_grad()
+def photograph_trajectory(
+    z: Tensor, noise: Tensor, sigmas: Sequence[Tensor], teacher: Velocity, schedule: FlowSchedule
+) -> list[Tensor]:
+    """psi's velocities on the photograph's own trajectory of Eq. (6), which no student takes part in.
+
+    Args:
+        z, noise: (B, C, h, w). sigmas: `trajectory_sigmas`. teacher: psi. schedule: sigma's own.
+
+    Returns:
+        one (B, C, h, w) a point: what `tsd_loss` takes as `teacher_on_z`.
+    """
+    z_t, velocities = add_noise(z, noise, sigmas[0]), []
+    for i, sigma in enumerate(sigmas):
+        velocities.append(teacher(z_t, schedule.timestep(sigma)).to(z_t.dtype))
+        if i + 1 < len(sigmas):
+            z_t = euler_step(z_t, velocities[-1], sigma, sigmas[i + 1])
+    return velocities
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The periodic-pattern score: how far an image's energy stands out at the frequencies of the transformer's patches.
 
-One-step students are known for grids: every patch of the transformer (its patch size times the VAE's factor, 16 pixels in
-SD3) decodes to nearly the same texture. Such a pattern puts energy on the harmonics of 1 / patch, and a photograph has
-no reason to. The score compares each harmonic with its neighbours in frequency, so that a photograph's falling spectrum
-cancels: about 0 dB without a pattern, 10 dB where the harmonics hold ten times their neighbours' energy.
+One-step students are known for grids: every patch of the transformer (its patch size times the VAE's factor, 16 pixels
+in SD3) decodes to nearly the same texture. Such a pattern puts energy on the harmonics of 1 / patch, and a photograph
+has no reason to. The score compares each harmonic with its neighbours in frequency, so that a photograph's falling
+spectrum cancels: about 0 dB without a pattern, 10 dB where the harmonics hold ten times their neighbours' energy.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tsdsr.data.cache import LatentCache
 from tsdsr.data.dataset import Degrade, DistillationData
 from tsdsr.data.pairs import PairFolder
 from tsdsr.data.synthesis import degrade_again
+from tsdsr.flow import FlowSchedule
 from tsdsr.losses.reconstruction import PerceptualLoss
 from tsdsr.models import adapters
 from tsdsr.models.prompt import Prompt
@@ -28,6 +29,8 @@ from tsdsr.models.teacher import load_teacher
 from tsdsr.training.checkpoint import CheckpointStore
 from tsdsr.training.loop import Trainer, World, wrap
 from tsdsr.training.step import DistillationModel, Distiller
+from tsdsr.training.trajectories import HQTrajectories
+from tsdsr.training.validation import PATTERN, SCORES, ArtefactGuard, Validation, held_out
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ class Job:
         name: the variant (`full`, `wo_tsm-seed0` ...).
         pairs: the training pairs. latents: their cache. teacher: an SD3-format directory.
         out: the student directory. curve: the CSV of logged means. checkpoints: this run's own directory.
+        diagnostics: the CSV of TSD's statistics by noise level. validation: the CSV of the artefact guard's scores.
+        trajectories: what `tsd.trajectory_draws` precomputes; a directory that runs share.
     """
 
     name: str
@@ -50,6 +55,9 @@ class Job:
     out: Path
     curve: Path
     checkpoints: Path
+    diagnostics: Path
+    validation: Path
+    trajectories: Path
 
 
 def pick_device(wanted: str, index: int = 0) -> torch.device:
@@ -82,9 +90,10 @@ def distill(
     on_metrics: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_checkpoint: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    on_validation: Callable[[int, Validation], None] = lambda step, validation: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train one student to its end and (rank 0) write its directory and curve; resumes by itself.
+    """Train one student to its end and (rank 0) write its directory and records; resumes by itself.
 
     Raises:
         UserError: for missing or mismatched inputs. NonFiniteError: when training diverges.
@@ -98,6 +107,8 @@ def distill(
     perceptual = PerceptualLoss(
         config.lpips.net, config.lpips.weights, config.lpips.path, download=config.lpips.download
     ).to(device)
+    seed = seeding.derive(job.seed, "distill")
+    trajectories = _trajectories(params, job, cache, schedule, seed)
     distiller = Distiller(
         wrap(DistillationModel(student, default), world),
         student,
@@ -106,11 +117,25 @@ def distill(
         perceptual=perceptual,
         config=config,
         scale=params.data.scale,
-        seed=seeding.derive(job.seed, "distill"),
+        seed=seed,
+        trajectories=trajectories,
     )
     store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), config.checkpoint.keep)
+    pairs = PairFolder(job.pairs)
+    kept = held_out(pairs.ids, config.validation)
     augment = config.augment.model_dump()
-    data = DistillationData(PairFolder(job.pairs), cache, seed=job.seed, degrade=_degrade(params), **augment)
+    data = DistillationData(pairs, cache, seed=job.seed, degrade=_degrade(params), held_out=kept, **augment)
+    if trajectories:
+        rows = {name: row for row, name in enumerate(cache.ids)}
+        trajectories.prepare(
+            data.names,
+            lambda name: distiller.photograph_trajectories(name, cache.latent(rows[name]), cache.prompt(rows[name])),
+        )
+    guard = None
+    if kept and world.rank == 0:
+        guard = ArtefactGuard(
+            student, default, pairs, kept, scale=params.data.scale, config=config.validation, device=device
+        )
     trainer = Trainer(
         distiller,
         data,
@@ -121,11 +146,16 @@ def distill(
         on_metrics=on_metrics,
         on_step=on_step,
         on_checkpoint=on_checkpoint,
+        on_validation=on_validation,
         stop=stop,
+        guard=guard,
     )
     trainer.run()
+    diagnostics = trainer.diagnostics.rows()
     if world.rank == 0:
-        files.write_text(job.curve, _curve(trainer.history))
+        files.write_text(job.curve, _csv(trainer.history, ["step", "phase"]))
+        files.write_text(job.diagnostics, _csv(diagnostics, ["phase", "sigma_low", "sigma_high", "samples"]))
+        files.write_text(job.validation, _csv(trainer.validations, ["step", *SCORES, PATTERN]))
         student.save(job.out, student_config(params, job), default)
         store.clear()
 
@@ -152,7 +182,27 @@ def _degrade(params: Params) -> Degrade | None:
     return lambda hq, pair, epoch: degrade_again(hq, pair, epoch, params.seed, params)
 
 
-def _models(params: Params, job: Job, cache: LatentCache, device: torch.device) -> tuple[Student, Prompt, Prompt, Any]:
+def _trajectories(
+    params: Params, job: Job, cache: LatentCache, schedule: FlowSchedule, seed: int
+) -> HQTrajectories | None:
+    config, tsd = params.distill, params.distill.tsd
+    if not tsd.trajectory_draws:
+        return None
+    key = {
+        "latents": cache.manifest,
+        "seed": seed,
+        "tsd": tsd.model_dump(mode="json", include={"t_range", "trajectory_draws"}),
+        "dasm": tsd.dasm.model_dump(mode="json", exclude={"weight"}),
+        "guidance": config.guidance_scale.teacher,
+        "precision": config.precision,
+        "shift": schedule.shift,
+    }
+    return HQTrajectories(job.trajectories, key, tsd.trajectory_draws)
+
+
+def _models(
+    params: Params, job: Job, cache: LatentCache, device: torch.device
+) -> tuple[Student, Prompt, Prompt, FlowSchedule]:
     config = params.distill
     dtype = getattr(torch, config.precision)
     teacher = load_teacher(job.teacher, text_encoders=False, dtype=dtype, device=device)
@@ -170,12 +220,12 @@ def _models(params: Params, job: Job, cache: LatentCache, device: torch.device) 
     return student, null, default, teacher.schedule
 
 
-def _curve(history: list[dict[str, float]]) -> str:
-    """The logged means as CSV, one column a term; a term that a phase lacks is an empty cell."""
-    terms = {name for row in history for name in row} - {"step", "phase"}
-    columns = ["step", "phase", *sorted(terms)]
+def _csv(rows: Sequence[Mapping[str, float | str]], first: Sequence[str]) -> str:
+    """Records as CSV, one column a name, `first` ahead; what a row lacks is an empty cell."""
+    columns = [*first, *sorted({name for row in rows for name in row} - set(first))]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in history)
+    for row in rows:
+        writer.writerow({name: value if isinstance(value, str) else f"{value:.6g}" for name, value in row.items()})
     return text.getvalue()

@@ -6,8 +6,8 @@ It knows torch.distributed and nothing of Ray or MLflow; whoever runs it passes 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ from tsdsr.data.dataset import Batch, DistillationData
 from tsdsr.models import adapters
 from tsdsr.models.student import Student
 from tsdsr.training.checkpoint import Checkpoint, CheckpointStore
+from tsdsr.training.diagnostics import Diagnostics
 from tsdsr.training.optim import NetworkOptimizer
 from tsdsr.training.step import DistillationModel, Distiller
+from tsdsr.training.validation import ArtefactGuard, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,9 @@ class Trainer:
         on_metrics: called on every rank with (steps done, means since the last call), equal on all ranks.
         on_step: called on every rank after each step, with the steps done and the latest means.
         on_checkpoint: called on every rank once the checkpoint of this step is safe.
+        on_validation: called with the steps done and what the guard saw, where there is one.
         stop: asked after each step, on the first worker alone; True ends the run on all of them, see `run`.
+        guard: looks at the student every `validation.every` steps and at the end; the first worker's alone.
     """
 
     def __init__(
@@ -96,17 +100,21 @@ class Trainer:
         on_metrics: Callable[[int, dict[str, float]], None] = lambda step, values: None,
         on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
         on_checkpoint: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+        on_validation: Callable[[int, Validation], None] = lambda step, validation: None,
         stop: Callable[[], bool] = lambda: False,
+        guard: ArtefactGuard | None = None,
     ) -> None:
         self.distiller, self.data, self.store, self.config = distiller, data, store, config
         self.device, self.world = device, world
         self.on_metrics, self.on_step, self.on_checkpoint = on_metrics, on_step, on_checkpoint
-        self.stop = stop
+        self.on_validation, self.stop, self.guard = on_validation, stop, guard
         self.student_optimizer, self.fake_optimizer = self._optimizers()
         self.ema = (
             {name: p.detach().clone() for name, p in self.student_optimizer.named.items()} if config.ema_decay else {}
         )
         self.history: list[dict[str, float]] = []
+        self.validations: list[dict[str, float]] = []
+        self.diagnostics = Diagnostics(list(config.phases), device)
         self._window: dict[str, list[Tensor]] = {}
 
     @property
@@ -121,15 +129,20 @@ class Trainer:
         """
         start = self._resume()
         steps = range(start, self.config.steps)
-        wanted = [positions for step in steps for positions in self._positions(step)]
+        wanted = (positions for step in steps for positions in self._positions(step))
         batches = self.data.prefetched(wanted)
         for step in steps:
-            phase_name, phase = phase_at(step, self.config)
+            phase, _ = phase_at(step, self.config)
             self._step(step, phase, [next(batches).to(self.device) for _ in range(self.config.accumulation)])
             done = step + 1
             if done % self.config.log_every == 0 or done == self.config.steps:
-                self._log(done, phase_name)
+                self._log(done, phase)
             self.on_step(done, self.history[-1] if self.history else {})
+            if self.guard and (done % self.config.validation.every == 0 or done == self.config.steps):
+                with self._averaged():
+                    validation = self.guard.look(done, self.validations)
+                self.validations.append({"step": done, **validation.values})
+                self.on_validation(done, validation)
             stopping = done < self.config.steps and self._asked_to_stop()
             if stopping or (done % self.config.checkpoint.every == 0 and done < self.config.steps):
                 self._save(done)
@@ -138,17 +151,20 @@ class Trainer:
         if self.ema:
             self._copy(self.ema, self.student_optimizer.named)
 
-    def _step(self, step: int, phase: PhaseConfig, batches: list[Batch]) -> None:
+    def _step(self, step: int, phase: str, batches: list[Batch]) -> None:
         """Both turns over the micro-batches; gradients are averaged across workers at the last of them."""
         share = 1 / len(batches)
         self.student_optimizer.zero_grad()
         z_hats, losses = [], []
         for micro, batch in enumerate(batches):
             with self._sync(last=micro == len(batches) - 1):
-                output = self.distiller.student_turn(batch, phase, share)
+                output = self.distiller.student_turn(batch, self.config.phases[phase], share)
             z_hats.append(output.z_hat)
             losses.append(output.losses)
-            self._note({**output.losses, **output.statistics})
+            self._note(output.losses)
+            if output.sigma is not None:
+                self._note({name: values.mean() for name, values in output.statistics.items()})
+                self.diagnostics.note(phase, output.sigma, output.statistics)
         self._update(step, "student", self.student_optimizer, losses)
         for update in range(self.config.fake_score.updates_per_step):
             self.fake_optimizer.zero_grad()
@@ -235,13 +251,15 @@ class Trainer:
         return {"student": self.student_optimizer.named, "fake_score": self.fake_optimizer.named}
 
     def _save(self, done: int) -> None:
-        window = self._window_of_all()
+        window, diagnostics = self._window_of_all(), self.diagnostics.totals()
         if self.world.rank == 0:
             tensors = {f"{group}/{name}": p for group, named in self._groups().items() for name, p in named.items()}
             tensors |= {f"student_optimizer/{name}": value for name, value in self.student_optimizer.state().items()}
             tensors |= {f"fake_score_optimizer/{name}": value for name, value in self.fake_optimizer.state().items()}
             tensors |= {f"ema/{name}": value for name, value in self.ema.items()}
-            self.store.save(Checkpoint(done, tensors, {"history": self.history, "window": window}))
+            tensors["diagnostics/sums"] = diagnostics
+            values = {"history": self.history, "window": window, "validations": self.validations}
+            self.store.save(Checkpoint(done, tensors, values))
         if self.world.size > 1:
             distributed.barrier()
         self.on_checkpoint(done, self.history[-1] if self.history else {})
@@ -276,10 +294,22 @@ class Trainer:
         self.student_optimizer.load_state(parts["student_optimizer"])
         self.fake_optimizer.load_state(parts["fake_score_optimizer"])
         self.ema = {name: value.to(self.device) for name, value in parts.get("ema", {}).items()}
-        self.history = checkpoint.values["history"]
+        self.diagnostics.restore(parts["diagnostics"]["sums"], self.world.rank)
+        self.history, self.validations = checkpoint.values["history"], checkpoint.values["validations"]
         self._window = {name: self._own_window(values) for name, values in checkpoint.values["window"].items()}
         logger.info("resuming after step %d of %d", checkpoint.step, self.config.steps)
         return checkpoint.step
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within the `with`, the student has the averaged weights that it would be saved with."""
+        named = self.student_optimizer.named if self.ema else {}
+        trained = {name: parameter.detach().clone() for name, parameter in named.items()}
+        self._copy(self.ema, named)
+        try:
+            yield
+        finally:
+            self._copy(trained, named)
 
     @staticmethod
     def _copy(source: dict[str, Tensor], target: dict[str, nn.Parameter]) -> None:

@@ -9,7 +9,7 @@ Legend: B batch, H W pixels, C h w latent, L prompt tokens, D their width, P poo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -22,10 +22,12 @@ from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule, add_noise, gaussian_like
 from tsdsr.losses import TSDLoss, fake_score_loss, tsd_loss
 from tsdsr.losses.registry import LOSSES, StudentOutput
+from tsdsr.losses.tsd import photograph_trajectory, trajectory_sigmas
 from tsdsr.models import adapters
 from tsdsr.models.guidance import GuidedVelocity, predict_velocity
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.student import Student, upsample
+from tsdsr.training.trajectories import HQTrajectories
 
 
 class DistillationModel(nn.Module):
@@ -67,11 +69,13 @@ class StepOutput:
     Attributes:
         z_hat: the student's latents, detached.
         losses: batch means by term, detached.
-        statistics: further batch means worth a curve.
+        sigma: (B,), the noise level of TSD's first point; None without that term.
+        statistics: TSD's, by name, (B,) each.
     """
 
     z_hat: Tensor
     losses: dict[str, Tensor]
+    sigma: Tensor | None = None
     statistics: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -84,6 +88,7 @@ class Distiller:
         null: the empty prompt, for guidance.
         perceptual: (x_hat, hq) -> (B,).
         seed: every draw belongs to (seed, purpose, position).
+        trajectories: psi on the photographs' trajectories, where `tsd.trajectory_draws` asks for them.
     """
 
     def __init__(
@@ -97,12 +102,14 @@ class Distiller:
         config: DistillConfig,
         scale: int,
         seed: int,
+        trajectories: HQTrajectories | None = None,
     ) -> None:
         unknown = {name for phase in config.phases.values() for name in phase.losses} - LOSSES.keys()
         if unknown:
             raise UserError(f"distill.phases: unknown losses {sorted(unknown)}; known are {sorted(LOSSES)}")
         self.model, self.student, self.null, self.schedule = model, student, null, schedule
         self.perceptual, self.config, self.scale, self.seed = perceptual, config, scale, seed
+        self.trajectories = trajectories
 
     def student_turn(self, batch: Batch, phase: PhaseConfig, share: float = 1.0) -> StepOutput:
         """Forward and backward of the student's objective, Eq. (8), times `share` (of an accumulated batch)."""
@@ -121,34 +128,69 @@ class Distiller:
             terms = {name: LOSSES[name](output) for name, weight in phase.losses.items() if weight > 0}
             per_sample = torch.stack([phase.losses[name] * term for name, term in terms.items()]).sum(0)
             (share * per_sample.mean()).backward()
-        statistics = {}
+        result = StepOutput(z_hat.detach(), {name: term.detach().mean() for name, term in terms.items()})
         if "tsd" in terms:
-            statistics = {"vsd_norm": output.tsd.vsd_norm.mean(), "tsm_norm": output.tsd.tsm_norm.mean()}
-        return StepOutput(z_hat.detach(), {name: term.detach().mean() for name, term in terms.items()}, statistics)
+            result.sigma, result.statistics = output.tsd.sigma, output.tsd.statistics
+        return result
 
     def tsd(self, z_hat: Tensor, batch: Batch, phase: PhaseConfig) -> TSDLoss:
         """Algorithm 1 at each sample's own time and noise."""
         tsd, guidance = self.config.tsd, self.config.guidance_scale
+        steps = tsd.dasm.steps if phase.dasm else 0
         generators = [seeding.generator(self.seed, "tsd", position) for position in batch.positions]
-        t = _uniform(generators, tsd.t_range).to(z_hat.device)
-        offset = None
-        if tsd.dasm.random_offset:
-            offset = _uniform(generators, (-tsd.dasm.step_size / 2, tsd.dasm.step_size / 2)).to(z_hat.device)
+        on_z = None
+        if self.trajectories is not None:  # the noise is one of the photograph's own draws
+            draws = [int(torch.randint(tsd.trajectory_draws, (), generator=generator)) for generator in generators]
+            generators = self._draw_generators(zip(batch.names, draws, strict=True))
+            on_z = [v.to(z_hat.device) for v in self.trajectories.read(batch.names, draws)[: steps + 1]]
+        t, offset, noise = self._noise(batch.z, generators)
         return tsd_loss(
             z_hat,
             batch.z,
-            noise=gaussian_like(batch.z, generators),
+            noise=noise,
             t=t,
             teacher=self._guided(teacher_names(self.student.transformer), batch, guidance.teacher),
             fake=self._guided(fake_score_names(self.student.transformer), batch, guidance.fake_score),
             schedule=self.schedule,
             lam=tsd.lam,
-            dasm_steps=tsd.dasm.steps if phase.dasm else 0,
+            dasm_steps=steps,
             dasm_step_size=tsd.dasm.step_size,
             dasm_weight=tsd.dasm.weight,
             dasm_offset=offset,
             residual=tsd.residual,
+            teacher_on_z=on_z,
         )
+
+    def photograph_trajectories(self, name: str, z: Tensor, caption: Prompt) -> Tensor:
+        """psi on one photograph's trajectories for each of its draws, [K,N+1,C,h,w]: what `HQTrajectories` keeps.
+
+        Args:
+            name: its id in the cache. z: [C,h,w]. caption: its own, [L,D] and [P].
+        """
+        tsd = self.config.tsd
+        rows = tsd.trajectory_draws
+        generators = self._draw_generators((name, draw) for draw in range(rows))
+        z, embeds, pooled = (
+            part.expand(rows, *part.shape).to(self.null.embeds) for part in (z, caption.embeds, caption.pooled)
+        )
+        t, offset, noise = self._noise(z, generators)
+        sigmas = trajectory_sigmas(self.schedule, t, tsd.dasm.steps, tsd.dasm.step_size, offset)
+        names, scale = teacher_names(self.student.transformer), self.config.guidance_scale.teacher
+        teacher = GuidedVelocity(
+            self.student.transformer, names, embeds, pooled, self.null, scale, self.config.low_memory
+        )
+        return torch.stack(photograph_trajectory(z, noise, sigmas, teacher, self.schedule), dim=1)
+
+    def _draw_generators(self, draws: Iterable[tuple[str, int]]) -> list[torch.Generator]:
+        return [seeding.generator(self.seed, "trajectory", name, draw) for name, draw in draws]
+
+    def _noise(self, z: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Each sample's time (B,), offset of DASM's last time (B,), and noise like z, from its own generator."""
+        tsd = self.config.tsd
+        t, offset = _uniform(generators, tsd.t_range).to(z.device), None
+        if tsd.dasm.random_offset:
+            offset = _uniform(generators, (-tsd.dasm.step_size / 2, tsd.dasm.step_size / 2)).to(z.device)
+        return t, offset, gaussian_like(z, generators)
 
     def fake_score_turn(self, batch: Batch, z_hat: Tensor, update: int, share: float = 1.0) -> Tensor:
         """Forward and backward of Eq. (9) on the student's latents; returns the batch mean, detached.

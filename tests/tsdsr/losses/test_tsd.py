@@ -12,6 +12,7 @@ from tests.tiny import relative
 from tsdsr import seeding
 from tsdsr.flow import FlowSchedule, expand
 from tsdsr.losses import tsd_loss
+from tsdsr.losses.tsd import photograph_trajectory, trajectory_sigmas
 
 SHIFT = 3.0
 SHAPE = (3, 2, 4, 4)
@@ -316,13 +317,9 @@ def test_norms_are_root_mean_squares_of_the_first_point():
 @pytest.mark.parametrize("residual", ["velocity", "noise"])
 def test_velocities_on_z_that_are_known_already_change_nothing(lam, residual):
     """psi on z's trajectory depends on z, noise and t alone: taken beforehand, it gives the same direction."""
-    given, schedule, known = inputs(), FlowSchedule(SHIFT), []
-    sigma = schedule.sigma(given["t"])
-    z_t = (1 - expand(sigma, given["z"])) * given["z"] + expand(sigma, given["z"]) * given["noise"]
-    for i in range(4):
-        known.append(psi(z_t, 1000 * sigma))
-        following = schedule.sigma((given["t"] - (i + 1) * 50).clamp(min=0))
-        z_t, sigma = z_t + expand(following - sigma, z_t) * known[-1], following
+    given, schedule = inputs(), FlowSchedule(SHIFT)
+    sigmas = trajectory_sigmas(schedule, given["t"], 3, 50.0)
+    known = photograph_trajectory(given["z"], given["noise"], sigmas, psi, schedule)
     rows = []
     counted = lambda z_t, s: rows.append(z_t.shape[0]) or psi(z_t, s)  # noqa: E731
     found = run(given, lam=lam, residual=residual, teacher=counted, teacher_on_z=known)

@@ -19,6 +19,7 @@ from tsdsr.models.student import Student
 from tsdsr.training.checkpoint import CheckpointStore
 from tsdsr.training.loop import Trainer, World, wrap
 from tsdsr.training.step import DistillationModel, Distiller
+from tsdsr.training.trajectories import HQTrajectories
 
 ROOT = Path(__file__).parents[3]
 SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change its recipe
@@ -35,6 +36,7 @@ SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change 
         "lambda": 0.7,
         "residual": "velocity",
         "t_range": [50, 950],
+        "trajectory_draws": 0,
         "dasm": {"steps": 3, "step_size": 50, "weight": 0.3, "random_offset": False},
     },
     "fake_score": {"t_range": [50, 950], "updates_per_step": 1, "caption_dropout": 0.1},
@@ -57,10 +59,11 @@ class RandomData:
         return Batch(
             lq=torch.stack([_draw("lq", p, 3, 4, 4).clamp(-1, 1) for p in positions]),
             hq=torch.stack([_draw("hq", p, 3, 16, 16).clamp(-1, 1) for p in positions]),
-            z=torch.stack([_draw("z", p, CHANNELS, 8, 8) for p in positions]),
-            embeds=torch.stack([random_prompt(p % 3).embeds for p in positions]),
-            pooled=torch.stack([random_prompt(p % 3).pooled for p in positions]),
+            z=torch.stack([_draw("z", p % 5, CHANNELS, 8, 8) for p in positions]),
+            embeds=torch.stack([random_prompt(p % 5).embeds for p in positions]),
+            pooled=torch.stack([random_prompt(p % 5).pooled for p in positions]),
             positions=tuple(positions),
+            names=tuple(f"photograph-{p % 5}" for p in positions),
         )
 
     def prefetched(self, wanted: Sequence[Sequence[int]]) -> Iterator[Batch]:
@@ -100,7 +103,9 @@ def models(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape
     return student
 
 
-def distiller(config: DistillConfig, world: World | None = None, **options: Any) -> Distiller:
+def distiller(
+    config: DistillConfig, world: World | None = None, trajectories: HQTrajectories | None = None, **options: Any
+) -> Distiller:
     student = models(config, **options)
     return Distiller(
         wrap(DistillationModel(student, random_prompt(10)), world or World()),
@@ -111,6 +116,7 @@ def distiller(config: DistillConfig, world: World | None = None, **options: Any)
         config=config,
         scale=4,
         seed=0,
+        trajectories=trajectories,
     )
 
 

@@ -1,0 +1,146 @@
+"""The artefact guard: a fixed set of training crops, held out, restored every so many steps.
+
+People who train such students report black spots and grids that no loss curve shows. The guard looks at the student's
+own output, before any colour alignment, and warns when energy gathers at the transformer's patch frequency.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tsdsr import files
+from tsdsr.config.distill import ValidationConfig
+from tsdsr.data.images import read_image
+from tsdsr.data.pairs import PairFolder
+from tsdsr.errors import UserError
+from tsdsr.metrics import METRICS, Batch, LocalExecutor
+from tsdsr.metrics.pattern import MIN_PATCHES, periodic_pattern
+from tsdsr.models.prompt import Prompt
+from tsdsr.models.student import Student, upsample
+
+logger = logging.getLogger(__name__)
+SCORES = ("psnr", "niqe")
+PATTERN = "pattern_db"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one look at the set gave.
+
+    Attributes:
+        values: means over the set: `psnr` (dB), `niqe`, and `pattern_db`, the periodic-pattern score over that of the
+            photographs. What the images are too small for is left out.
+        sheet: uint8 (H, W, 3): a column an image; LQ, restored, HQ from top to bottom.
+    """
+
+    values: dict[str, float]
+    sheet: np.ndarray
+
+
+def held_out(ids: Sequence[str], config: ValidationConfig) -> list[str]:
+    """The pairs of the set, evenly spaced by name; none where validation is off.
+
+    Raises:
+        UserError: when nothing would be left to train on.
+    """
+    if not config.every:
+        return []
+    if config.images >= len(ids):
+        raise UserError(
+            f"distill.validation.images: {config.images} of {len(ids)} training pairs would be held out; lower it, or "
+            "set distill.validation.every to 0"
+        )
+    return [ids[(2 * index + 1) * len(ids) // (2 * config.images)] for index in range(config.images)]
+
+
+class ArtefactGuard:
+    """Restores the set and scores it.
+
+    Args:
+        student: at any stage of its training.
+        default: its prompt.
+        pairs: the training pairs; `ids` are those of the set, restored from their LQ images on disk.
+        scale: HQ side / LQ side.
+        config: its `max_pattern_rise_db` is the warning's threshold.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        default: Prompt,
+        pairs: PairFolder,
+        ids: Sequence[str],
+        *,
+        scale: int,
+        config: ValidationConfig,
+        device: torch.device,
+    ) -> None:
+        self.student, self.default, self.scale, self.config, self.device = student, default, scale, config, device
+        self._lq = [read_image(pairs.lq_path(name)) for name in ids]
+        self._hq = [read_image(pairs.hq_path(name)) for name in ids]
+        self._period = student.codec.factor * int(student.transformer.config.patch_size)
+        self._score = LocalExecutor(device)
+        side = min(min(image.shape[-2:]) for image in self._hq)
+        self._metrics = tuple(name for name in SCORES if METRICS[name].min_side <= side)
+        self._patches_fit = side // self._period >= MIN_PATCHES
+        self._photographs = np.mean([self._pattern(image) for image in self._hq]) if self._patches_fit else 0.0
+
+    @torch.no_grad()
+    def look(self, step: int, earlier: Sequence[dict[str, float]]) -> Validation:
+        """Restore and score the set; warns of a pattern.
+
+        Args:
+            step: steps done. earlier: the values of earlier looks.
+        """
+        restored = [self._restore(lq) for lq in self._lq]
+        values = self._scores(restored)
+        if self._patches_fit:
+            values[PATTERN] = float(np.mean([self._pattern(image) for image in restored]) - self._photographs)
+            lowest = min([0.0, *(row[PATTERN] for row in earlier)])
+            rise = values[PATTERN] - lowest
+            if rise > self.config.max_pattern_rise_db:
+                logger.warning(
+                    "step %d: the restored validation images hold a periodic pattern: energy at the patch frequency is "
+                    "%.1f dB over its neighbours' (photographs, or the best so far: %.1f dB). Look at the sheet; lower "
+                    "guidance_scale, the weight of tsd, or the learning rate.",
+                    step,
+                    values[PATTERN],
+                    lowest,
+                )
+        rows = [[upsample(lq[None], self.scale)[0] for lq in self._lq], restored, self._hq]
+        sheet = torch.cat([torch.cat([image.cpu() for image in row], dim=2) for row in rows], dim=1)
+        return Validation(values, _pixels(sheet))
+
+    def _restore(self, lq: Tensor) -> Tensor:
+        """[3,h,w] -> [3,H,W], in [-1, 1]."""
+        x_lq = upsample(lq[None].to(self.device), self.scale)
+        return self.student.decode(self.student(x_lq, self.default))[0].float().clamp(-1, 1).cpu()
+
+    def _scores(self, restored: Sequence[Tensor]) -> dict[str, float]:
+        images, references = (np.stack([_pixels(image) for image in side]) for side in (restored, self._hq))
+        names = tuple(str(index) for index in range(len(restored)))
+        scores = self._score.score(Batch(names, self._metrics, images, references)).values
+        means = {name: float(np.nanmean(column)) for name, column in scores.items() if not np.isnan(column).all()}
+        return {name: means[name] for name in SCORES if name in means}
+
+    def _pattern(self, image: Tensor) -> float:
+        return float(periodic_pattern((image[None] + 1) / 2, self._period))
+
+
+def write_sheet(path: Path, sheet: np.ndarray) -> None:
+    """Write a `Validation`'s sheet as PNG, whole or not at all."""
+    with files.atomic_file(path) as aside:
+        Image.fromarray(sheet).save(aside, format="PNG")
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    """[3,H,W] in [-1, 1] -> uint8 (H, W, 3)."""
+    return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
