@@ -53,6 +53,7 @@ def test_a_row_is_one_pair_with_its_own_latent_and_caption(pairs, cache):
     assert batch.positions == tuple(positions)
     for row, position in enumerate(positions):
         name = data.name(position)
+        assert batch.names[row] == name
         assert torch.equal(batch.z[row], latent(name))
         stored = cache.prompt(cache.ids.index(name))
         assert torch.equal(batch.embeds[row], stored.embeds)
@@ -75,6 +76,13 @@ def test_an_epoch_is_a_fresh_permutation_of_all_pairs(pairs, cache):
     assert [again.name(p) for p in range(19, -1, -1)] == [name for epoch in epochs for name in epoch][::-1]
     other = DistillationData(pairs, cache, seed=1)
     assert [other.name(p) for p in range(20)] != [data.name(p) for p in range(20)]
+
+
+def test_what_is_held_out_is_never_drawn(pairs, cache):
+    data = DistillationData(pairs, cache, seed=0, held_out={IDS[1], IDS[3]})
+    assert len(data) == 3
+    assert {data.name(position) for position in range(30)} == {IDS[0], IDS[2], IDS[4]}
+    assert data.names == [IDS[0], IDS[2], IDS[4]]
 
 
 def test_a_batch_is_its_rows_whoever_asks(pairs, cache):

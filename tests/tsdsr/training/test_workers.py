@@ -33,6 +33,7 @@ def train(directory: Path, rank: int = 0, **changes: Any) -> None:
     save_file(all_adapters(made.student), directory / f"adapters-{rank}.safetensors")
     save_file(first, directory / f"gradients-{rank}.safetensors")
     files.write_json(directory / f"history-{rank}.json", made.history)
+    files.write_json(directory / f"diagnostics-{rank}.json", made.diagnostics.rows())
 
 
 def break_off(directory: Path, rank: int) -> None:
@@ -122,6 +123,15 @@ def test_two_workers_give_one_workers_losses(ran, case):
     assert len(wanted) == 2
     for found, row in zip(curves[0], wanted, strict=True):
         assert found == pytest.approx(row, rel=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_count_one_workers_samples_by_noise_level(ran, case):
+    wanted = files.read_json(ran / "1x4" / "diagnostics-0.json")
+    assert sum(row["samples"] for row in wanted) == 2 * 4
+    for rank in range(2):
+        for found, row in zip(files.read_json(ran / case / f"diagnostics-{rank}.json"), wanted, strict=True):
+            assert found == pytest.approx(row, rel=1e-3)
 
 
 def test_a_worker_that_breaks_stops_all(ran):
