@@ -82,9 +82,9 @@ def _names(layer: Any) -> list[str]:
 def _composes(layer: Any, names: list[str], x: Tensor, positions: int, fan_in: int, fan_out: int) -> bool:
     weight = layer.base_layer.weight
     factors = [layer.lora_A[name].weight for name in names] + [layer.lora_B[name].weight for name in names]
-    if layer.disable_adapters or layer.merged or torch.is_autocast_enabled(x.device.type):
-        return False
     if any(factor.dtype != weight.dtype or weight.itemsize < 4 for factor in factors) or x.dtype != weight.dtype:
+        return False
+    if layer.disable_adapters or layer.merged or torch.is_autocast_enabled(x.device.type):
         return False
     learning = torch.is_grad_enabled() and any(factor.requires_grad for factor in factors)
     rank = sum(layer.r[name] for name in names)
