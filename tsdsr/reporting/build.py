@@ -13,6 +13,7 @@ from tsdsr import files
 from tsdsr.errors import UserError
 from tsdsr.reporting import curves, gallery, page, plots, published, sheet, sweep, tables
 from tsdsr.reporting import scores as score_files
+from tsdsr.reporting.complexity import complexity
 from tsdsr.reporting.render import RENDERERS
 from tsdsr.reporting.scores import MethodScores
 from tsdsr.reporting.table import Provenance, Table
@@ -101,7 +102,7 @@ def make_tables(inputs: Inputs, options: Options) -> list[Table]:
         tables.ablation(runs, published.load("table4")),
         tables.comparison(runs, published.load("table1"), "Table 1. One-step methods", default=True),
         tables.comparison(runs, published.load("table2"), "Table 2. Multi-step methods", default=False),
-        tables.complexity(inputs.sizes, published.load("table3"), "Table 3. Complexity"),
+        complexity(inputs.sizes, published.load("table3"), "Table 3. Complexity"),
         tables.comparison(
             runs,
             published.load("table5"),

@@ -34,6 +34,11 @@ class PublishedRow:
     empty: str
     provenance: Provenance
 
+    @property
+    def group(self) -> str:
+        """What it is ranked with: the rows of one publication on one data set."""
+        return f"{self.dataset}, {self.provenance.summary}"
+
     def cell(self, key: str) -> Cell:
         """The cell of a column; a text that is no number stays a text."""
         text = self.values.get(key)

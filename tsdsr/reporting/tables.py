@@ -10,25 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
 from tsdsr import metrics
 from tsdsr.metrics import datasets
 from tsdsr.reporting import scores as score_files
 from tsdsr.reporting.published import PublishedTable
 from tsdsr.reporting.scores import BASELINES, METRIC_COLUMNS, MethodScores
-from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table, ranked
+from tsdsr.reporting.table import Cell, Column, Row, Table, ranked
 
 STUDENTS, REFERENCES = "Students", "Baselines"
 NO_SUCH_ROW = "the paper has no such row"
 RANKS = "Bold: best, underlined: second best"
 HERE = "measured here"
-MODELS = {
-    "tsdsr": "TSD-SR, as trained",
-    "tsdsr_merged": "TSD-SR, adapters merged",
-    "tsdsr_streamlined": "TSD-SR, streamlined",
-    "tinysr": "TinySR",
-}
 
 
 def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
@@ -87,7 +80,7 @@ def comparison(
     """
     columns = _digits(printed.columns)
     rows = [
-        Row(row.method, {column.key: row.cell(column.key) for column in columns}, _printed_group(row), row.provenance)
+        Row(row.method, {column.key: row.cell(column.key) for column in columns}, row.group, row.provenance)
         for row in printed.rows
     ]
     known = {_plain(row.method) for row in printed.rows}
@@ -98,41 +91,6 @@ def comparison(
     rows.sort(key=lambda row: order.get(_plain(row.group.split(",")[0]), len(order)))
     caption = f"{printed.caption} {RANKS} of a group: printed and measured figures are ranked apart."
     return ranked(Table(printed.name, title, printed.stub, columns, rows, caption, printed.notes))
-
-
-def complexity(sizes: Mapping[str, Any] | None, printed: PublishedTable, title: str) -> Table:
-    """Table 3, methods down.
-
-    Args:
-        sizes: what `benchmarks/model_size.py` prints, where it was kept: `models` (name -> params_m, macs_g and, where
-            timed, time_s) and `device`.
-    """
-    columns = list(printed.columns)
-    rows = [
-        Row(row.method, {column.key: row.cell(column.key) for column in columns}, _printed_group(row), row.provenance)
-        for row in printed.rows
-    ]
-    notes = list(printed.notes)
-    if sizes is None:
-        notes.append(
-            "Nothing measured here: keep the last line of benchmarks/model_size.py in reports/model_size.json."
-        )
-    else:
-        rows += [_size_row(name, entry, sizes, columns) for name, entry in sizes["models"].items()]
-    caption = f"{printed.caption} {RANKS} of a group."
-    return ranked(Table(printed.name, title, printed.stub, columns, rows, caption, notes))
-
-
-def _size_row(name: str, entry: Mapping[str, Any], sizes: Mapping[str, Any], columns: Sequence[Column]) -> Row:
-    details = tuple((key, str(value)) for key, value in sizes.items() if key != "models")
-    origin = Provenance("measured", f"{HERE}: benchmarks/model_size.py", details)
-    values = {"steps": 1, **entry}
-    cells = {}
-    for column in columns:
-        value = values.get(column.key)
-        text = "" if value is None else str(value) if column.key == "steps" else column.show(value)
-        cells[column.key] = Cell(value, text, reason=None if text else "not timed", provenance=origin)
-    return Row(MODELS.get(name, name), cells, f"SD3-medium's shape, {HERE}", origin)
 
 
 def _measured_row(run: MethodScores, columns: Sequence[Column], texts: Mapping[str, str]) -> Row:
@@ -185,12 +143,7 @@ def _block_heading(runs: Sequence[MethodScores]) -> str:
 
 
 def _printed_block(printed: PublishedTable, dataset: str) -> str:
-    row = next(row for row in printed.rows if row.dataset == dataset)
-    return f"{dataset}, {row.provenance.summary}"
-
-
-def _printed_group(row: Any) -> str:
-    return f"{row.dataset}, {row.provenance.summary}"
+    return next(row for row in printed.rows if row.dataset == dataset).group
 
 
 def _plain(name: str) -> str:

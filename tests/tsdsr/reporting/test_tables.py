@@ -91,15 +91,6 @@ def test_another_method_s_outputs_land_in_the_table_that_names_it(workspace: Pat
     assert not [row for row in four.rows if row.label == "SeeSR"]
 
 
-def test_complexity_says_what_is_missing_and_shows_what_is_there() -> None:
-    printed = published.load("table3")
-    assert any("model_size" in note for note in tables.complexity(None, printed, "T").notes)
-    sizes = {"name": "model_size", "device": "meta", "models": {"tsdsr": {"params_m": 2112.34, "macs_g": 2700.4}}}
-    row = tables.complexity(sizes, printed, "T").rows[-1]
-    assert (row.label, row.cells["macs_g"].text, row.cells["steps"].text) == ("TSD-SR, as trained", "2700", "1")
-    assert row.cells["time_s"].reason == "not timed"
-
-
 def test_a_text_column_stays_a_text(runs: list[MethodScores]) -> None:
     table = tables.comparison(runs, published.load("table5"), "T", default=False, texts={"base": "tiny"})
     assert _row(table, "AddSR").cells["base"].text == "SD2-base"
