@@ -47,7 +47,6 @@ def trial_params(params: Params, values: Point) -> Params:
     budget = {
         "steps": config.steps,
         "checkpoint": {"every": config.early_stopping.grace_steps},
-        "validation": {"every": 0},  # a trial is scored on photographs that the sweep holds out
         "num_workers": 0,
         "threads_per_worker": max(1, math.floor(config.resources.cpus)),
     }
@@ -118,6 +117,7 @@ class Trial:
             checkpoints=self.folder / "checkpoints",
             diagnostics=self.folder / "diagnostics.csv",
             validation=self.folder / "validation.csv",
+            guarded=False,  # a trial is scored on photographs that the sweep holds out
             trajectories=Path(".tsdsr/trajectories").resolve(),
         )
 

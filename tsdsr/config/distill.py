@@ -87,7 +87,7 @@ class CheckpointConfig(Section):
 
 
 class ValidationConfig(Section):
-    every: Annotated[int, Field(ge=0)]
+    every: Count
     images: Count
     max_pattern_rise_db: Positive
 
@@ -109,6 +109,7 @@ class DistillConfig(Section):
     precision: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
     low_memory: bool
+    vae_slice: Count | None
     lora: LoRAConfig
     guidance_scale: GuidanceConfig
     tsd: TSDConfig

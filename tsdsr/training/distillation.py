@@ -22,12 +22,12 @@ from tsdsr.data.pairs import PairFolder
 from tsdsr.data.synthesis import degrade_again
 from tsdsr.flow import FlowSchedule
 from tsdsr.losses.reconstruction import PerceptualLoss
-from tsdsr.models import adapters
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.student import Student
 from tsdsr.models.teacher import load_teacher
 from tsdsr.training.checkpoint import CheckpointStore
 from tsdsr.training.loop import Trainer, World, wrap
+from tsdsr.training.networks import assemble
 from tsdsr.training.step import DistillationModel, Distiller
 from tsdsr.training.trajectories import HQTrajectories
 from tsdsr.training.validation import PATTERN, SCORES, ArtefactGuard, Validation, held_out
@@ -44,6 +44,7 @@ class Job:
         pairs: the training pairs. latents: their cache. teacher: an SD3-format directory.
         out: the student directory. curve: the CSV of logged means. checkpoints: this run's own directory.
         diagnostics: the CSV of TSD's statistics by noise level. validation: the CSV of the artefact guard's scores.
+        guarded: whether to hold out a validation set and look at it.
         trajectories: what `tsd.trajectory_draws` precomputes; a directory that runs share.
     """
 
@@ -58,6 +59,7 @@ class Job:
     diagnostics: Path
     validation: Path
     trajectories: Path
+    guarded: bool = True
 
 
 def pick_device(wanted: str, index: int = 0) -> torch.device:
@@ -122,7 +124,7 @@ def distill(
     )
     store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), config.checkpoint.keep)
     pairs = PairFolder(job.pairs)
-    kept = held_out(pairs.ids, config.validation)
+    kept = held_out(pairs.ids, config.validation) if job.guarded else []
     augment = config.augment.model_dump()
     data = DistillationData(pairs, cache, seed=job.seed, degrade=_degrade(params), held_out=kept, **augment)
     if trajectories:
@@ -155,7 +157,8 @@ def distill(
     if world.rank == 0:
         files.write_text(job.curve, _csv(trainer.history, ["step", "phase"]))
         files.write_text(job.diagnostics, _csv(diagnostics, ["phase", "sigma_low", "sigma_high", "samples"]))
-        files.write_text(job.validation, _csv(trainer.validations, ["step", *SCORES, PATTERN]))
+        if job.guarded:
+            files.write_text(job.validation, _csv(trainer.validations, ["step", *SCORES, PATTERN]))
         student.save(job.out, student_config(params, job), default)
         store.clear()
 
@@ -206,14 +209,7 @@ def _models(
     config = params.distill
     dtype = getattr(torch, config.precision)
     teacher = load_teacher(job.teacher, text_encoders=False, dtype=dtype, device=device)
-    teacher.transformer.requires_grad_(False)
-    student = Student(teacher.vae, teacher.transformer, use_shift=params.teacher.use_shift)
-    lora: dict[str, Any] = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": job.seed}
-    student.add_adapters(**lora, vae_rank=config.lora.vae_rank)
-    adapters.add_adapter(teacher.transformer, adapters.FAKE_SCORE, targets=adapters.ATTENTION_TARGETS, **lora)
-    if config.gradient_checkpointing:
-        teacher.transformer.enable_gradient_checkpointing()
-        teacher.vae.enable_gradient_checkpointing()
+    student = assemble(teacher.vae, teacher.transformer, config, use_shift=params.teacher.use_shift, seed=job.seed)
     null, default = (
         Prompt(prompt.embeds.to(device), prompt.pooled.to(device)) for prompt in (cache.null, cache.default)
     )

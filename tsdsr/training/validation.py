@@ -46,17 +46,14 @@ class Validation:
 
 
 def held_out(ids: Sequence[str], config: ValidationConfig) -> list[str]:
-    """The pairs of the set, evenly spaced by name; none where validation is off.
+    """The pairs of the set, evenly spaced by name.
 
     Raises:
         UserError: when nothing would be left to train on.
     """
-    if not config.every:
-        return []
     if config.images >= len(ids):
         raise UserError(
-            f"distill.validation.images: {config.images} of {len(ids)} training pairs would be held out; lower it, or "
-            "set distill.validation.every to 0"
+            f"distill.validation.images: {config.images} of {len(ids)} training pairs would be held out; lower it"
         )
     return [ids[(2 * index + 1) * len(ids) // (2 * config.images)] for index in range(config.images)]
 
