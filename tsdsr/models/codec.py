@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -19,10 +21,16 @@ class LatentCodec:
     SD3's own pipelines subtract `shift_factor`; the released TSD-SR weights were trained without, so `use_shift` is
     part of a student's configuration. The posterior's mode is taken, not a sample (the released code samples): the
     same photograph then gives the same latent.
+
+    Attributes:
+        slice: samples at a time through the VAE while gradients are recorded. Each slice is computed again in the
+            backward, so that one slice's graph is alive at a time; samples do not see each other in a VAE, so values
+            and gradients are the same. None: all at once, and kept.
     """
 
     vae: AutoencoderKL
     use_shift: bool
+    slice: int | None = None
 
     @property
     def shift(self) -> float:
@@ -35,15 +43,20 @@ class LatentCodec:
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], sides multiples of `factor` -> (B, C, H / factor, W / factor)."""
-        mode = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mode()
+        mode = self._sliced(lambda part: self.vae.encode(part).latent_dist.mode(), images.to(self.vae.dtype))
         return (mode - self.shift) * self.vae.config.scaling_factor
 
     def decode(self, z: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, h * factor, w * factor), nominally in [-1, 1] and not clamped."""
         latents = z / self.vae.config.scaling_factor + self.shift
-        return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+        return self._sliced(lambda part: self.vae.decode(part, return_dict=False)[0], latents.to(self.vae.dtype))
 
     def round_trip(self, images: Tensor) -> Tensor:
         """decode(encode(images)) without gradient: what the autoencoder alone does to an image."""
         with torch.no_grad():
             return self.decode(self.encode(images))
+
+    def _sliced(self, network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        if self.slice is None or not torch.is_grad_enabled():
+            return network(inputs)
+        return torch.cat([checkpoint(network, part, use_reentrant=False) for part in inputs.split(self.slice)])

@@ -84,11 +84,15 @@ def _composes(layer: Any, names: list[str], x: Tensor, positions: int, fan_in: i
     factors = [layer.lora_A[name].weight for name in names] + [layer.lora_B[name].weight for name in names]
     if any(factor.dtype != weight.dtype or weight.itemsize < 4 for factor in factors) or x.dtype != weight.dtype:
         return False
-    if layer.disable_adapters or layer.merged or torch.is_autocast_enabled(x.device.type):
+    if layer.disable_adapters or layer.merged or _autocasts(x.device.type):
         return False
     learning = torch.is_grad_enabled() and any(factor.requires_grad for factor in factors)
     rank = sum(layer.r[name] for name in names)
     return composing_pays(positions, fan_in, fan_out, rank, learning=learning)
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not on the meta device
 
 
 def _composed(layer: Any, names: list[str]) -> Tensor:

@@ -44,10 +44,17 @@ class Student:
     It owns no weights of its own but the two adapters named `student`; the transformer may carry others.
     """
 
-    def __init__(self, vae: AutoencoderKL, transformer: SD3Transformer2DModel, *, use_shift: bool) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        transformer: SD3Transformer2DModel,
+        *,
+        use_shift: bool,
+        vae_slice: int | None = None,
+    ) -> None:
         self.vae = vae
         self.transformer = transformer
-        self.codec = LatentCodec(vae, use_shift)
+        self.codec = LatentCodec(vae, use_shift, vae_slice)
 
     def add_adapters(
         self, *, rank: int, alpha: float, seed: int, vae_rank: int | None = None, trainable: bool = True

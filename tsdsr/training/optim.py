@@ -35,7 +35,11 @@ class NetworkOptimizer:
         self.named, self.lr, self.total = named, lr, total
         self.clip_norm, self.schedule = config.clip_norm, schedule
         self.adamw = torch.optim.AdamW(
-            named.values(), lr=lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+            named.values(),
+            lr=lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=not any(parameter.is_meta for parameter in named.values()),  # the meta device has no fused update
         )
 
     def zero_grad(self) -> None:

@@ -18,6 +18,7 @@ from tsdsr.models import adapters
 from tsdsr.models.student import Student
 from tsdsr.training.checkpoint import CheckpointStore
 from tsdsr.training.loop import Trainer, World, wrap
+from tsdsr.training.networks import assemble
 from tsdsr.training.step import DistillationModel, Distiller
 from tsdsr.training.trajectories import HQTrajectories
 
@@ -30,6 +31,7 @@ SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change 
     "precision": "float32",
     "gradient_checkpointing": False,
     "low_memory": False,
+    "vae_slice": None,
     "lora": {"rank": 4, "alpha": 4, "vae_rank": 3},
     "guidance_scale": {"teacher": 7.5, "fake_score": 7.5},
     "tsd": {
@@ -87,19 +89,13 @@ def distill_config(**changes: Any) -> DistillConfig:
 def models(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape: Any) -> Student:
     """A student and a fake score on one base; their adapters start at random values, not at nothing."""
     transformer, vae = tiny_transformer(**shape).to(dtype), tiny_vae().to(dtype)
-    student = Student(vae, transformer, use_shift=False)
-    lora: dict[str, Any] = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": 0}
-    student.add_adapters(**lora, vae_rank=config.lora.vae_rank)
-    adapters.add_adapter(transformer, adapters.FAKE_SCORE, targets=adapters.ATTENTION_TARGETS, **lora)
+    student = assemble(vae, transformer, config, use_shift=False, seed=0)
     for model, name in [
         (transformer, adapters.STUDENT),
         (vae, adapters.STUDENT),
         (transformer, adapters.FAKE_SCORE),
     ]:
         randomize(model, name, scale=0.02)
-    if config.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-        vae.enable_gradient_checkpointing()
     return student
 
 

@@ -75,11 +75,17 @@ def test_teacher_and_fake_score_see_their_own_adapters(monkeypatch):
 
 
 @pytest.mark.parametrize("losses", [{"tsd": 1.0}, {"lpips": 1.0, "tsd": 0.5, "latent_mse": 2.0}])
-def test_gradient_checkpointing_gives_the_same_gradients(losses):
+@pytest.mark.parametrize(
+    "saving", [{"gradient_checkpointing": True}, {"vae_slice": 1}, {"vae_slice": 2, "gradient_checkpointing": True}]
+)
+def test_saving_memory_gives_the_same_gradients(losses, saving):
     """The forward is repeated during backward, when the teacher and phi have been at work in between."""
     plain, _ = turn(distill_config(), losses)
-    again, _ = turn(distill_config(gradient_checkpointing=True), losses)
+    again, _ = turn(distill_config(**saving), losses)
     close(gradients(again.student), gradients(plain.student), 1e-5)
+
+
+def test_gradient_checkpointing_gives_the_fake_score_the_same_gradients():
     fakes = []
     for flag in (False, True):
         maker = distiller(distill_config(gradient_checkpointing=flag))
@@ -100,6 +106,19 @@ def test_checkpointing_repeats_the_forward(monkeypatch):
         maker.student_turn(RandomData().batch(POSITIONS), phase(latent_mse=1.0))
         counts.append(len(calls))
     assert counts == [1, 2]
+
+
+def test_the_vae_takes_its_slices_one_by_one():
+    maker, rows = distiller(distill_config(vae_slice=2)), []
+    for network in (maker.student.vae.encoder, maker.student.vae.decoder):
+        network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    maker.student_turn(RandomData().batch(POSITIONS), phase(lpips=1.0))
+    assert rows[:4] == [2, 1, 2, 1]  # the encoder's, then the decoder's
+    assert sorted(rows[4:]) == [1, 1, 2, 2]  # again, in the backward
+    rows.clear()
+    with torch.no_grad():  # what keeps no graph has nothing to slice
+        maker.student.decode(torch.zeros(3, 4, 8, 8))
+    assert rows == [3]
 
 
 def test_low_memory_gives_the_same_gradients():
