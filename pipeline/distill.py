@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import runtime, stage, tracking
+from pipeline import runtime, stage, storage, tracking
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.losses.registry import LOSSES
@@ -52,7 +52,13 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
         _work(_loop_config(params, job, ray=False))
     else:
         _fit(params, job)
+    storage.here(params).pull(_written(job))  # by a worker on whatever host
     _report(params, job)
+
+
+def _written(job: Job) -> list[Path]:
+    """What the first worker writes."""
+    return [job.out, job.curve, job.diagnostics, job.validation, job.validation.with_suffix(".png")]
 
 
 def _fit(params: Params, job: Job) -> None:
@@ -87,7 +93,8 @@ def _fit(params: Params, job: Job) -> None:
 
 def _loop_config(params: Params, job: Job, *, ray: bool) -> dict[str, Any]:
     environment = tracking.environment() if ray else {}
-    return {"params": params.to_dict(), "job": asdict(job), "ray": ray, "environment": environment}
+    place = asdict(storage.here(params))
+    return {"params": params.to_dict(), "job": asdict(job), "ray": ray, "environment": environment, "place": place}
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -98,7 +105,10 @@ def _work(config: dict[str, Any]) -> None:
     from tsdsr.training.loop import World
     from tsdsr.training.validation import Validation, write_sheet
 
-    params, job = Params.parse(config["params"]), Job(**config["job"])
+    params, place = Params.parse(config["params"]), storage.Place.at(**config["place"])
+    root = config["place"]["root"]
+    job = Job(**{k: place.moved(v, root) if isinstance(v, Path) else v for k, v in config["job"].items()})
+    place.pull([job.pairs, job.latents, job.teacher, job.checkpoints])
     progress = Progress(job.name, params.distill.steps, in_ray=config["ray"])
     in_charge = World.current().rank == 0
     with tracking.child(params, job.name) if in_charge else nullcontext() as run:
@@ -110,6 +120,7 @@ def _work(config: dict[str, Any]) -> None:
         def on_checkpoint(step: int, values: dict[str, float]) -> None:
             if run:
                 run.flush()
+                place.push_each(job.checkpoints)
             if config["ray"]:
                 import ray.train
 
@@ -132,6 +143,9 @@ def _work(config: dict[str, Any]) -> None:
             on_checkpoint=on_checkpoint,
             on_validation=on_validation,
         )
+    if in_charge:
+        place.push(_written(job))
+        place.push_each(job.checkpoints)  # there are none any more
     progress.close()
 
 

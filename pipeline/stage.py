@@ -24,8 +24,8 @@ def run(main: Callable[[], None]) -> None:
     """Call a stage's main; a user's mistake becomes one line on stderr and exit status 2."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     try:
-        storage.link()
-        main()
+        with storage.workplace():
+            main()
     except (UserError, FileNotFoundError, PermissionError) as error:
         sys.exit(_fail(error))
 

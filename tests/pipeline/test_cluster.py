@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline import cluster, provenance, storage
+from pipeline.tree_store import TreeStore
+from tsdsr.config import Params
 from tsdsr.errors import UserError
 
 
@@ -20,31 +24,111 @@ def test_every_port_of_the_head_is_on_loopback_and_asks_for_a_token(tmp_path: Pa
     assert environment[storage.VARIABLE] == environment[provenance.ROOT_VARIABLE] == str(tmp_path)
 
 
-def test_a_job_reads_and_writes_the_storage_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, copy = tmp_path / "shared", tmp_path / "copy"
+JOB = {storage.JOB_VARIABLE: "{}"}
+
+
+@pytest.fixture
+def copy(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job's working copy: params and dvc.yaml, no data."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(root / name, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
+
+
+def stored_at(storage: Path | str, name: str = "params.yaml") -> list[str]:
+    """The arguments of a stage whose params name this storage."""
+    values = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    values["cluster"]["storage"] = str(storage)
+    Path(name).write_text(yaml.safe_dump(values), encoding="utf-8")
+    return ["--params", name]
+
+
+@pytest.mark.parametrize("by", ["head", "params"])
+def test_a_job_reads_and_writes_the_storage_folder(by: str, copy: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
     (shared / "data/teacher").mkdir(parents=True)
-    copy.mkdir()
-    monkeypatch.chdir(copy)
-    storage.link({storage.VARIABLE: str(shared), storage.JOB_VARIABLE: "{}"})
-    assert Path("data/teacher").is_dir()
-    Path("reports/scores.csv").write_text("x")
-    assert (shared / "reports/scores.csv").read_text() == "x"
-    storage.link({storage.VARIABLE: str(shared), storage.JOB_VARIABLE: "{}"})  # a second stage of one job
+    environment = JOB | ({storage.VARIABLE: str(shared)} if by == "head" else {})
+    arguments = [] if by == "head" else stored_at(shared)
+    for text in ("x", "y"):  # a second stage of one job, too
+        with storage.workplace(arguments, environment):
+            assert Path("data/teacher").is_dir()
+            assert Path("data").resolve() == shared / "data"  # in place: nothing is copied
+            Path("reports/scores.csv").write_text(text)
+        assert (shared / "reports/scores.csv").read_text() == text
 
 
-@pytest.mark.parametrize("environment", [{}, {storage.VARIABLE: "/no/such"}, {storage.JOB_VARIABLE: "{}"}])
-def test_outside_of_a_job_nothing_is_linked(
-    environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_jobs_that_share_a_copy_but_no_storage_do_not_mix(copy: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    arguments, others = stored_at(first, "one.yaml"), stored_at(second, "two.yaml")
+    with (
+        storage.workplace(arguments, JOB),
+        storage.workplace(arguments, JOB),
+        pytest.raises(UserError, match="another storage"),
+        storage.workplace(others, JOB),
+    ):
+        pass
+    with storage.workplace(others, JOB):
+        assert Path("data").resolve() == second / "data"
+
+
+@pytest.mark.parametrize("environment", [{}, {storage.VARIABLE: "/no/such"}, JOB])
+def test_outside_of_a_job_nothing_is_linked(environment: dict[str, str], copy: Path) -> None:
+    with storage.workplace([], environment):
+        assert {path.name for path in copy.iterdir()} == {"params.yaml", "dvc.yaml"}
+
+
+def test_a_host_that_does_not_see_the_storage_says_so(copy: Path) -> None:
+    nowhere = JOB | {storage.VARIABLE: "/no/such"}
+    with pytest.raises(UserError, match="no such folder on this host"), storage.workplace([], nowhere):
+        pass
+
+
+def test_a_stage_finds_what_it_reads_and_leaves_what_it_writes_under_a_url(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    storage.link(environment)
-    assert list(tmp_path.iterdir()) == []
+    url, home = f"file://{tmp_path}/bucket", tmp_path / "home"
+    for name in ("data/pairs/train/hq/a.png", "data/pairs/test/hq/b.png", "data/pairs/manifest.json"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(name)
+    (home / "data/teacher").mkdir()
+    (home / "data/teacher/model_index.json").write_text("{}")
+    for name in ("data/pairs", "data/teacher"):
+        TreeStore(url).push(home, name)
+    monkeypatch.setattr(storage, "_module", lambda: "pipeline.precompute")
+    arguments = stored_at(url)
+    with storage.workplace(arguments, JOB):
+        assert Path("data/pairs/train/hq/a.png").read_text() == "data/pairs/train/hq/a.png"
+        assert Path("data/teacher/model_index.json").is_file()
+        assert not Path("data/pairs/test").exists()  # precompute does not read it
+        Path("data/latents").mkdir()
+        Path("data/latents/manifest.json").write_text("{}")
+        assert not (tmp_path / "bucket/data/latents").exists()
+    assert (tmp_path / "bucket/data/latents/manifest.json").read_text() == "{}"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another host"))
+    monkeypatch.setattr(storage, "_module", lambda: "pipeline.distill")
+    with storage.workplace(arguments, JOB):
+        assert Path("data/latents/manifest.json").read_text() == "{}"
 
 
-def test_a_host_that_does_not_see_the_storage_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no such folder on this host"):
-        storage.link({storage.VARIABLE: "/no/such", storage.JOB_VARIABLE: "{}"})
+def test_what_a_stage_reads_and_writes_is_what_dvc_says(copy: Path) -> None:
+    reads, writes = storage.needs("pipeline.ablate", ["--variant", "wo_tsm", "--seed", "3"])
+    assert {"data/latents", "data/pairs", "data/teacher"} <= set(reads)
+    assert {"data/students/wo_tsm-seed3", "reports/scores/wo_tsm-seed3.csv"} <= set(writes)
+    assert "data/pairs/manifest.json" in storage.needs("pipeline.evaluate", [])[0]
+    assert storage.needs("pipeline.sweep", [])[1] == ["reports/sweep"]
+    assert storage.needs("pipeline.ui", []) == ([], [])
+
+
+@pytest.mark.parametrize("value", ["data", "s3://key:secret@bucket/path"])
+def test_a_storage_that_no_job_can_use_is_refused(value: str, params: Params) -> None:
+    with pytest.raises(UserError, match=r"cluster\.storage"):
+        params.overlay({"cluster": {"storage": value}})
 
 
 def test_what_is_sent_is_small_and_holds_no_data(root: Path) -> None:

@@ -28,6 +28,7 @@ PLUMBING = (
     "pipeline/runtime.py",
     "pipeline/stage.py",
     "pipeline/storage.py",
+    "pipeline/tree_store.py",
     "pipeline/tracking.py",
     "pipeline/tracking_store.py",
 )

@@ -18,6 +18,7 @@ from tsdsr.config.degradation import BlurConfig, DegradationConfig, DegradationR
 from tsdsr.config.distill import DistillConfig, OptimizerConfig, PhaseConfig, ScheduleConfig
 from tsdsr.config.experiment import (
     AblateConfig,
+    ClusterConfig,
     DrawConfig,
     EvaluateConfig,
     ExternalConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "AblateConfig",
     "BlurConfig",
     "CaptionsConfig",
+    "ClusterConfig",
     "DataConfig",
     "DegradationConfig",
     "DegradationRound",
@@ -74,6 +76,7 @@ class Params(Section):
     sweep: SweepConfig
     report: ReportConfig
     tracking: TrackingConfig
+    cluster: ClusterConfig
 
     @model_validator(mode="after")
     def _variants_are_valid(self) -> Self:

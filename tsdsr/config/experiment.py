@@ -1,10 +1,11 @@
-"""The sections `evaluate`, `ablate`, `sweep`, `report` and `tracking`: what is measured and compared."""
+"""The sections `evaluate`, `ablate`, `sweep`, `report`, `tracking` and `cluster`: what is compared, kept, and where."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tsdsr.config.section import Count, NonNegative, Positive, Range, Section, ordered
 
@@ -117,3 +118,16 @@ class ReportConfig(Section):
 
 class TrackingConfig(Section):
     experiment: Annotated[str, Field(min_length=1)]
+
+
+class ClusterConfig(Section):
+    storage: str | None
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute_and_free_of_secrets(cls, storage: str | None) -> str | None:
+        if storage is not None and not (storage.startswith("/") or "://" in storage):
+            raise ValueError("a job runs in a copy of the working directory: give an absolute path or a URL")
+        if storage is not None and re.search("://[^/]*:[^/]*@", storage):
+            raise ValueError("params are logged; leave the credentials to the environment (AWS_ACCESS_KEY_ID ...)")
+        return storage
