@@ -55,6 +55,7 @@ def options(params: Params) -> build.Options:
         sheet_images=params.report.sheet_images,
         page_images=params.report.page_images,
         base_model=f"{params.teacher.preset} (params: teacher.preset)",
+        max_pattern_rise_db=params.distill.validation.max_pattern_rise_db,
         term_titles=titles,
         caveats=tuple(caveats),
     )

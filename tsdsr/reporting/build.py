@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from tsdsr import files
 from tsdsr.errors import UserError
-from tsdsr.reporting import curves, gallery, page, plots, published, sheet, sweep, tables
+from tsdsr.reporting import curves, diagnostics, figures, gallery, page, published, sheet, sweep, tables, validation
 from tsdsr.reporting import scores as score_files
 from tsdsr.reporting.complexity import complexity
+from tsdsr.reporting.curves import Curve
+from tsdsr.reporting.diagnostics import Diagnosis
+from tsdsr.reporting.figures import Drawing
+from tsdsr.reporting.page import Section
 from tsdsr.reporting.render import RENDERERS
 from tsdsr.reporting.scores import MethodScores
-from tsdsr.reporting.table import Provenance, Table
+from tsdsr.reporting.table import Table
 
 SHEET_METHODS = ("bicubic", "full")
 SHEET_LABELS = {"full": "Student (one step)"}
-# Runs in reports/curves that are no students: file stem -> stem and title of their plot.
-OTHER_CURVES = {"teacher": ("teacher_curves", "Training the teacher")}
-STUDENT_CURVES = ("loss_curves", "Losses while distilling")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Options:
     sheet_images: rows of the before/after sheet.
     page_images: test images on the page.
     base_model: what the student was distilled from.
+    max_pattern_rise_db: from which rise of the pattern score the training warned (distill.validation).
     term_titles: how curves' columns are called; a term that needs a caveat carries it here.
     caveats: sentences that a reader must not miss.
     """
@@ -38,6 +39,7 @@ class Options:
     sheet_images: int
     page_images: int
     base_model: str
+    max_pattern_rise_db: float
     term_titles: Mapping[str, str] = field(default_factory=dict)
     caveats: Sequence[str] = ()
 
@@ -47,10 +49,12 @@ class Inputs:
     """What the report reads."""
 
     scores: list[MethodScores]
-    curves: list[curves.Curve]
+    curves: list[Curve]
     numbers: dict[str, dict[str, str]]
     teacher: Mapping[str, Any]
-    sweep: Path
+    diagnoses: list[Diagnosis]
+    validation: list[Curve]
+    reports: Path
     sizes: dict[str, Any] | None
     ids: list[str]
     pairs: Path
@@ -72,7 +76,9 @@ class Inputs:
             curves=curves.load(root / "reports/curves"),
             numbers=_numbers(root / "reports/metrics"),
             teacher=_optional(root / "reports/metrics/teacher.json") or {},
-            sweep=root / "reports/sweep",
+            diagnoses=diagnostics.load(root / "reports/diagnostics"),
+            validation=curves.load(root / "reports/validation"),
+            reports=root / "reports",
             sizes=_optional(root / "reports/model_size.json"),
             ids=ids,
             pairs=pairs,
@@ -89,10 +95,33 @@ def build(root: Path, options: Options) -> list[Path]:
     inputs, out = Inputs.read(root), root / "reports"
     all_tables = make_tables(inputs, options)
     write_tables(out / "tables", all_tables)
-    drawn = write_plots(out / "plots", inputs, options.term_titles)
+    drawn = draw(inputs, options)
+    write_plots(out / "plots", chain.from_iterable(drawn.values()))
     write_sheet(out / "before_after.png", inputs, options.sheet_images)
-    files.write_text(out / "index.html", page.render(_content(inputs, options, all_tables, drawn)))
+    files.write_text(out / "index.html", page.render(_content(inputs, options, all_tables, sections(inputs, drawn))))
     return [out / "tables", out / "plots", out / "before_after.png", out / "index.html"]
+
+
+def draw(inputs: Inputs, options: Options) -> dict[str, list[Drawing]]:
+    """Every drawing, by the key of the page's section that shows it."""
+    return {
+        "curves": list(figures.of_runs(inputs.scores, inputs.curves, inputs.teacher, options.term_titles)),
+        "directions": list(figures.of_directions(inputs.diagnoses)),
+        "validation": list(figures.of_validation(inputs.validation, options.max_pattern_rise_db)),
+    }
+
+
+def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Section]:
+    """The page's sections of plots; those without anything to show are empty."""
+    shown = {key: [drawing.plot() for drawing in drawings] for key, drawings in drawn.items()}
+    told = [diagnostics.table(inputs.diagnoses)] if inputs.diagnoses else []
+    looks = [*shown["validation"], *validation.sheets(inputs.reports / "validation")]
+    return [
+        Section("curves", "Curves", "Curves", shown["curves"]),
+        Section("directions", "The distillation's directions", "Directions", shown["directions"], told),
+        Section("validation", "Held-out crops", "Validation", looks),
+        sweep.section(inputs.reports / "sweep"),
+    ]
 
 
 def make_tables(inputs: Inputs, options: Options) -> list[Table]:
@@ -121,60 +150,12 @@ def write_tables(folder: Path, tables_: Sequence[Table]) -> None:
                 (aside / f"{table.name}.{suffix}").write_text(render(table), encoding="utf-8")
 
 
-def write_plots(folder: Path, inputs: Inputs, titles: Mapping[str, str]) -> list[page.Plot]:
-    """Every plot as PNG and SVG; the same for the page."""
-    plots = []
+def write_plots(folder: Path, drawings: Iterable[Drawing]) -> None:
+    """Every drawing as PNG and SVG."""
     with files.atomic_directory(folder) as aside:
-        for stem, title, caption, figure, origin in figures(inputs, titles):
-            svg = curves.to_svg(figure)
-            (aside / f"{stem}.svg").write_bytes(svg)
-            (aside / f"{stem}.png").write_bytes(curves.to_png(figure))
-            plots.append(page.Plot(title, caption, svg=svg.decode(), provenance=origin))
-    return plots
-
-
-def figures(inputs: Inputs, titles: Mapping[str, str]) -> Iterator[tuple[str, str, str, Figure, Provenance]]:
-    """Stem, title, caption, figure and origin: students' losses, scores by image, other runs, the teacher's bins."""
-    families = _families(inputs.curves)
-    students = families.pop(STUDENT_CURVES, [])
-    if students:
-        yield _curves(STUDENT_CURVES, students, titles)
-    own = [run for run in inputs.scores if not run.external]
-    figure = plots.by_image(own)
-    if figure is not None:
-        caption = "Every test image under every method, hardest for bicubic on the left; hollow: baselines."
-        names = ", ".join(f"reports/scores/{run.method}.csv" for run in own)
-        yield "scores_by_image", "Scores, image by image", caption, figure, _measured("scored here", names)
-    for kind, family in families.items():
-        yield _curves(kind, family, titles)
-    bins = inputs.teacher.get("flow")
-    if bins:
-        caption = (
-            "Flow-matching loss on test photographs in each range of time. Below the Gaussian, the network knows more "
-            "of photographs than the mean and spread of each latent channel."
-        )
-        origin = _measured("measured by the teacher stage", "reports/metrics/teacher.json")
-        yield "teacher_flow", "What the teacher has learnt", caption, plots.flow_bins(bins), origin
-
-
-def _curves(
-    kind: tuple[str, str], family: Sequence[curves.Curve], titles: Mapping[str, str]
-) -> tuple[str, str, str, Figure, Provenance]:
-    dashes = " A dashed line marks a change of phase." if any(curve.boundaries for curve in family) else ""
-    caption = f"One panel a term, one line a run: pale, every logged step; strong, its moving average.{dashes}"
-    names = ", ".join(f"reports/curves/{curve.run}.csv" for curve in family)
-    return *kind, caption, curves.draw(family, titles), _measured("logged while training", names)
-
-
-def _families(runs: Sequence[curves.Curve]) -> dict[tuple[str, str], list[curves.Curve]]:
-    families: dict[tuple[str, str], list[curves.Curve]] = {}
-    for run in runs:
-        families.setdefault(OTHER_CURVES.get(run.run, STUDENT_CURVES), []).append(run)
-    return families
-
-
-def _measured(summary: str, names: str) -> Provenance:
-    return Provenance("measured", summary, (("files", names),))
+        for drawing in drawings:
+            (aside / f"{drawing.stem}.svg").write_bytes(curves.to_svg(drawing.figure))
+            (aside / f"{drawing.stem}.png").write_bytes(curves.to_png(drawing.figure))
 
 
 def write_sheet(path: Path, inputs: Inputs, count: int) -> None:
@@ -211,7 +192,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return result
 
 
-def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], drawn: Sequence[page.Plot]) -> page.Content:
+def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], parts: Sequence[Section]) -> page.Content:
     chosen = sheet.pick(inputs.ids, options.page_images)
     shown = f"{len(chosen)} of the {len(inputs.ids)} test images, evenly spaced by name (report.page_images)."
     return page.Content(
@@ -226,9 +207,7 @@ def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], draw
         printed=all_tables[1:],
         exhibits=gallery.exhibits(inputs.pairs, inputs.restored, chosen, inputs.scores),
         exhibits_note=shown if len(chosen) < len(inputs.ids) else "",
-        plots=drawn,
-        sweep=sweep.plots(inputs.sweep),
-        sweep_table=sweep.table(inputs.sweep),
+        sections=parts,
         numbers=inputs.numbers,
     )
 

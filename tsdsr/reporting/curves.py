@@ -92,15 +92,28 @@ def _read(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     return terms
 
 
-def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -> Figure:
-    """A figure with one panel a term; `titles` renames and orders terms (and may carry a caveat)."""
+Limit = Callable[[Sequence[float]], Sequence[float]]
+
+
+def draw(
+    curves: Sequence[Curve],
+    titles: Mapping[str, str],
+    limits: Mapping[str, Limit] | None = None,
+    columns: int = 3,
+) -> Figure:
+    """A figure with one panel a term.
+
+    Args:
+        titles: renames and orders terms (and may carry a caveat).
+        limits: for a term, what it should stay below, out of a run's values at each of its steps; drawn dotted.
+    """
     names = sorted(dict.fromkeys(name for curve in curves for name in curve.terms if name != PHASE), key=_rank(titles))
     rows = max(1, math.ceil(len(names) / columns))
     with matplotlib.rc_context(dict(STYLE)):
         figure = Figure(figsize=(3.4 * columns, 2.2 * rows + 0.5), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, name in zip(panels, names, strict=False):
-            _panel(panel, name, curves, titles.get(name, name))
+            _panel(panel, name, curves, titles.get(name, name), (limits or {}).get(name))
         for panel in panels[len(names) :]:
             panel.set_axis_off()
         _legend(figure, curves)
@@ -112,7 +125,7 @@ def _rank(titles: Mapping[str, str]) -> Callable[[str], int]:
     return lambda name: order.get(name, len(order))
 
 
-def _panel(panel: Axes, name: str, curves: Sequence[Curve], title: str) -> None:
+def _panel(panel: Axes, name: str, curves: Sequence[Curve], title: str, limit: Limit | None) -> None:
     for index, curve in enumerate(curves):
         if name in curve.terms:
             steps, values = curve.terms[name]
@@ -122,6 +135,8 @@ def _panel(panel: Axes, name: str, curves: Sequence[Curve], title: str) -> None:
             else:
                 panel.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
                 panel.plot(steps, smooth(values), color=color)
+            if limit is not None:
+                panel.plot(steps, limit(values), color=color, linestyle=(0, (1, 2)), linewidth=1.1)
     for step in sorted({step for curve in curves for step in curve.boundaries}):
         panel.axvline(step, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
     panel.set_title(title)

@@ -30,6 +30,24 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of the page with plots and tables of one kind; without either it is left out.
+
+    Args:
+        key: its anchor; title: its heading; short: its name in the navigation.
+    """
+
+    key: str
+    title: str
+    short: str
+    plots: Sequence[Plot] = ()
+    tables: Sequence[Table] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.plots or self.tables)
+
+
+@dataclass(frozen=True)
 class Fact:
     """A headline figure at the top of the page."""
 
@@ -50,9 +68,7 @@ class Content:
     printed: Sequence[Table]
     exhibits: Sequence[Exhibit]
     exhibits_note: str
-    plots: Sequence[Plot]
-    sweep: Sequence[Plot] = ()
-    sweep_table: Table | None = None
+    sections: Sequence[Section] = ()
     numbers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 

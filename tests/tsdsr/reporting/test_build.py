@@ -9,7 +9,7 @@ from tsdsr import files
 from tsdsr.errors import UserError
 from tsdsr.reporting import build
 
-OPTIONS = build.Options(2, 24, "tiny", {"lpips": "LPIPS loss, untrained features"}, ("Beware of <this>.",))
+OPTIONS = build.Options(2, 24, "tiny", 3.0, {"lpips": "LPIPS loss, untrained features"}, ("Beware of <this>.",))
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -65,6 +65,31 @@ def test_a_sweep_has_its_place(workspace: Path) -> None:
     assert ">trial 1<" in section
     assert 'data-value="24.1"' in section
     assert 'data-text="finished"' in section
+
+
+def test_what_the_training_noted_has_its_place(workspace: Path) -> None:
+    build.build(workspace, OPTIONS)
+    text = (workspace / "reports/index.html").read_text()
+    assert 'id="directions"' not in text
+    assert 'id="validation"' not in text
+    for folder, row in (
+        (
+            "diagnostics",
+            "phase,sigma_low,sigma_high,samples,vsd_norm,tsm_norm,cosine_z_hat,cosine_z\nlate,0,1,9,1,1,0.3,0.8\n",
+        ),
+        ("validation", "step,psnr,niqe,pattern_db\n50,21.5,,0.4\n"),
+    ):
+        (workspace / "reports" / folder).mkdir()
+        (workspace / "reports" / folder / "full.csv").write_text(row)
+    picture(0).save(workspace / "reports/validation/full.png")
+    build.build(workspace, OPTIONS)
+    text = (workspace / "reports/index.html").read_text()
+    directions = text[text.index('<section id="directions"') : text.index('<section id="validation"')]
+    assert "Full, late" in directions
+    assert 'data-value="0.88"' in directions
+    assert "Held-out crops, Full" in text
+    names = {path.stem for path in (workspace / "reports/plots").iterdir()}
+    assert {"directions", "vsd_error", "validation_curves"} <= names
 
 
 def test_without_curves_and_metrics_the_page_still_stands(workspace: Path) -> None:

@@ -1,0 +1,39 @@
+"""The held-out crops' curves and sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.tsdsr.reporting.conftest import picture
+from tsdsr.reporting import curves, figures, validation
+
+
+def test_the_warning_level_follows_the_best_look_so_far() -> None:
+    assert validation.warning_level([2.0, -1.0, 0.5, -2.0], rise=3.0) == pytest.approx([3.0, 3.0, 2.0, 2.0])
+
+
+def test_the_curve_shows_scores_and_the_level_of_the_warning(tmp_path: Path) -> None:
+    (tmp_path / "full.csv").write_text("step,psnr,niqe,pattern_db\n50,21,,0.5\n100,22,,0.8\n")
+    (drawing,) = figures.of_validation(curves.load(tmp_path), 3.0)
+    panels = [axes for axes in drawing.figure.axes if axes.lines]
+    assert len(panels) == 2
+    dotted = panels[1].lines[-1]
+    assert list(dotted.get_ydata()) == [3.0, 3.0]
+    assert drawing.provenance.details == (("files", "reports/validation/full.csv"),)
+
+
+def test_no_runs_no_drawing(tmp_path: Path) -> None:
+    assert list(figures.of_validation(curves.load(tmp_path), 3.0)) == []
+    assert list(figures.of_directions([])) == []
+    assert validation.sheets(tmp_path / "absent") == []
+
+
+def test_sheets_come_full_first(tmp_path: Path) -> None:
+    for name in ("a-seed0", "full"):
+        picture(1).save(tmp_path / f"{name}.png")
+    first, second = validation.sheets(tmp_path)
+    assert first.title.endswith("Full")
+    assert second.title.endswith("a, seed 0")
+    assert first.uri.startswith("data:image/webp")

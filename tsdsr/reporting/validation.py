@@ -1,0 +1,40 @@
+"""The validation set of the training: `reports/validation/<run>.csv`, curves, and `.png`, the last look's sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from tsdsr.reporting import sheet
+from tsdsr.reporting.gallery import data_uri
+from tsdsr.reporting.page import Plot
+from tsdsr.reporting.scores import method_label
+from tsdsr.reporting.table import Provenance
+
+PATTERN = "pattern_db"
+TITLES = {
+    "psnr": "PSNR, dB ↑",
+    "niqe": "NIQE ↓",
+    PATTERN: "Periodic pattern, dB over the photographs' ↓",
+}
+
+
+def warning_level(scores: Sequence[float], rise: float) -> list[float]:
+    """From which pattern score the training warns at each look: `rise` dB above the photographs, or above the best so
+    far where that is lower."""
+    lowest = accumulate([0.0, *scores[:-1]], min)
+    return [value + rise for value in lowest]
+
+
+def sheets(folder: Path) -> list[Plot]:
+    """The pictures of the last look at the set, one a run, `full` first."""
+    paths = sorted(folder.glob("*.png"), key=lambda path: (not path.stem.startswith("full"), path.stem))
+    return [_sheet(path) for path in paths]
+
+
+def _sheet(path: Path) -> Plot:
+    origin = Provenance("measured", "restored while training", (("file", f"reports/validation/{path.name}"),))
+    caption = "At the last look, a column an image: LQ enlarged, restored, HQ. The student's own colours, not aligned."
+    title = f"Held-out crops, {method_label(path.stem)}"
+    return Plot(title, caption, uri=data_uri(sheet.read(path)), provenance=origin)
