@@ -3,8 +3,9 @@
     python benchmarks/distill_step.py [--quick] [--profile] [--preset tiny|sd3-medium] [--threads N]
 
 Checks that every loss and every gradient agree (relative 1e-4 in float32), then times whole steps - both turns,
-clipping and AdamW - alternating the two. The last line is JSON. On a CPU the time is the process's own CPU time at one
-thread, which neighbours on the machine disturb least; wall time stands beside it.
+clipping and AdamW - alternating the two, and apart from them ours with psi on the photographs' trajectories computed
+beforehand (`distill.tsd.trajectory_draws`). The last line is JSON. On a CPU the time is the process's own CPU time at
+one thread, which neighbours on the machine disturb least; wall time stands beside it.
 
 SD3-medium's shape needs a GPU (40 GB or more for the literal version); its weights are random.
 """
@@ -16,6 +17,7 @@ import copy
 import json
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -40,12 +42,15 @@ from tsdsr.models.prompt import Prompt  # noqa: E402
 from tsdsr.models.student import Student  # noqa: E402
 from tsdsr.training.optim import NetworkOptimizer  # noqa: E402
 from tsdsr.training.step import DistillationModel, Distiller  # noqa: E402
+from tsdsr.training.trajectories import HQTrajectories  # noqa: E402
 
 TOLERANCE = 1e-4
 RECIPES: dict[str, dict[str, Any]] = {  # distill.* of the late phase, where DASM runs
     "tiny": {"batch_size": 4, "crop": 128, "lora": {"rank": 64, "alpha": 64, "vae_rank": 64}},
     "sd3-medium": {"batch_size": 1, "crop": 512, "lora": {"rank": 64, "alpha": 64, "vae_rank": 64}},
 }
+PRECOMPUTED = "precomputed"
+DRAWS = 2  # noises a photograph
 LOSSES = {"lpips": 1.0, "tsd": 2.0, "latent_mse": 1.0}
 
 
@@ -78,7 +83,13 @@ class Ours:
     """The step as the training loop takes it."""
 
     def __init__(
-        self, student: Student, config: Any, batch: Batch, prompts: dict[str, Prompt], perceptual: Any
+        self,
+        student: Student,
+        config: Any,
+        batch: Batch,
+        prompts: dict[str, Prompt],
+        perceptual: Any,
+        trajectories: HQTrajectories | None = None,
     ) -> None:
         self.student, self.batch = student, batch
         self.distiller = Distiller(
@@ -90,6 +101,7 @@ class Ours:
             config=config,
             scale=4,
             seed=0,
+            trajectories=trajectories,
         )
         self.phase = PhaseConfig(share=1.0, dasm=True, losses=LOSSES)
         self.optimizers = [
@@ -274,8 +286,12 @@ def draws_of(config: Any, batch: Batch) -> Draws:
     return Draws(gaussian_like(batch.z, tsd), t, gaussian_like(batch.z, fake), fake_t, dropped)
 
 
-def build(preset_name: str, device: torch.device) -> tuple[Ours, Literal]:
-    """Both sides on equal weights."""
+def build(preset_name: str, device: torch.device, folder: str) -> tuple[Ours, Literal, Ours]:
+    """Both sides on equal weights, and ours with psi on the photographs' trajectories known (kept in `folder`).
+
+    The last one draws other noises, so it has no part in the comparison of gradients; that its step equals the one that
+    asks psi anew is tested in `tests/tsdsr/training/test_trajectories.py`.
+    """
     recipe = RECIPES[preset_name]
     overlay = {"batch_size": recipe["batch_size"], "lora": recipe["lora"], "num_workers": 1}
     config = Params.load(ROOT / "params.yaml").overlay({"distill": overlay}).distill
@@ -292,7 +308,25 @@ def build(preset_name: str, device: torch.device) -> tuple[Ours, Literal]:
     perceptual = PerceptualLoss("alex", "random").to(device)
     ours = Ours(student, config, batch, prompts, perceptual)
     literal = Literal(copies, config, batch, prompts, perceptual, draws_of(config, batch))
-    return ours, literal
+    precomputed = with_trajectories(ours, config, batch, prompts, perceptual, folder)
+    return ours, literal, precomputed
+
+
+def with_trajectories(
+    ours: Ours, config: Any, batch: Batch, prompts: dict[str, Prompt], perceptual: Any, folder: str
+) -> Ours:
+    tsd = config.tsd.model_copy(update={"trajectory_draws": DRAWS})
+    config = config.model_copy(update={"tsd": tsd})
+    trajectories = HQTrajectories(folder, "benchmark", DRAWS)
+    made = Ours(ours.student, config, batch, prompts, perceptual, trajectories)
+
+    def compute(name: str) -> Tensor:
+        row = batch.names.index(name)
+        caption = Prompt(batch.embeds[row], batch.pooled[row])
+        return made.distiller.photograph_trajectories(name, batch.z[row], caption)
+
+    trajectories.prepare(batch.names, compute)
+    return made
 
 
 def pefts_own(model: Any) -> Any:
@@ -319,12 +353,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ours, literal = build(options.preset, device)
+    with tempfile.TemporaryDirectory() as folder:
+        measure(options, device, *build(options.preset, device, folder))
+
+
+def measure(options: argparse.Namespace, device: torch.device, ours: Ours, literal: Literal, precomputed: Ours) -> None:
 
     difference, where = compare(gradients(ours), gradients(literal))
     print(f"largest relative difference of {len(gradients(ours))} losses and gradients: {difference:.2e} ({where})")
 
-    sides, repeats = {"literal": literal, "ours": ours}, 3 if options.quick else 9
+    sides = {"literal": literal, "ours": ours, PRECOMPUTED: precomputed}
+    repeats = 3 if options.quick else 9
     cpu: dict[str, list[float]] = {name: [] for name in sides}
     wall: dict[str, list[float]] = {name: [] for name in sides}
     flops, memory = {}, {}
@@ -358,10 +397,10 @@ def report(
     name_of = torch.cuda.get_device_name() if device.type == "cuda" else (platform.processor() or platform.machine())
     best = {name: median(cpu[name]) for name in sides}
     print(f"\n{options.preset}, {name_of}, {options.threads} thread(s); matmul peak {peak / 1e9:.1f} GFLOP/s")
-    print(f"{'':10}{'ms':>10}{'wall ms':>10}{'GFLOP':>10}{'of peak':>10}{'peak MiB':>10}")
+    print(f"{'':14}{'ms':>10}{'wall ms':>10}{'GFLOP':>10}{'of peak':>10}{'peak MiB':>10}")
     for name in sides:
         row = best[name] * 1e3, median(wall[name]) * 1e3, flops[name] / 1e9, flops[name] / best[name] / peak
-        print(f"{name:10}{row[0]:10.1f}{row[1]:10.1f}{row[2]:10.2f}{row[3]:10.1%}{memory[name] / 2**20:10.1f}")
+        print(f"{name:14}{row[0]:10.1f}{row[1]:10.1f}{row[2]:10.2f}{row[3]:10.1%}{memory[name] / 2**20:10.1f}")
     result = {
         "name": "distill_step",
         "preset": options.preset,
@@ -369,6 +408,11 @@ def report(
         "ours": best["ours"] * 1e3,
         "unit": "ms of CPU time a step" if device.type == "cpu" else "ms a step",
         "ratio": round(best["literal"] / best["ours"], 3),
+        "precomputed_trajectories": {
+            "ours": best[PRECOMPUTED] * 1e3,
+            "ratio": round(best["literal"] / best[PRECOMPUTED], 3),
+            "ratio_to_ours": round(best["ours"] / best[PRECOMPUTED], 3),
+        },
         "memory_ratio": round(memory["literal"] / memory["ours"], 3),
         "flops": flops,
         "share_of_matmul_peak": round(flops["ours"] / best["ours"] / peak, 3),
