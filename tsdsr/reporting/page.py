@@ -20,13 +20,18 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page: its title, an SVG or a picture as a data URI, and where it comes from."""
+    """A figure of the page: its title, an SVG or a picture as a data URI, and where it comes from.
+
+    Args:
+        wide: takes the page's width; otherwise it stands beside its like.
+    """
 
     title: str
     caption: str
     svg: str = ""
     uri: str = ""
     provenance: Provenance | None = None
+    wide: bool = True
 
 
 @dataclass(frozen=True)

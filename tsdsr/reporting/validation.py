@@ -13,6 +13,7 @@ from tsdsr.reporting.scores import method_label
 from tsdsr.reporting.table import Provenance
 
 PATTERN = "pattern_db"
+NARROW = 640  # pixels: sheets up to this width stand beside each other
 TITLES = {
     "psnr": "PSNR, dB ↑",
     "niqe": "NIQE ↓",
@@ -37,4 +38,5 @@ def _sheet(path: Path) -> Plot:
     origin = Provenance("measured", "restored while training", (("file", f"reports/validation/{path.name}"),))
     caption = "At the last look, a column an image: LQ enlarged, restored, HQ. The student's own colours, not aligned."
     title = f"Held-out crops, {method_label(path.stem)}"
-    return Plot(title, caption, uri=data_uri(sheet.read(path)), provenance=origin)
+    picture = sheet.read(path)
+    return Plot(title, caption, uri=data_uri(picture), provenance=origin, wide=picture.width > NARROW)

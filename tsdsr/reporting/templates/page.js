@@ -20,6 +20,13 @@
     setTheme(themes[(themes.indexOf(themeButton.dataset.current) + 1) % themes.length]);
   });
 
+  // --- what goes on beyond its right edge fades out there
+  for (const box of all(".scroll, .chart, .crop-row, .top nav")) {
+    const update = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    box.addEventListener("scroll", update, { passive: true });
+    new ResizeObserver(update).observe(box);
+  }
+
   // --- sortable tables: each group of rows sorts by itself; better first, then worse first, then as it was
   for (const table of all("table.sortable")) {
     const headings = all("thead tr:last-child th", table);
