@@ -1,12 +1,14 @@
-"""A Ray head on this machine for `ray job submit`: loopback only, token on.
+"""A Ray cluster for `ray job submit`: on this machine alone, on loopback, unless told otherwise; token on.
 
     make cluster                       # python -m pipeline.cluster, in the foreground; Ctrl-C ends it
     export RAY_AUTH_MODE=token
     ray job submit --address http://127.0.0.1:8265 --working-dir . -- python -m pipeline.distill --params params.yaml
 
-A job runs in a copy of the working directory without data (.rayignore). Its `data`, `reports` and `.tsdsr` are those of
-the storage folder the head was started with, `--storage`: this repository by default; with several hosts, a folder that
-all of them see.
+    python -m pipeline.cluster --host 10.0.0.1                            # several hosts: the head,
+    python -m pipeline.cluster --host 10.0.0.2 --join 10.0.0.1:6379       # and every other
+
+A job runs in a copy of the working directory without data (.rayignore). Where its `data`, `reports` and `.tsdsr` are
+says pipeline/storage.py: the folder that the head was started in, unless params.yaml names another storage.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,57 +28,118 @@ from tsdsr.errors import UserError
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
+TOKEN = Path.home() / ".ray" / "auth_token"
 
 
-def head_environment(folder: Path) -> dict[str, str]:
-    """What the head, and through it every job, runs with."""
+def node_environment(host: str) -> dict[str, str]:
+    """What a host's Ray processes, and through them every worker, run with."""
+    alone = {} if host == LOOPBACK else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # Ray's word for several hosts
+    interface = _interface(host)
     return {
+        # Else workers might choose an address for one another that the other hosts do not reach.
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
         **os.environ,
         **runtime.ENVIRONMENT,
+        **alone,
         "RAY_AUTH_MODE": "token",
-        storage.VARIABLE: str(folder),
-        provenance.ROOT_VARIABLE: str(folder),
-        provenance.COMMIT_VARIABLE: provenance.git_commit(),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 
 
-def head_command(port: int, dashboard_port: int) -> list[str]:
-    """`ray start` for a head whose every port is on loopback."""
+def head_environment(folder: Path, host: str = LOOPBACK) -> dict[str, str]:
+    """What the head, and through it every job, runs with."""
+    return {
+        **node_environment(host),
+        storage.VARIABLE: str(folder),
+        provenance.ROOT_VARIABLE: str(folder),
+        provenance.COMMIT_VARIABLE: provenance.git_commit(),
+    }
+
+
+def head_command(port: int, dashboard_port: int, host: str = LOOPBACK) -> list[str]:
+    """`ray start` for a head; on loopback all its ports are there alone, and those that take jobs always are."""
     return [
-        str(Path(sys.executable).parent / "ray"),
-        "start",
+        *_start(host),
         "--head",
-        "--block",
-        f"--node-ip-address={LOOPBACK}",
         f"--port={port}",
         "--include-dashboard=true",
         f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={dashboard_port}",
-        "--disable-usage-stats",
     ]
+
+
+def join_command(head: str, host: str) -> list[str]:
+    """`ray start` for a further host of the cluster whose head is at `head`, host:port."""
+    return [*_start(host), f"--address={head}"]
+
+
+def _start(host: str) -> list[str]:
+    ray = str(Path(sys.executable).parent / "ray")
+    # Ray's fixed one is taken where another Ray runs on this machine, a stage's for one; then no job could be started.
+    agent = f"--dashboard-agent-listen-port={_free_port(host)}"
+    return [ray, "start", "--block", f"--node-ip-address={host}", agent, "--disable-usage-stats"]
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as listener:
+        listener.bind((host, 0))
+        return int(listener.getsockname()[1])
+
+
+def _interface(host: str) -> str:
+    """The network interface that has an address."""
+    import psutil
+
+    wanted = LOOPBACK if host.startswith("127.") else host
+    interfaces = psutil.net_if_addrs()
+    for name, addresses in interfaces.items():
+        if any(address.address == wanted for address in addresses):
+            return name
+    have = sorted(address.address for found in interfaces.values() for address in found if "." in address.address)
+    raise UserError(f"--host {host}: no interface of this machine has this address; there are {', '.join(have)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Start a Ray head on loopback for `ray job submit`.",
+        description="Start a Ray cluster for `ray job submit`, or join one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--storage", type=Path, default=Path.cwd(), help="the folder jobs read and write")
-    parser.add_argument("--port", type=int, default=6379, help="of the head")
-    parser.add_argument("--dashboard-port", type=int, default=8265, help="of the jobs' address")
-    given = parser.parse_args(arguments)
-    if not given.storage.is_dir():
-        raise UserError(f"--storage {given.storage}: no such folder")
-    environment = head_environment(given.storage.resolve())
-    _make_token(environment)
-    command = head_command(given.port, given.dashboard_port)
-    logger.info(
-        "jobs: RAY_AUTH_MODE=token ray job submit --address http://%s:%d --working-dir . -- ...",
-        LOOPBACK,
-        given.dashboard_port,
+    parser.add_argument("--host", default=LOOPBACK, help="this machine's address, as the cluster's other hosts see it")
+    parser.add_argument("--join", metavar="HEAD:PORT", help="be a further host of that cluster instead of a head")
+    parser.add_argument(
+        "--storage", type=Path, default=Path.cwd(), help="the folder jobs use if params.yaml names none"
     )
+    parser.add_argument("--port", type=int, default=6379, help="of the head")
+    parser.add_argument("--dashboard-port", type=int, default=8265, help="of the jobs' address, on loopback")
+    parser.add_argument("--cpus", type=int, help="how many of this machine's cores jobs may use (default: all)")
+    parser.add_argument("--temp-dir", type=Path, help="where Ray keeps logs and copies of the code (default: /tmp/ray)")
+    given = parser.parse_args(arguments)
+    if given.join:
+        environment, command = node_environment(given.host), join_command(given.join, given.host)
+        _find_token(environment)
+    else:
+        if not given.storage.is_dir():
+            raise UserError(f"--storage {given.storage}: no such folder")
+        environment = head_environment(given.storage.resolve(), given.host)
+        command = head_command(given.port, given.dashboard_port, given.host)
+        _make_token(environment)
+        logger.info(
+            "jobs: RAY_AUTH_MODE=token ray job submit --address http://%s:%d --working-dir . -- ...",
+            LOOPBACK,
+            given.dashboard_port,
+        )
+    if given.cpus:
+        command.append(f"--num-cpus={given.cpus}")
+    if given.temp_dir:
+        command.append(f"--temp-dir={given.temp_dir.resolve()}")
     os.execve(command[0], command, environment)
+
+
+def _find_token(environment: Mapping[str, str]) -> None:
+    named = "RAY_AUTH_TOKEN" in environment or "RAY_AUTH_TOKEN_PATH" in environment
+    if not named and not TOKEN.is_file():
+        raise UserError(f"{TOKEN}: missing; copy the head's to this host, readable by you alone")
 
 
 def _make_token(environment: Mapping[str, str]) -> None:
@@ -86,9 +150,8 @@ def _make_token(environment: Mapping[str, str]) -> None:
     )
     if done.returncode:
         raise UserError(f"cannot make Ray's token: {done.stderr.strip().splitlines()[-1:]}")
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():
-        token.chmod(0o600)  # Ray leaves it readable by everyone on the machine
+    if TOKEN.is_file():
+        TOKEN.chmod(0o600)  # Ray leaves it readable by everyone on the machine
 
 
 if __name__ == "__main__":
