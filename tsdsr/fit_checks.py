@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from tsdsr import machine, memory_estimate, weights
+from tsdsr import machine, weights
 from tsdsr.config import Params
 from tsdsr.doctor import BAD, NOTE, OK, WARN, Finding, gib
+from tsdsr.training import memory
 
 LPIPS_FILES = {"alex": ("alexnet", "lpips-alex"), "vgg": ("vgg16", "lpips-vgg")}
 RESERVE = 0.9  # the share of a device's memory that a run may plan with
@@ -48,18 +49,22 @@ def _threads(params: Params, cpus: int) -> str:
     return f"distill.threads_per_worker: {max(1, cpus // max(1, params.distill.num_workers))}"
 
 
-def _memory(params: Params) -> list[Finding]:
-    config, need = params.distill, memory_estimate.estimate(params)
+def _room(params: Params) -> list[Finding]:
+    need = memory.count(params)
+    return [_memory(params, need), _disk(params, need)]
+
+
+def _memory(params: Params, need: memory.DistillMemory) -> Finding:
     on_gpu = uses_gpu(params)
     have = torch.cuda.mem_get_info(0)[1] if on_gpu else machine.available_memory()
-    workers = 1 if on_gpu else max(1, config.num_workers)
+    workers = 1 if on_gpu else max(1, params.distill.num_workers)
     parts = (
         f"{gib(need.weights)} weights, {gib(need.trained)} adapters and optimiser, {gib(need.activations)} activations"
     )
     text = f"about {gib(need.total)} a worker ({parts}); {gib(have / workers)} are there"
     if need.total <= RESERVE * have / workers:
-        return [Finding(NOTE, "distill memory", text)]
-    return [Finding(BAD, "distill memory", text, "; ".join(_savings(params, on_gpu)) or "a larger machine")]
+        return Finding(NOTE, "distill memory", text)
+    return Finding(BAD, "distill memory", text, "; ".join(_savings(params, on_gpu)) or "a larger machine")
 
 
 def _savings(params: Params, on_gpu: bool) -> list[str]:
@@ -69,6 +74,7 @@ def _savings(params: Params, on_gpu: bool) -> list[str]:
     wanted = [
         (on_gpu and config.precision == "float32", "distill.precision: bfloat16"),
         (rows > 1, f"distill.accumulation: {config.accumulation * rows} (micro-batches of 1)"),
+        (config.vae_slice != 1, "distill.vae_slice: 1"),
         (not config.gradient_checkpointing, "distill.gradient_checkpointing: true"),
         (not config.low_memory, "distill.low_memory: true"),
         (config.lora.rank > 16, f"distill.lora.rank: {config.lora.rank // 2}"),
@@ -77,13 +83,13 @@ def _savings(params: Params, on_gpu: bool) -> list[str]:
     return [cure for applies, cure in wanted if applies]
 
 
-def _disk(params: Params) -> list[Finding]:
+def _disk(params: Params, memory_need: memory.DistillMemory) -> Finding:
     keep = params.distill.checkpoint.keep + 1  # one more while the newest is written
-    need, have = keep * memory_estimate.estimate(params).checkpoint, machine.free_disk(Path.cwd())
+    need, have = keep * memory_need.checkpoint, machine.free_disk(Path.cwd())
     text = f"checkpoints take up to {gib(need)}; {gib(have)} are free"
     if need <= have:
-        return [Finding(NOTE, "distill checkpoints", text)]
-    return [Finding(BAD, "distill checkpoints", text, "free space, or distill.checkpoint.keep: 1")]
+        return Finding(NOTE, "distill checkpoints", text)
+    return Finding(BAD, "distill checkpoints", text, "free space, or distill.checkpoint.keep: 1")
 
 
 def _files(params: Params) -> list[Finding]:
@@ -128,4 +134,4 @@ def _sweep(params: Params) -> list[Finding]:
     return []
 
 
-CHECKS: tuple[Callable[[Params], list[Finding]], ...] = (_files, _device, _memory, _disk, _sweep)
+CHECKS: tuple[Callable[[Params], list[Finding]], ...] = (_files, _device, _room, _sweep)

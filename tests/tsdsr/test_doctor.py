@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from tsdsr import cli, doctor, fit_checks, machine, memory_estimate
+from tsdsr import cli, doctor, fit_checks, machine
 from tsdsr.config import Params
 from tsdsr.doctor import BAD, NOTE, OK, WARN, Finding
-from tsdsr.memory_estimate import GIB, DistillMemory
+from tsdsr.training import memory
+
+GIB = 2**30
 
 FOUR_WORKERS = {"batch_size": 4, "num_workers": 4, "threads_per_worker": 4}
 
@@ -37,8 +38,8 @@ def roomy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A need of 3 GiB, without building the networks."""
-    need = DistillMemory(weights=GIB, trained=GIB, activations=GIB, checkpoint=GIB)
-    monkeypatch.setattr(memory_estimate, "estimate", lambda params: need)
+    need = memory.DistillMemory(weights=GIB, trained=GIB, activations=GIB, checkpoint=GIB)
+    monkeypatch.setattr(memory, "count", lambda params: need)
 
 
 @pytest.mark.usefixtures("roomy", "small_model")
@@ -85,47 +86,6 @@ def test_too_little_memory_or_disk_is_answered_with_settings_that_lower_it(
     assert "keep: 1" in found["distill checkpoints"]
     saved = params.overlay({"distill": {"accumulation": 4, "gradient_checkpointing": True}})
     assert "accumulation" not in cures(fit_checks.check(saved), BAD)["distill memory"]
-
-
-def test_the_estimate_counts_weights_and_adapters_exactly(params: Params) -> None:
-    from tsdsr.models import adapters, presets
-
-    preset, lora = presets.get("tiny"), params.distill.lora
-    vae, transformer = presets.build_vae(preset, seed=0), presets.build_transformer(preset, seed=0)
-    base = sum(parameter.numel() for model in (vae, transformer) for parameter in model.parameters())
-    adapters.add_adapter(
-        transformer, adapters.STUDENT, rank=lora.rank, alpha=1, targets=adapters.STUDENT_TARGETS, seed=0
-    )
-    adapters.add_adapter(
-        transformer, adapters.FAKE_SCORE, rank=lora.rank, alpha=1, targets=adapters.ATTENTION_TARGETS, seed=0
-    )
-    adapters.add_adapter(
-        vae, adapters.STUDENT, rank=lora.vae_rank, alpha=1, targets=adapters.VAE_ENCODER_TARGETS, seed=0
-    )
-    trained = [(transformer, adapters.STUDENT), (transformer, adapters.FAKE_SCORE), (vae, adapters.STUDENT)]
-    numbers = sum(value.numel() for model, name in trained for value in adapters.parameters(model, name).values())
-    found = memory_estimate.estimate(params)
-    assert found.weights == 4 * base
-    assert found.trained == 16 * numbers
-
-
-def test_the_estimate_follows_the_settings_that_lower_it(params: Params) -> None:
-    params = params.overlay({"distill": {"batch_size": 4}})
-    plain = memory_estimate.estimate(params)
-    checkpointed = memory_estimate.estimate(params.overlay({"distill": {"gradient_checkpointing": True}}))
-    split = memory_estimate.estimate(params.overlay({"distill": {"accumulation": 4}}))
-    assert checkpointed.activations < 0.7 * plain.activations
-    assert split.activations == plain.activations // 4
-    assert (checkpointed.weights, split.trained) == (plain.weights, plain.trained)
-
-
-def test_sd3_medium_is_counted_without_its_weights(params: Params, root: Path) -> None:
-    overlay = yaml.safe_load((root / "params/sd3-medium.yaml").read_text())
-    found = memory_estimate.estimate(params.overlay(overlay))
-    assert (
-        3.8 * GIB < found.weights < 4.2 * GIB
-    )  # 2.0 B parameters of the transformer and 0.08 B of the VAE, 2 bytes each
-    assert found.total < 24 * GIB
 
 
 def test_services_that_answer_and_that_do_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
