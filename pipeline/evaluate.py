@@ -29,6 +29,7 @@ TEST, TEACHER, STUDENT = Path("data/pairs/test"), Path("data/teacher"), Path("da
 MANIFEST = Path("data/pairs/manifest.json")
 RESTORED, SCORES, METRICS = Path("data/restored"), Path("reports/scores"), Path("reports/metrics")
 EXTERNAL = "outputs"  # in the provenance of scores whose images were made elsewhere: their folder
+TEST_DATA = "test pairs"  # in MLflow
 TEST_SET = "test"  # the name of our own test set among the data sets
 
 
@@ -84,7 +85,10 @@ def evaluate_student(
     color = params.evaluate.color_alignment
     restore(pairs, restorer or restorers.student(TEACHER, student, params.data.scale, color), RESTORED / name)
     weights = {path.name: files.sha256_file(path) for path in sorted(student.glob("*.safetensors"))}
-    return score(params, name, executor=executor, student=weights)
+    result = score(params, name, executor=executor, student=weights)
+    with tracking.child(params, name) as run:
+        run.model(student, TEACHER.resolve(), _named(TEST_SET, result.means), TEST_DATA, MANIFEST)
+    return result
 
 
 def restore(pairs: PairFolder, restorer: Restorer, out: Path) -> None:
@@ -134,14 +138,19 @@ def _score(
         summary = metrics.write(
             scores, out, method=method, dataset=dataset, device=device, seed=params.seed, provenance=made_with
         )
-        run.metrics({f"{dataset}/{key}": value for key, value in scores.means().items()})
+        run.metrics(_named(dataset, scores.means()))
         for path in (out, metrics.json_path(out)):
             run.artifact(path, "scores")
         if dataset == TEST_SET:
             run.artifact(restored, "restored")
-            run.dataset("test pairs", MANIFEST, "evaluation")
+            run.dataset(TEST_DATA, MANIFEST, "evaluation")
     logger.info("%s on %s: %s", method, dataset, ", ".join(f"{k} {v:.4f}" for k, v in scores.means().items()))
     return Result(summary)
+
+
+def _named(dataset: str, means: dict[str, float]) -> dict[str, float]:
+    """Scores under the names that MLflow shows: `test/psnr`."""
+    return {f"{dataset}/{key}": value for key, value in means.items()}
 
 
 def _score_external(params: Params, entry: ExternalConfig, executor: metrics.Executor) -> Result:

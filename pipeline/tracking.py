@@ -95,6 +95,22 @@ class Run:
         }
         self._submit({"op": "dataset", "values": values})
 
+    def model(
+        self, student: str | Path, teacher: str | Path, metrics: Mapping[str, float], data: str, manifest: str | Path
+    ) -> None:
+        """Log a student directory as MLflow knows models, with its scores on a data set.
+
+        Args:
+            teacher: what the student was distilled from; loading the model needs it.
+            metrics: its scores. data, manifest: of what they were measured on, as `dataset` logs it.
+        """
+        from pipeline import tracking_model
+        from tsdsr.files import sha256_file
+
+        dataset = {"name": data, "digest": sha256_file(manifest)[:16]}
+        values = tracking_model.describe(str(self.identity.name), Path(student), str(teacher), metrics, dataset)
+        self._submit({"op": "model", "path": str(student), "values": values})
+
     def flush(self) -> None:
         """Send what is buffered; before a checkpoint, so that a kill after it loses no metric."""
         started = time.monotonic()

@@ -85,13 +85,14 @@ class Store:
         return self._guard(lambda: self._open(identity))
 
     def apply(self, identity: Identity, operation: Operation) -> None:
-        """Do one operation: `params`, `tags`, `metrics`, `artifact`, `dataset` or `status`."""
+        """Do one operation: `params`, `tags`, `metrics`, `artifact`, `dataset`, `model` or `status`."""
         handlers: dict[str, Callable[[Identity, Operation], None]] = {
             "params": self._params,
             "tags": self._tags,
             "metrics": self._metrics,
             "artifact": self._artifact,
             "dataset": self._dataset,
+            "model": self._model,
             "status": self._status,
         }
         handler = handlers[operation["op"]]
@@ -254,6 +255,11 @@ class Store:
         dataset = Dataset(values["name"], values["digest"], "local", values["source"], profile=values["profile"])
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", values["context"])])
         self._client.log_inputs(self._open(identity), [entry])
+
+    def _model(self, identity: Identity, operation: Operation) -> None:
+        from pipeline import tracking_model
+
+        tracking_model.log(self._client, self._open(identity), Path(operation["path"]), operation["values"])
 
     def _status(self, identity: Identity, operation: Operation) -> None:
         run_id, status = self._open(identity), operation["status"]
