@@ -1,0 +1,102 @@
+"""A cluster of two Ray nodes on this machine, each with an address, a cache and so a mirror of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+HEAD = "127.0.0.2"
+
+
+class TwoNodes:
+    """Starts the head with `pipeline.cluster`; further nodes join. Everything ends with `close`.
+
+    Args:
+        folder: for logs, caches, the token. code: the working directory of jobs, with pipeline/ and tsdsr/.
+    """
+
+    def __init__(self, folder: Path, code: Path, environment: dict[str, str]) -> None:
+        self.folder, self.code = folder, code
+        self.port, self.dashboard = free_port(), free_port()
+        self._base = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RAY_", "TSDSR_", "MLFLOW_", "GIT_"))
+        }
+        self._base |= {
+            "HOME": str(folder),
+            "PYTHONPATH": str(code),
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **environment,
+        }
+        self._nodes: dict[str, psutil.Process] = {}
+        self._family: list[psutil.Process] = []
+
+    def start(self, host: str) -> None:
+        """The head, or a node that joins it."""
+        if host == HEAD:
+            how = ["--port", str(self.port), "--dashboard-port", str(self.dashboard), "--storage", str(self.folder)]
+        else:
+            how = ["--join", f"{HEAD}:{self.port}"]
+        how += ["--host", host, "--cpus", "1", "--temp-dir", str(self.folder / host[-1])]
+        command = [sys.executable, "-m", "pipeline.cluster", *how]
+        environment = {**self._base, "XDG_CACHE_HOME": str(self.folder / f"cache-{host}")}
+        log = (self.folder / f"{host}.log").open("wb")
+        process = subprocess.Popen(
+            command, cwd=self.code, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        self._nodes[host] = psutil.Process(process.pid)
+        wait_for(lambda: b"Ray runtime started" in (self.folder / f"{host}.log").read_bytes(), 60, f"node {host}")
+
+    def kill(self, host: str) -> None:
+        """Pull the plug: raylet, agents and workers at once."""
+        for process in self._of(host):
+            process.send_signal(signal.SIGKILL)
+
+    def submit(self, *command: str) -> subprocess.Popen[str]:
+        """`ray job submit`, as the README has it."""
+        environment = self._base | {"RAY_AUTH_MODE": "token"}
+        whole = ["ray", "job", "submit", "--address", f"http://127.0.0.1:{self.dashboard}", "--working-dir", ".", "--"]
+        return subprocess.Popen(
+            [*whole, *command],
+            cwd=self.code,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def close(self) -> None:
+        processes = [process for host in reversed(self._nodes) for process in self._of(host)]
+        for host in self._nodes:
+            if self._nodes[host].is_running():
+                self._nodes[host].terminate()
+        _, left = psutil.wait_procs(processes, timeout=10)
+        for process in left:
+            process.kill()
+
+    def _of(self, host: str) -> list[psutil.Process]:
+        node = self._nodes[host]
+        return [*node.children(recursive=True), node] if node.is_running() else []
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HEAD, 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"no {what} within {seconds} s"
+        time.sleep(0.1)
