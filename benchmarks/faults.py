@@ -2,15 +2,16 @@
 
     python benchmarks/faults.py [--quick] [--tries N]
 
-Each try starts the same tiny distillation (random networks, CPU, one seed), kills it with SIGKILL once or twice at
-random moments - some while a checkpoint is being written, some with the newest checkpoint damaged afterwards - starts
-it again until it ends, and compares the final adapters and the curve byte by byte.
+Each try starts the same tiny distillation (random networks, CPU, one seed), kills a part of it with SIGKILL once or
+twice, starts again what does not start by itself until it ends, and compares the final adapters and the curve byte by
+byte. The tries go through WAYS in turn: some kill the training loop in one process, the others
+`python -m pipeline.distill` under Ray Train - its driver, a worker, or driver, Ray and workers all at once. A try whose
+kill found nothing alive is repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -20,65 +21,50 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-WAYS = ("at any moment", "during a checkpoint's write", "and the newest checkpoint damaged")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import victims
+from benchmarks.victims import STEPS, Head, Victim
+
+PATIENCE = 180.0  # seconds that a start may take to its end
+Process = subprocess.Popen[bytes]
 
 
-def train(directory: Path) -> None:
-    """The victim: a distillation of the tests' rig, checkpointed at every second step."""
-    sys.path.insert(0, str(ROOT))
-    import torch
-
-    torch.set_num_threads(1)
-    from safetensors.torch import save_file
-
-    from tests.tsdsr.training.rig import all_adapters, distill_config, trainer
-
-    config = distill_config(steps=24, ema_decay=0.9)
-    loop = trainer(config, directory / "checkpoints")
-    loop.run()
-    save_file(all_adapters(loop.student), directory / "final.safetensors.part")
-    (directory / "final.safetensors.part").replace(directory / "final.safetensors")
-    (directory / "curve.json").write_text(json.dumps(loop.history, sort_keys=True))
+# When
 
 
-def start(directory: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, __file__, "--train", str(directory)]
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=(directory / "log").open("ab"))
+def soon(victim: Victim, process: Process, draw: random.Random) -> None:
+    """Any moment from the start on."""
+    _wait(process, draw.uniform(0, 12))
 
 
-def finish(directory: Path) -> bool:
-    """Start until it ends; True when it ended by itself."""
-    return any(start(directory).wait() == 0 for _ in range(2))
+def amid_training(victim: Victim, process: Process, draw: random.Random) -> None:
+    """Any moment after some checkpoint."""
+    begun = victim.steps_done()
+    target = draw.randint(begun, STEPS - 4) if begun < STEPS - 4 else begun
+    while process.poll() is None and victim.steps_done() < target:
+        time.sleep(0.005)
+    while process.poll() is None and victim.environment and victim.worker() is None:  # Ray's start is not training yet
+        time.sleep(0.005)
+    _wait(process, draw.uniform(0, 0.5))
 
 
-def outcome(directory: Path) -> str:
-    """Digest of the final adapters and of the curve."""
-    parts = [(directory / name).read_bytes() for name in ("final.safetensors", "curve.json")]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+def amid_writing(victim: Victim, process: Process, draw: random.Random) -> None:
+    """While a checkpoint is being written aside."""
+    skipped = draw.randint(0, 8)
+    seen: set[str] = set(victim.unfinished())
+    skipped += len(seen)  # what a killed writer left
+    while process.poll() is None and len(seen) <= skipped:
+        seen |= victim.unfinished()
+        time.sleep(0.0005)
 
 
-def attempt(directory: Path, way: str, draw: random.Random, seconds: tuple[float, float]) -> int:
-    """Kill it in this way once or twice; returns how many kills struck a living run."""
-    kills = 0
-    for _ in range(draw.randint(1, 2)):
-        process = start(directory)
-        if way == WAYS[1]:
-            _wait_for_write(process, directory / "checkpoints", draw)
-        else:
-            _wait(process, draw.uniform(*seconds))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
-        if way == WAYS[2]:
-            _damage(directory / "checkpoints", draw)
-    return kills
-
-
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+def _wait(process: Process, seconds: float) -> None:
     """Until then, or until it has ended."""
     try:
         process.wait(timeout=seconds)
@@ -86,65 +72,192 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         return
 
 
-def _wait_for_write(process: subprocess.Popen[bytes], checkpoints: Path, draw: random.Random) -> None:
-    """Until a checkpoint is being written aside: its directory has a hidden name until it is whole."""
-    skipped = draw.randint(0, 8)
-    seen: set[str] = set()
-    while process.poll() is None and len(seen) <= skipped:
-        if checkpoints.is_dir():
-            seen |= {path.name for path in checkpoints.glob(".step-*")}
-        time.sleep(0.0005)
+# Whom
 
 
-def _damage(checkpoints: Path, draw: random.Random) -> None:
-    """Flip a byte, or cut the file short."""
-    paths = sorted(checkpoints.glob("step-*/state.safetensors"))
-    if len(paths) < 2:
+def driver(victim: Victim, process: Process) -> bool:
+    """The process that was started, alone; returns whether it lived."""
+    if process.poll() is not None:
+        return False
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+def worker(victim: Victim, process: Process) -> bool:
+    """The Ray worker that saves; Ray Train starts another one."""
+    pid = victim.worker()
+    if process.poll() is not None or pid is None:
+        return False
+    victims.end([pid])
+    return True
+
+
+def session(victim: Victim, process: Process) -> bool:
+    """Driver, Ray's own processes and workers."""
+    if process.poll() is not None:
+        return False
+    victims.end(victim.session())
+    process.wait()
+    return True
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to disturb.
+
+    Attributes:
+        num_workers: 0 = the training loop alone, in one process.
+        own_ray: a Ray of the driver's own, which ends with it, instead of one that stays up.
+        damage: the newest checkpoint is spoiled afterwards.
+    """
+
+    when: Callable[[Victim, Process, random.Random], None]
+    whom: Callable[[Victim, Process], bool]
+    num_workers: int = 0
+    own_ray: bool = False
+    damage: bool = False
+
+
+WAYS = {
+    "the loop, at any moment": Way(amid_training, driver),
+    "the driver, on a cluster": Way(amid_training, driver, 1),
+    "a Ray worker": Way(amid_training, worker, 1),
+    "driver, Ray and workers": Way(amid_training, session, 1, own_ray=True),
+    "the loop, during a checkpoint's write": Way(amid_writing, driver),
+    "a Ray worker, during a checkpoint's write": Way(amid_writing, worker, 1),
+    "one of two Ray workers": Way(amid_training, worker, 2),
+    "the loop, and the newest checkpoint damaged": Way(amid_training, driver, damage=True),
+    "the driver, with its own Ray, at any moment": Way(soon, driver, 1, own_ray=True),
+}
+
+
+class Bench:
+    """The tries in one folder, and the undisturbed runs to compare with.
+
+    Args:
+        folder: empty. ways: those that will be tried.
+    """
+
+    def __init__(self, folder: Path, ways: list[str], stack: ExitStack) -> None:
+        self.folder, self.prepared = folder, folder / "prepared"
+        under_ray = [WAYS[name] for name in ways if WAYS[name].num_workers]
+        self.head = stack.enter_context(Head()) if any(not way.own_ray for way in under_ray) else None
+        if under_ray:
+            victims.prepare_stage(self.prepared, num_workers=1)
+        self.wanted: dict[int, str] = {}
+
+    def victim(self, name: str, num_workers: int, *, own_ray: bool = False) -> Victim:
+        directory = self.folder / name
+        shutil.rmtree(directory, ignore_errors=True)
+        if num_workers == 0:
+            return victims.loop_victim(directory)
+        head = None if own_ray else self.head
+        return victims.stage_victim(directory, self.prepared, num_workers=num_workers, head=head)
+
+    def undisturbed(self, way: Way) -> str:
+        """The digest that a run without kills gives; made once for each number of workers.
+
+        One Ray worker must give the bytes of the stage without Ray.
+        """
+        if way.num_workers not in self.wanted:
+            directory = self.folder / f"undisturbed-{way.num_workers}"
+            if way.num_workers == 1:
+                victim = victims.stage_victim(directory, self.prepared, num_workers=0, head=None)
+            else:
+                victim = self.victim(directory.name, way.num_workers, own_ray=way.own_ray)
+            assert finish(victim, victim.start()), _tail(directory / "log")
+            if way.num_workers and not (self.prepared / "mlflow.db").exists():
+                shutil.copy(directory / "mlflow.db", self.prepared)
+            self.wanted[way.num_workers] = victim.outcome()
+        return self.wanted[way.num_workers]
+
+    def attempt(self, number: int, way: Way, draw: random.Random, most_kills: int = 2) -> tuple[bool, int]:
+        """Disturb one run in this way; returns whether it ended as it should, and how many kills struck."""
+        wanted = self.undisturbed(way)
+        struck = 0
+        while not struck:  # a run that ended before its kill proves nothing
+            victim = self.victim(f"try-{number}", way.num_workers, own_ray=way.own_ray)
+            process = victim.start()
+            for _ in range(draw.randint(1, most_kills)):
+                process = process if process.poll() is None else victim.start()
+                way.when(victim, process, draw)
+                struck += way.whom(victim, process)
+                if way.damage:
+                    damage(victim, draw)
+            ended = finish(victim, process)
+        return ended and victim.outcome() == wanted and not victim.session(), struck
+
+
+def finish(victim: Victim, process: Process) -> bool:
+    """Let it end, starting it again if it was killed; False when it fails by itself, or hangs."""
+    for _ in range(3):
+        try:
+            if process.wait(timeout=PATIENCE) == 0:
+                return True
+        except subprocess.TimeoutExpired:
+            victims.end(victim.session())
+            return False
+        if process.returncode > 0:
+            return False
+        process = victim.start()
+    return False
+
+
+def damage(victim: Victim, draw: random.Random) -> None:
+    """Flip a byte of the newest checkpoint, or cut it short."""
+    saved = victim.saved()
+    if len(saved) < 2:
         return
-    content = bytearray(paths[-1].read_bytes())
+    path = saved[-1] / "state.safetensors"
+    content = bytearray(path.read_bytes())
     if draw.random() < 0.5:
         content[draw.randrange(len(content))] ^= 0xFF
     else:
         del content[draw.randrange(len(content)) :]
-    paths[-1].write_bytes(bytes(content))
+    path.write_bytes(bytes(content))
+
+
+def run(folder: Path, ways: list[str], draw: random.Random, most_kills: int = 2) -> tuple[int, int]:
+    """A try in each of the ways; returns how many ended as the undisturbed run did, and the kills in all."""
+    survived = kills = 0
+    with ExitStack() as stack:
+        bench = Bench(folder, ways, stack)
+        for number, name in enumerate(ways):
+            began = time.monotonic()
+            same, struck = bench.attempt(number, WAYS[name], draw, most_kills)
+            survived, kills = survived + same, kills + struck
+            seconds = time.monotonic() - began
+            verdict = "identical" if same else "DIFFERENT"
+            print(f"{number + 1:3d}  killed {name:<45} {struck} times  {verdict}  {seconds:5.1f} s", flush=True)
+            if not same:
+                print(_tail(folder / f"try-{number}/log"), file=sys.stderr, flush=True)
+    return survived, kills
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-30:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="six tries")
+    parser.add_argument("--quick", action="store_true", help="a try in each way")
     parser.add_argument("--tries", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train:
-        train(arguments.train)
+        victims.train_loop(arguments.train)
         return
-    tries, draw = (6 if arguments.quick else arguments.tries), random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        survived, kills = run(Path(folder), tries, draw)
+    tries = len(WAYS) if arguments.quick else arguments.tries
+    ways = [list(WAYS)[number % len(WAYS)] for number in range(tries)]
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        survived, kills = run(Path(folder), ways, random.Random(arguments.seed))
     about = {"name": "faults", "baseline": "an undisturbed run", "ours": survived, "unit": "identical ends"}
     about |= {"ratio": survived / tries, "device": "cpu", "equal": survived == tries}
-    print(json.dumps({**about, "survived": survived, "tried": tries, "kills": kills}))
-
-
-def run(folder: Path, tries: int, draw: random.Random) -> tuple[int, int]:
-    """Every try; returns how many ended as the undisturbed run did, and the kills in all."""
-    whole = folder / "whole"
-    whole.mkdir()
-    began = time.monotonic()
-    assert finish(whole), (whole / "log").read_text()
-    took, wanted = time.monotonic() - began, outcome(whole)
-    survived = kills = 0
-    for number in range(tries):
-        way, directory, struck = WAYS[number % len(WAYS)], folder / f"try-{number}", 0
-        while not struck:  # a run that ended before its kill proves nothing
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir()
-            struck = attempt(directory, way, draw, (0.2 * took, took))
-        same = finish(directory) and outcome(directory) == wanted
-        survived, kills = survived + same, kills + struck
-        print(f"{number + 1:3d}  killed {struck} times {way:<36}  {'identical' if same else 'DIFFERENT'}", flush=True)
-    return survived, kills
+    counts = {"survived": survived, "tried": tries, "kills": kills, "under_ray": sum("loop" not in way for way in ways)}
+    print(json.dumps({**about, **counts, "seconds": round(time.monotonic() - began)}))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python -m pipeline.distill [--params params.yaml]
 
-Writes data/students/full and reports/curves/full.csv. An interrupted run continues from its last checkpoint.
+Writes data/students/full and reports/curves/full.csv. An interrupted run continues from its last checkpoint; SIGTERM
+and Ctrl-C let it end its step and save one first. A second run meanwhile is refused.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ import csv
 import logging
 import os
 import shutil
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import runtime, stage, storage, tracking
+from pipeline import exclusive, interruption, runtime, stage, storage, tracking
+from pipeline.control import Control
+from pipeline.interruption import Interrupted
+from pipeline.progress import Progress
 from tsdsr import files
 from tsdsr.config import Params
-from tsdsr.losses.registry import LOSSES
+from tsdsr.errors import UserError
 from tsdsr.training.diagnostics import STATISTICS
 from tsdsr.training.distillation import Job
 
@@ -27,13 +35,23 @@ logger = logging.getLogger(__name__)
 
 PAIRS, LATENTS, TEACHER = Path("data/pairs/train"), Path("data/latents"), Path("data/teacher")
 METRICS = Path("reports/metrics")
+RUNNING = Path(".tsdsr/running")
 MAX_RESTARTS = 3
+LOWER_MEMORY = (
+    "What lowers it, in params: distill.accumulation (more and smaller micro-batches), distill.batch_size, "
+    "distill.gradient_checkpointing: true, distill.low_memory: true, distill.precision: bfloat16 (on a GPU), fewer "
+    "distill.num_workers on one machine. `tsdsr doctor` says what fits; the last checkpoint is kept"
+)
 
 
 def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
     """Train one variant into `out`; writes its curve and metrics under reports/ and its run in MLflow.
 
     With `distill.num_workers: 0` it runs in this process, without Ray.
+
+    Raises:
+        UserError: for what people can mend, and when another process distills the same name.
+        Interrupted: after a checkpoint, on SIGTERM or Ctrl-C.
     """
     job = Job(
         name=name,
@@ -48,12 +66,48 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
         validation=Path(f"reports/validation/{name}.csv").resolve(),
         trajectories=Path(".tsdsr/trajectories").resolve(),
     )
+    control = Control((RUNNING / name).resolve())
+    with exclusive.alone(control.lock, f"the distillation of {name}"):
+        control.clear()
+        with interruption.deferred(control.ask_to_stop) as request:
+            kept = _run(params, job, control, request)
+        if kept is None:
+            storage.here(params).pull(_written(job))  # by a worker on whatever host
+            _report(params, job)
+        if request.signum is not None:
+            raise Interrupted(request.signum, kept or "the student is trained")
+
+
+def _run(params: Params, job: Job, control: Control, request: interruption.Request) -> str | None:
+    """Train here or under Ray; returns what is kept where it was stopped."""
     if params.distill.num_workers == 0:
-        _work(_loop_config(params, job, ray=False))
-    else:
-        _fit(params, job)
-    storage.here(params).pull(_written(job))  # by a worker on whatever host
-    _report(params, job)
+        return _work({**_loop_config(params, job, control), "stop": request.asked})
+    try:
+        kept = _beside_main_thread(lambda: _fit(params, job, control), params.distill.num_workers)
+    except Exception as error:
+        if request.signum is not None:  # what sent the signal to us may have ended Ray's processes too
+            raise Interrupted(request.signum, "the last checkpoint is kept") from error
+        control.raise_failure()
+        if runtime.shortage(error):
+            raise UserError(f"{runtime.shortage(error)}. {LOWER_MEMORY}") from error
+        raise
+    control.raise_failure()
+    return kept
+
+
+def _beside_main_thread(call: Callable[[], str | None], num_cpus: int) -> str | None:
+    """Call it in a thread: the main one takes the signals, and there Ray Train would take Ctrl-C for itself."""
+    result: Future[str | None] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:
+            result.set_exception(error)
+
+    runtime.start(num_cpus)  # here: Ray's processes live as long as the thread that starts them
+    threading.Thread(target=run, daemon=True).start()
+    return result.result()
 
 
 def _written(job: Job) -> list[Path]:
@@ -61,10 +115,9 @@ def _written(job: Job) -> list[Path]:
     return [job.out, job.curve, job.diagnostics, job.validation, job.validation.with_suffix(".png")]
 
 
-def _fit(params: Params, job: Job) -> None:
+def _fit(params: Params, job: Job, control: Control) -> str | None:
     """The TorchTrainer: fixed workers, restarted from our own checkpoints when one is lost."""
     config = params.distill
-    runtime.start(num_cpus=config.num_workers)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -73,10 +126,11 @@ def _fit(params: Params, job: Job) -> None:
     on_gpu = pick_device(config.device).type == "cuda"
     # Ray keeps only its own records here: checkpoints are ours, so a run may start again under any name.
     storage = Path(".tsdsr/ray").resolve()
+    loop_config = {**_loop_config(params, job, control), "environment": tracking.environment(), "ray": True}
     try:
-        TorchTrainer(
+        result: Any = TorchTrainer(
             _work,
-            train_loop_config=_loop_config(params, job, ray=True),
+            train_loop_config=loop_config,
             torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
             scaling_config=ScalingConfig(
                 num_workers=config.num_workers, use_gpu=on_gpu, resources_per_worker=None if on_gpu else {"CPU": 1}
@@ -89,25 +143,49 @@ def _fit(params: Params, job: Job) -> None:
         ).fit()
     finally:
         shutil.rmtree(storage / f"{job.name}-{os.getpid()}", ignore_errors=True)
+    return result.return_value
 
 
-def _loop_config(params: Params, job: Job, *, ray: bool) -> dict[str, Any]:
-    environment = tracking.environment() if ray else {}
-    place = asdict(storage.here(params))
-    return {"params": params.to_dict(), "job": asdict(job), "ray": ray, "environment": environment, "place": place}
+def _loop_config(params: Params, job: Job, control: Control) -> dict[str, Any]:
+    config = {"params": params.to_dict(), "job": asdict(job), "control": control, "place": asdict(storage.here(params))}
+    return {**config, "environment": {}, "ray": False}
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What each worker runs. Rank 0 speaks to MLflow and shows progress; every rank reports to Ray at a checkpoint."""
+def _work(config: dict[str, Any]) -> str | None:
+    """What each worker runs; returns what is kept where it was asked to stop.
+
+    An error that no restart mends is written down: Ray starts the workers again, and they leave at once.
+    """
+    from tsdsr.training.loop import NonFiniteError, World
+
     os.environ.update(config["environment"])
+    place, root = storage.Place.at(**config["place"]), config["place"]["root"]
+    control = Control(place.moved(config["control"].directory, root))
+    job = Job(**{k: place.moved(v, root) if isinstance(v, Path) else v for k, v in config["job"].items()})
+    if control.has_failed():
+        return None
+    # A worker of a run that was killed may live on for a moment: it must have ended before its checkpoints are read.
+    in_charge = World.current().rank == 0
+    turn = exclusive.in_turn(control.writer, f"the distillation of {job.name}") if in_charge else nullcontext()
+    try:
+        with turn, _memory_in_words():
+            _train(job, place, config, stop=config.get("stop", control.stop.exists))
+    except Interrupted as interrupted:
+        return interrupted.kept
+    except (UserError, NonFiniteError) as error:
+        control.fail(str(error))
+        raise UserError(str(error)) from error
+    return None
+
+
+def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Callable[[], bool]) -> None:
+    """Rank 0 speaks to MLflow and shows progress; every rank reports to Ray at a checkpoint."""
     from tsdsr.training.distillation import distill as train
     from tsdsr.training.distillation import pick_device
-    from tsdsr.training.loop import World
+    from tsdsr.training.loop import Stopped, World
     from tsdsr.training.validation import Validation, write_sheet
 
-    params, place = Params.parse(config["params"]), storage.Place.at(**config["place"])
-    root = config["place"]["root"]
-    job = Job(**{k: place.moved(v, root) if isinstance(v, Path) else v for k, v in config["job"].items()})
+    params = Params.parse(config["params"])
     place.pull([job.pairs, job.latents, job.teacher, job.checkpoints])
     progress = Progress(job.name, params.distill.steps, in_ray=config["ray"])
     in_charge = World.current().rank == 0
@@ -134,42 +212,38 @@ def _work(config: dict[str, Any]) -> None:
                 write_sheet(sheet, validation.sheet)
                 run.artifact(sheet, "validation")
 
-        train(
-            params,
-            job,
-            device=pick_device(params.distill.device),
-            on_metrics=on_metrics,
-            on_step=progress.show if in_charge else lambda step, values: None,
-            on_checkpoint=on_checkpoint,
-            on_validation=on_validation,
-        )
+        try:
+            train(
+                params,
+                job,
+                device=pick_device(params.distill.device),
+                on_metrics=on_metrics,
+                on_step=progress.show if in_charge else lambda step, values: None,
+                on_checkpoint=on_checkpoint,
+                on_validation=on_validation,
+                stop=stop,
+            )
+        except Stopped as stopped:
+            raise Interrupted(signal.SIGTERM, str(stopped)) from stopped
+        finally:
+            progress.close()
     if in_charge:
         place.push(_written(job))
         place.push_each(job.checkpoints)  # there are none any more
-    progress.close()
 
 
-class Progress:
-    """A bar with the loss terms and the time left; in a Ray worker it is drawn by the driver."""
+@contextmanager
+def _memory_in_words() -> Iterator[None]:
+    """An allocation that failed becomes a `UserError` with the settings that lower the need."""
+    import torch
 
-    def __init__(self, name: str, total: int, *, in_ray: bool) -> None:
-        self._name, self._total, self._in_ray, self._bar = name, total, in_ray, None
-
-    def show(self, step: int, values: dict[str, float]) -> None:
-        if self._bar is None:
-            if self._in_ray:
-                from ray.experimental.tqdm_ray import tqdm
-            else:
-                from tqdm import tqdm
-            self._bar = tqdm(total=self._total)
-            self._bar.update(step - 1)
-        terms = " ".join(f"{name} {values[name]:.4g}" for name in (*LOSSES, "fake_score") if name in values)
-        self._bar.set_description(f"distill {self._name} {terms}".rstrip())
-        self._bar.update(1)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in text:
+            raise
+        raise UserError(f"out of memory ({text.splitlines()[0] if text else 'MemoryError'}). {LOWER_MEMORY}") from error
 
 
 def _report(params: Params, job: Job) -> None:

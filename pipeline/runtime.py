@@ -1,10 +1,13 @@
-"""Starting Ray and speaking to it: the environment every driver and worker of ours runs in."""
+"""Starting Ray and speaking to it: the environment every driver and worker of ours runs in, and its errors in words."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any
+
+from pipeline import interruption
 
 # Ray reads these when it is imported or started. Ports bind to loopback on a cluster of our own; a health check every
 # 2 s (the default) would make each report of a training worker wait as long.
@@ -14,6 +17,21 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
+}
+
+_WORKER_DIED = (
+    "a Ray worker was ended from outside, most likely for its memory; lower the stage's workers or batch size "
+    "(`tsdsr doctor` says what does not fit), and start again"
+)
+# What people can do about an error of Ray's, by the name of its class.
+SHORTAGES = {
+    "ObjectStoreFullError": "Ray's object store is full and could not spill to disk; lower the stage's workers or "
+    "batch size, or give Ray's folder (/tmp/ray) more room, and start again",
+    "OutOfDiskError": "the disk that Ray spills its objects to (/tmp/ray) is full; free some space, and start again",
+    "OutOfMemoryError": _WORKER_DIED,
+    "WorkerCrashedError": _WORKER_DIED,
+    "ActorDiedError": _WORKER_DIED,
+    "RayActorError": _WORKER_DIED,
 }
 
 
@@ -33,4 +51,26 @@ def start(num_cpus: int | None = None) -> None:
     if not os.environ.get("RAY_ADDRESS"):
         options["address"] = "local"  # or Ray would join whatever cluster was last started on this machine
         options["num_cpus"] = max(os.cpu_count() or 1, num_cpus or 1)
-    ray.init(**options)
+    with interruption.kept():
+        ray.init(**options)
+
+
+def shortage(error: BaseException) -> str | None:
+    """What is short, and what to do, where Ray's error means that; None for any other error."""
+    for cause in _causes(error):
+        if type(cause).__module__.startswith("ray.") and type(cause).__name__ in SHORTAGES:
+            return f"{SHORTAGES[type(cause).__name__]}. Ray says: {_first_line(cause)}"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and what failed on Ray Train's workers."""
+    yield error
+    inner = [error.__cause__, getattr(error, "cause", None), *getattr(error, "worker_failures", {}).values()]
+    for cause in inner:
+        if isinstance(cause, BaseException) and cause is not error:
+            yield from _causes(cause)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,8 @@
-"""What every stage's `__main__` does: read --params, log to stderr, and turn a user's mistake into one line."""
+"""What every stage's `__main__` does: read --params, log to stderr, and turn a user's mistake into one line.
+
+Exit status: 0 done; 1 a partial result, or a fault of ours (with its traceback); 2 a mistake or a shortage that the
+line on stderr names; 75 and 130 interrupted, see `pipeline.interruption`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from pipeline import storage
+from pipeline import interruption, runtime, storage
+from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 
@@ -21,13 +27,21 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's main; a user's mistake becomes one line on stderr and exit status 2."""
+    """Call a stage's main; what people can mend, and an interruption, become one line on stderr and an exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     try:
-        with storage.workplace():
+        with interruption.raising(), storage.workplace():
             main()
+    except interruption.Interrupted as interrupted:
+        sys.stderr.write(f"{interrupted}\n")
+        raise
     except (UserError, FileNotFoundError, PermissionError) as error:
         sys.exit(_fail(error))
+    except Exception as error:
+        cause = _shortage(error)
+        if cause is None:
+            raise
+        sys.exit(_fail(cause))
 
 
 def load_params(description: str | None) -> Params:
@@ -35,6 +49,13 @@ def load_params(description: str | None) -> Params:
     return Params.load(parser(description).parse_args().params)
 
 
-def _fail(error: Exception) -> int:
+def _shortage(error: Exception) -> str | None:
+    """What was short, in words, where an error means that."""
+    if files.is_no_space(error):
+        return files.no_space(getattr(error, "filename", None) or Path.cwd() / "")
+    return runtime.shortage(error)
+
+
+def _fail(error: Exception | str) -> int:
     sys.stderr.write(f"error: {error}\n")
     return 2

@@ -1,7 +1,8 @@
-"""Files that are whole or absent: written aside, then renamed."""
+"""Files that are whole or absent: written aside, then renamed. A full disk is said as such."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tsdsr.errors import UserError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quota, the process's limit
 
 
 @contextmanager
@@ -25,7 +30,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     os.close(descriptor)
     aside = Path(name)
     try:
-        yield aside
+        with telling_of_no_space(path):
+            yield aside
         aside.chmod(0o666 & ~_umask())  # mkstemp's 0600 would not be readable by others
         aside.replace(path)
     finally:
@@ -39,7 +45,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:
-        yield aside
+        with telling_of_no_space(path):
+            yield aside
         aside.chmod(0o777 & ~_umask())
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
@@ -50,6 +57,32 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
             aside.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def telling_of_no_space(path: str | Path) -> Iterator[None]:
+    """An error of the block that says that there is no space left becomes a `UserError` that names `path`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_no_space(error):
+            raise
+        raise UserError(no_space(path)) from error
+
+
+def is_no_space(error: BaseException) -> bool:
+    """Does this error mean that the disk, a quota or a limit is full? Some writers only say so in words."""
+    return getattr(error, "errno", None) in NO_SPACE or any(f"os error {code}" in str(error) for code in NO_SPACE)
+
+
+def no_space(path: str | Path) -> str:
+    """What to tell people about a write to `path` that found no space."""
+    folder = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
+    room = shutil.disk_usage(folder)
+    return (
+        f"{path}: no space left on the disk ({room.free / 2**20:,.1f} of {room.total / 2**20:,.0f} MiB free there, if "
+        "no quota is lower). What was written before is intact; free some space and start again"
+    )
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,22 +1,35 @@
-"""Killed by SIGKILL in each of the benchmark's ways, distillation ends with the bytes of an undisturbed run."""
+"""Killed by SIGKILL in some of the benchmark's ways, distillation ends with the bytes of an undisturbed run."""
 
 from __future__ import annotations
 
-import importlib.util
 import random
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from benchmarks import faults
+
+IN_ONE_PROCESS = [name for name, way in faults.WAYS.items() if way.num_workers == 0]
+UNDER_RAY = ["a Ray worker", "the driver, on a cluster"]
+
 
 @pytest.mark.repro
 @pytest.mark.timeout(500)
-def test_killed_runs_end_with_the_same_bytes(root: Path, tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("faults", root / "benchmarks/faults.py")
-    assert spec is not None
-    assert spec.loader is not None
-    faults = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(faults)
-    survived, kills = faults.run(tmp_path, len(faults.WAYS), random.Random(0))
-    assert survived == len(faults.WAYS)
-    assert kills > 0
+@pytest.mark.parametrize("ways", [IN_ONE_PROCESS, UNDER_RAY], ids=["one process", "under Ray"])
+def test_killed_runs_end_with_the_same_bytes(tmp_path: Path, ways: list[str]) -> None:
+    survived, kills = faults.run(tmp_path, ways, random.Random(0), most_kills=1)
+    assert survived == len(ways)
+    assert kills == len(ways)
+
+
+def test_a_run_that_ends_differently_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison itself must be able to fail."""
+    with ExitStack() as stack:
+        bench = faults.Bench(tmp_path, [], stack)
+        bench.wanted[0] = "the digest of another run"
+        monkeypatch.setattr(faults, "finish", lambda victim, process: process.wait() is not None)
+        monkeypatch.setattr(faults.Victim, "outcome", lambda victim: "the digest of this run")
+        same, struck = bench.attempt(0, faults.Way(lambda *_: None, faults.driver), random.Random(0))
+    assert not same
+    assert struck > 0

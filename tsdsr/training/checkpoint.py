@@ -47,7 +47,13 @@ class CheckpointStore:
         self.directory, self.key, self.keep = Path(directory), key, keep
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write it whole or not at all, then remove all but the newest `keep`."""
+        """Write it whole or not at all, then remove all but the newest `keep`.
+
+        Raises:
+            UserError: the disk is full; the checkpoints before it are intact.
+        """
+        for unfinished in self.directory.glob(".step-*"):  # of a writer that was killed
+            shutil.rmtree(unfinished, ignore_errors=True)
         path = self.directory / f"step-{checkpoint.step:08d}"
         with files.atomic_directory(path) as aside:
             save_file(

@@ -1,0 +1,215 @@
+"""What `faults.py` kills: small distillations of one seed, each in a process of its own, and how to reach their parts.
+
+Every process of a victim carries a mark in its environment, so that a whole session (driver, Ray's processes, workers)
+can be ended at once, and so that whoever is left over is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = "TSDSR_FAULTS"
+STEPS = 24
+
+
+def train_loop(directory: Path) -> None:
+    """A distillation of the tests' rig: the training loop alone, checkpointed at every second step."""
+    import torch
+
+    torch.set_num_threads(1)
+    from safetensors.torch import save_file
+
+    from tests.tsdsr.training.rig import all_adapters, distill_config, trainer
+
+    config = distill_config(steps=STEPS, ema_decay=0.9)
+    loop = trainer(config, directory / "checkpoints")
+    loop.run()
+    save_file(all_adapters(loop.student), directory / "final.safetensors.part")
+    (directory / "final.safetensors.part").replace(directory / "final.safetensors")
+    (directory / "curve.json").write_text(json.dumps(loop.history, sort_keys=True))
+
+
+def prepare_stage(directory: Path, **distill: object) -> None:
+    """What the stage distill reads: params, a teacher with random weights, pairs and their latents."""
+    import yaml
+
+    from pipeline.precompute import precompute
+    from tests.teachers import write_pairs, write_random_teacher
+    from tsdsr.config import Params
+
+    smoke = yaml.safe_load((ROOT / "params/smoke.yaml").read_text(encoding="utf-8"))
+    small = {"lora": {"rank": 4, "alpha": 4, "vae_rank": 4}, "device": "cpu", "threads_per_worker": 1}
+    rhythm = {"steps": STEPS, "checkpoint": {"every": 2}, "log_every": 3}
+    params = Params.load(ROOT / "params.yaml").overlay(smoke).overlay({"distill": {**small, **rhythm, **distill}})
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "params.yaml").write_text(yaml.safe_dump(params.to_dict()), encoding="utf-8")
+    (directory / "data").mkdir()
+    write_random_teacher(directory / "data/teacher")
+    write_pairs(directory / "data/pairs/train", count=4, side=64)
+    write_pairs(directory / "data/pairs/test", count=2, side=64, seed=1)
+    precompute(params, directory / "data/pairs/train", directory / "data/teacher", directory / "data/latents")
+
+
+@dataclass
+class Victim:
+    """A distillation that can be started again and again.
+
+    Attributes:
+        directory: its own. results: the files below it that the undisturbed run must give, too.
+    """
+
+    directory: Path
+    command: list[str]
+    checkpoints: str
+    results: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        self.mark = secrets.token_hex(8)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **self.environment, MARK: self.mark}
+        with (self.directory / "log").open("ab") as log:
+            return subprocess.Popen(
+                self.command, cwd=self.directory, env=environment, start_new_session=True, stdout=log, stderr=log
+            )
+
+    def session(self) -> list[int]:
+        """Every process of it that lives, by its mark."""
+        return marked(self.mark)
+
+    def worker(self) -> int | None:
+        """The Ray worker that saves the checkpoints, while it trains."""
+        with suppress(OSError, ValueError, KeyError):
+            pid = int(json.loads((self.directory / ".tsdsr/running/full/writer").read_text())["pid"])
+            return pid if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
+        return None
+
+    def steps_done(self) -> int:
+        """Of the newest checkpoint."""
+        names = [path.name for path in self.saved()]
+        return int(names[-1].removeprefix("step-")) if names else 0
+
+    def saved(self) -> list[Path]:
+        return sorted((self.directory / self.checkpoints).glob("step-*"))
+
+    def unfinished(self) -> set[str]:
+        """Checkpoints that are being written: they have a hidden name until they are whole."""
+        return {path.name for path in (self.directory / self.checkpoints).glob(".step-*")}
+
+    def outcome(self) -> str:
+        """Digest of the final adapters and of the curve."""
+        return hashlib.sha256(b"".join((self.directory / name).read_bytes() for name in self.results)).hexdigest()
+
+
+def loop_victim(directory: Path) -> Victim:
+    """The training loop in one process."""
+    directory.mkdir()
+    command = [sys.executable, str(ROOT / "benchmarks/faults.py"), "--train", str(directory)]
+    return Victim(directory, command, "checkpoints", ("final.safetensors", "curve.json"))
+
+
+def stage_victim(directory: Path, prepared: Path, *, num_workers: int, head: Head | None) -> Victim:
+    """`python -m pipeline.distill` under Ray Train, on the head or with a Ray of its own."""
+    directory.mkdir()
+    (directory / "data").mkdir()
+    for name in ("teacher", "pairs", "latents"):
+        (directory / "data" / name).symlink_to(prepared / "data" / name)
+    for store in prepared.glob("mlflow.db"):
+        shutil.copy(store, directory)  # making its tables takes longer than the training
+    params = (prepared / "params.yaml").read_text(encoding="utf-8")
+    assert params.count("num_workers: 1\n") == 1
+    (directory / "params.yaml").write_text(params.replace("num_workers: 1\n", f"num_workers: {num_workers}\n"))
+    results = ("transformer.safetensors", "vae.safetensors", "prompt.safetensors")
+    return Victim(
+        directory,
+        [sys.executable, "-m", "pipeline.distill", "--params", "params.yaml"],
+        ".tsdsr/checkpoints/full",
+        (*(f"data/students/full/{name}" for name in results), "reports/curves/full.csv"),
+        {"TSDSR_GIT_COMMIT": "0" * 40, **(head.environment if head else {})},
+    )
+
+
+class Head:
+    """A Ray head on loopback, with a token of its own, for the `with` block."""
+
+    def __enter__(self) -> Head:
+        from pipeline import runtime
+
+        self._folder = tempfile.mkdtemp(prefix="ray-faults-", dir="/tmp")  # Ray's sockets need a short path
+        port, token = _free_port(), secrets.token_hex(32)
+        self.environment = {
+            **runtime.ENVIRONMENT,
+            "RAY_ADDRESS": f"127.0.0.1:{port}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": token,
+        }
+        command = [
+            str(Path(sys.executable).parent / "ray"),
+            "start",
+            "--head",
+            "--block",
+            "--node-ip-address=127.0.0.1",
+        ]
+        command += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={_free_port()}"]
+        command += ["--num-cpus=4", "--disable-usage-stats", f"--temp-dir={self._folder}"]
+        self._mark = secrets.token_hex(8)
+        own = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", MARK: self._mark}
+        with Path(self._folder, "log").open("wb") as log:
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=20)
+        end(marked(self._mark))
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def marked(mark: str) -> list[int]:
+    """The living processes whose environment carries the mark."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has just ended, or is not ours
+            if f"{MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def end(pids: list[int]) -> None:
+    """SIGKILL, and wait until they are gone."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(_lives(pid) for pid in pids):
+        time.sleep(0.02)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
