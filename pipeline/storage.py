@@ -69,6 +69,11 @@ class Place:
         for name in self._names(paths):
             self._store().pull(self.root, name)
 
+    def pull_each(self, folder: str | Path) -> None:
+        """Fetch the trees below a folder, and leave what else there is in it."""
+        for name in self._names([folder]):
+            self.pull(self._store().names(name))
+
     def push(self, paths: Iterable[str | Path]) -> None:
         """Send what exists here."""
         for name in self._names(paths):
@@ -89,10 +94,9 @@ class Place:
 
 
 def here(params: Params, environment: Mapping[str, str] = os.environ) -> Place:
-    """The place of this process: the working directory, whose data are links in a job."""
-    storage = params.cluster.storage
-    url = storage if storage and "://" in storage and JOB_VARIABLE in environment else None
-    return Place.at(Path.cwd(), url)
+    """The place of this process: in a job the storage, elsewhere the working directory."""
+    storage = (params.cluster.storage or environment.get(VARIABLE)) if JOB_VARIABLE in environment else None
+    return Place.at(storage or Path.cwd(), storage if storage and "://" in storage else None)
 
 
 def mirror(url: str) -> Path:
@@ -171,24 +175,22 @@ def _module() -> str:
 
 
 def _of_job(arguments: Sequence[str], environment: Mapping[str, str]) -> Place | None:
+    """The place of a job whose working copy has yet to be led there."""
     if JOB_VARIABLE not in environment:
         return None
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--params", default="params.yaml")
     path = Path(parser.parse_known_args(arguments)[0].params)
-    chosen = Params.load(path).cluster.storage if path.is_file() else None
-    storage = chosen or environment.get(VARIABLE)
-    if not storage:
+    if not path.is_file():
         return None
-    if "://" in storage:
-        return Place.at("", storage)
-    folder = Path(storage)
-    if not folder.is_dir():
-        name = "cluster.storage" if chosen else VARIABLE
-        raise UserError(f"{name} {storage}: no such folder on this host; every host must see it")
-    if chosen:
-        os.environ[provenance.ROOT_VARIABLE] = storage  # the local tracking store and what waits to be sent lie there
-    return None if folder.resolve() == Path.cwd() else Place(folder.resolve())
+    params = Params.load(path)
+    place = here(params, environment)
+    if not place.root.is_dir():
+        name = "cluster.storage" if params.cluster.storage else VARIABLE
+        raise UserError(f"{name} {place.root}: no such folder on this host; every host must see it")
+    if params.cluster.storage and not place.url:
+        os.environ[provenance.ROOT_VARIABLE] = str(place.root)  # of the local tracking store, and what waits to be sent
+    return None if place.root == Path.cwd() else place
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline import provenance, runtime, stage, sweep_report, tracking
+from pipeline import provenance, runtime, stage, storage, sweep_report, tracking
 from pipeline.sweep_ledger import FINISHED, STOPPED, Ledger, TrialRecord
 from pipeline.sweep_space import Point, distributions, planned, point_key
 from pipeline.sweep_trial import Setup, run, run_name, split_pairs
@@ -40,9 +40,11 @@ def sweep(params: Params) -> list[TrialRecord]:
         every trial, in the order in which they began.
     """
     _check_inputs()
-    ledger = Ledger(SWEEPS / params.sweep.name)
+    ledger = Ledger((SWEEPS / params.sweep.name).resolve())
     with _alone(ledger.directory):
+        storage.here(params).pull_each(ledger.directory)  # what ended in a session on another host
         identity = ledger.open(params)
+        storage.here(params).push([ledger.about])
         if not (ledger.directory / "pairs").is_dir():
             split_pairs(params, PAIRS, ledger.directory / "pairs")
         key = f"sweep-{params.sweep.name}-{identity[:12]}"
@@ -128,8 +130,11 @@ def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], sam
     runtime.start()
     from ray import tune
 
-    setup = Setup(params.to_dict(), str(Path.cwd()), str(ledger.directory.resolve()), tracking.environment())
+    place = storage.here(params)
+    setup = Setup(params.to_dict(), str(place.root), str(ledger.directory), tracking.environment())
     resources = {"CPU": params.sweep.resources.cpus, "GPU": params.sweep.resources.gpus}
+    if place.url:  # trials share the ledger, and a mirror is of one host
+        resources |= _this_host()
     name = f"sweep-{params.sweep.name}-{os.getpid()}"
     try:
         results = tune.Tuner(
@@ -139,7 +144,7 @@ def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], sam
             run_config=tune.RunConfig(
                 name=name,
                 storage_path=str(RAY.resolve()),
-                callbacks=[_callback(ledger)],
+                callbacks=[_callback(ledger, place)],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 verbose=0,
             ),
@@ -161,7 +166,14 @@ def _trainable(setup: Setup) -> Any:
     return trial
 
 
-def _callback(ledger: Ledger) -> Any:
+def _this_host() -> dict[str, float]:
+    """A resource that this host alone has."""
+    import ray
+
+    return {f"node:{ray.util.get_node_ip_address()}": 0.001}
+
+
+def _callback(ledger: Ledger, place: storage.Place) -> Any:
     """Writes the end of trials that the scheduler stopped: their process is killed and cannot."""
     from ray.tune import Callback
 
@@ -172,6 +184,7 @@ def _callback(ledger: Ledger) -> Any:
             if record.end is None:
                 ledger.close(key, STOPPED)
                 tracking.end_child(run_name(record), {"stopped_early_at_step": record.last_step})
+            place.push([ledger.folder(key)])
 
     return CloseStopped()
 

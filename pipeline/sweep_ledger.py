@@ -23,7 +23,7 @@ from tsdsr.errors import UserError
 
 FINISHED, STOPPED, FAILED = "finished", "stopped early", "failed"
 # Sections that do not change what a trial's score means.
-_IRRELEVANT = ("ablate", "sweep", "report", "tracking", "evaluate", "prepare")
+_IRRELEVANT = ("ablate", "sweep", "report", "tracking", "evaluate", "prepare", "cluster")
 
 
 @dataclass
@@ -62,6 +62,7 @@ class Ledger:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.about = directory / "sweep.json"
 
     def open(self, params: Params) -> str:
         """Begin or continue; returns the identity of what the trials have in common.
@@ -70,13 +71,12 @@ class Ledger:
             UserError: when the folder holds the trials of another configuration.
         """
         identity = _identity(params)
-        about = self.directory / "sweep.json"
-        if about.is_file() and files.read_json(about)["identity"] != identity:
+        if self.about.is_file() and files.read_json(self.about)["identity"] != identity:
             raise UserError(
                 f"{self.directory} holds a sweep over other params, whose scores do not compare; "
                 "give this one another sweep.name, or remove that folder"
             )
-        files.write_json(about, {"identity": identity, "params": params.to_dict()})
+        files.write_json(self.about, {"identity": identity, "params": params.to_dict()})
         return identity
 
     def folder(self, key: str) -> Path:

@@ -31,7 +31,7 @@ class Setup:
 
     Attributes:
         params: the params that the values are laid over, as `Params.to_dict` gives them.
-        directory: the repository. sweep: the ledger's folder.
+        directory: where `data` is. sweep: the ledger's folder.
         environment: variables that lead MLflow to the sweep's run.
     """
 
@@ -178,7 +178,7 @@ def latest_checkpoint(params: Params, job: Job) -> Checkpoint | None:
     from tsdsr.training.checkpoint import CheckpointStore
     from tsdsr.training.distillation import run_key
 
-    key = run_key(params, job, LatentCache.open(job.latents).manifest)
+    key = run_key(params, job, LatentCache.open(job.latents, verify=False).manifest)
     return CheckpointStore(job.checkpoints, key, params.distill.checkpoint.keep).latest()
 
 
@@ -192,7 +192,7 @@ def write_student(params: Params, job: Job, directory: Path) -> None:
     from tsdsr.models.student import FORMAT, PROMPT_FILE
     from tsdsr.training.distillation import student_config
 
-    cache = LatentCache.open(job.latents)
+    cache = LatentCache.open(job.latents, verify=False)  # `distill` has
     checkpoint = latest_checkpoint(params, job)
     assert checkpoint is not None, "called where there is a checkpoint"
     with files.atomic_directory(directory) as aside:
