@@ -36,6 +36,8 @@ PARENT_VARIABLE = "TSDSR_TRACKING_PARENT"
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 # Sections that say nothing about how one student came to be.
 _NOT_OF_A_CHILD = ("ablate", "sweep", "report", "tracking")
+# What tags name by its hash; code has its own, and what is in reports/ is logged whole.
+_DATA = ("data/", "captions")
 _FLUSH_SECONDS = 1.0
 _FLUSH_SHARE = 0.05  # of the time at most is spent on sending metrics
 
@@ -278,7 +280,7 @@ def _provenance_tags(root: Path) -> dict[str, str]:
         "mlflow.source.git.commit": commit,
         "git.commit": commit,
         "git.dirty": str(provenance.git_dirty()).lower(),
-        **{f"dvc.{path}": digest for path, digest in provenance.dvc_hashes(lock).items()},
+        **{f"dvc.{path}": digest for path, digest in provenance.dvc_hashes(lock).items() if path.startswith(_DATA)},
         **{f"hardware.{key}": value for key, value in _hardware().items()},
     }
     return {clean_name(key): value for key, value in tags.items()}

@@ -128,7 +128,14 @@ def test_the_end_of_a_run_says_how_it_ended(params: Params, error: type[BaseExce
 
 
 def test_provenance_is_in_the_tags(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = {"stages": {"teacher": {"deps": [{"path": "data/pairs", "md5": "aa.dir"}], "outs": [_out("data/teacher")]}}}
+    lock = {
+        "stages": {
+            "teacher": {
+                "deps": [_out("tsdsr/flow.py"), {"path": "data/pairs", "md5": "aa.dir"}],
+                "outs": [_out("data/teacher")],
+            }
+        }
+    }
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
     monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0" * 40)
     with tracking.child(params, "full"):
@@ -137,6 +144,7 @@ def test_provenance_is_in_the_tags(params: Params, tmp_path: Path, monkeypatch: 
         tags = run.data.tags
         assert tags["git.commit"] == tags["mlflow.source.git.commit"] == "0" * 40
         assert (tags["dvc.data/pairs"], tags["dvc.data/teacher"]) == ("aa.dir", "bb.dir")
+        assert "dvc.tsdsr/flow.py" not in tags
         assert tags["git.dirty"] in ("true", "false")
         assert {"hardware.cpu", "hardware.gpus", "hardware.torch"} <= set(tags)
 
