@@ -13,6 +13,7 @@ class Progress:
     def __init__(self, name: str, total: int, *, in_ray: bool) -> None:
         self._name, self._total, self._in_ray = name, total, in_ray
         self._bar: Any = None
+        self._shown = ""
 
     def show(self, step: int, values: dict[str, float]) -> None:
         if self._bar is None:
@@ -20,10 +21,13 @@ class Progress:
                 from ray.experimental.tqdm_ray import tqdm
             else:
                 from tqdm import tqdm
-            self._bar = tqdm(total=self._total)
+            self._bar = tqdm(total=self._total) if self._in_ray else tqdm(total=self._total, mininterval=1.0)
             self._bar.update(step - 1)
         terms = " ".join(f"{name} {values[name]:.4g}" for name in (*LOSSES, "fake_score") if name in values)
-        self._bar.set_description(f"distill {self._name} {terms}".rstrip())
+        shown = f"distill {self._name} {terms}".rstrip()
+        if shown != self._shown:  # each new text draws the bar at once, whatever its interval
+            self._bar.set_description(shown)
+            self._shown = shown
         self._bar.update(1)
 
     def close(self) -> None:
