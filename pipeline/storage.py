@@ -122,8 +122,9 @@ def workplace(arguments: Sequence[str] | None = None, environment: Mapping[str, 
         place.pull(reads)
         try:
             yield
-        except SystemExit:  # evaluate's way to say that its results are partial
-            place.push(writes)
+        except SystemExit as end:
+            if end.code in (0, 1):  # evaluate's ways to end: 1 where its results are partial
+                place.push(writes)
             raise
         place.push(writes)
 

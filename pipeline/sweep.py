@@ -31,6 +31,11 @@ logger = logging.getLogger(__name__)
 PAIRS, LATENTS, TEACHER = Path("data/pairs/train"), Path("data/latents"), Path("data/teacher")
 SWEEPS, REPORT, RAY = Path(".tsdsr/sweep"), Path("reports/sweep"), Path(".tsdsr/ray")
 RETRIES = 2  # of a trial whose worker died
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would take Ctrl-C for the end of the sweep
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 
 
 def sweep(params: Params) -> list[TrialRecord]:
@@ -125,9 +130,11 @@ def _asha(params: Params, ledger: Ledger) -> Any:
 
 
 def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], samples: int) -> None:
-    for name, value in {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}.items():
+    for name, value in TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     runtime.start()
+    # It misses the loggers' files; what Tune knew is in the ledger.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     from ray import tune
 
     place = storage.here(params)
