@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from tsdsr.errors import UserError
 from tsdsr.metrics.registry import Metric
@@ -140,8 +140,12 @@ def _match(
 
 def _open(path: Path) -> Picture:
     data = path.read_bytes()
+    if not data:
+        raise UserError(f"{path} is empty")
     try:
         pixels = _decode(data)
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is no image, or of a kind that Pillow does not know") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
     height, width = pixels.shape[:2]

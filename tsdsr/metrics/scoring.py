@@ -27,6 +27,7 @@ from tsdsr.metrics.registry import Metric, select
 logger = logging.getLogger(__name__)
 DEFAULT_CACHE = Path(".tsdsr/scores")
 LOG_SECONDS = 10.0
+ALL = "(all images)"  # the name in a fault of the whole run
 
 
 @dataclass
@@ -66,6 +67,14 @@ class Scores:
         return {metric.name: means[metric.name] for metric in self.metrics if metric.name in means}
 
 
+class Interrupted(KeyboardInterrupt):
+    """Scoring was stopped from the keyboard; `scores` holds what there was until then, marked as partial."""
+
+    def __init__(self, scores: Scores) -> None:
+        super().__init__()
+        self.scores = scores
+
+
 def score_folder(
     restored: str | Path,
     reference: str | Path | None,
@@ -91,6 +100,7 @@ def score_folder(
 
     Raises:
         UserError: when nothing can be scored: no such folder, no image, no pair.
+        Interrupted: a KeyboardInterrupt, with the scores until then.
     """
     device = device or choose_device()
     items, problems = collect(restored, reference)
@@ -109,10 +119,35 @@ def score_folder(
     known = ScoreCache(cache)
     keys = {metric: version(metric, scores.weights[metric.name], device) for metric in usable}
     by_image = {metric: key for metric, key in keys.items() if metric.per_image}
-    _score_images(scores, items, by_image, known, executor or LocalExecutor(device, weights_folders), batch_size)
+    try:
+        _score_images(scores, items, by_image, known, executor or LocalExecutor(device, weights_folders), batch_size)
+        for metric in usable:
+            if not metric.per_image:
+                _score_all(scores, items, metric, keys[metric], known, device, weights_folders)
+    except KeyboardInterrupt:
+        raise Interrupted(_until_now(scores, usable)) from None
+    return scores
+
+
+def _until_now(scores: Scores, usable: Sequence[Metric]) -> Scores:
+    """What an interrupted scoring leaves: the images with every score, the others named as one fault."""
+    columns = {metric.name: scores.values.get(metric.name, {}) for metric in usable if metric.per_image}
+    impossible = {(problem.name, problem.metric) for problem in scores.problems}
+    done = [
+        name
+        for name in scores.names
+        if all(name in column or (name, metric) in impossible for metric, column in columns.items())
+    ]
+    fault = f"scoring was interrupted: {len(scores.names) - len(done)} of {len(scores.names)} images are not scored"
+    scores.problems.append(Problem(ALL, fault))
+    scores.names = done
+    scores.values = {
+        name: {image: value for image, value in column.items() if image in done}
+        for name, column in scores.values.items()
+    }
     for metric in usable:
-        if not metric.per_image:
-            _score_all(scores, items, metric, keys[metric], known, device, weights_folders)
+        if not scores.values.get(metric.name) and metric.name not in scores.dataset:
+            scores.reasons.setdefault(metric.name, "scoring was interrupted")
     return scores
 
 
@@ -150,21 +185,23 @@ def _score_images(
                 found[metric.name][item.name] = value
     by_name = {item.name: item for item in items}
     progress = _Progress(len(lacking))
-    for result in executor(_batches(items, lacking, batch_size)):
-        progress.advance(len(result.names))
-        scores.reasons.update(result.failures)
-        for row, image in enumerate(result.names):
-            new = {
-                metric: (keys[metric], result.values[metric.name][row])
-                for metric in keys
-                if metric.name in result.values
-            }
-            cache.put([by_name[image]], new)
-            scores.computed += len(new)
-            for metric, (_, value) in new.items():
-                found[metric.name][image] = value
-    for name, column in found.items():
-        _keep_finite(scores, name, column)
+    try:
+        for result in executor(_batches(items, lacking, batch_size)):
+            progress.advance(len(result.names))
+            scores.reasons.update(result.failures)
+            for row, image in enumerate(result.names):
+                new = {
+                    metric: (keys[metric], result.values[metric.name][row])
+                    for metric in keys
+                    if metric.name in result.values
+                }
+                cache.put([by_name[image]], new)
+                scores.computed += len(new)
+                for metric, (_, value) in new.items():
+                    found[metric.name][image] = value
+    finally:  # an interruption, too, leaves what there is
+        for name, column in found.items():
+            _keep_finite(scores, name, column)
 
 
 class _Progress:

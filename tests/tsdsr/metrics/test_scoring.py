@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,26 @@ def test_what_is_known_is_not_computed_again(folders: tuple[Path, Path]) -> None
     again = score(folders, ("psnr", "ssim"))
     assert again.computed == 0
     assert again.values == first.values
+
+
+class StopsAfterOneBatch:
+    """As a person who presses Ctrl-C."""
+
+    def __call__(self, batches: Iterable[metrics.Batch]) -> Iterator[metrics.BatchScores]:
+        yield metrics.LocalExecutor(CPU).score(next(iter(batches)))
+        raise KeyboardInterrupt
+
+
+def test_an_interruption_keeps_what_there_is_as_partial(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(metrics.Interrupted) as stop:
+        score(folders, (*BASIC, "fid"), batch_size=1, executor=StopsAfterOneBatch())
+    scores = stop.value.scores
+    assert scores.partial
+    assert scores.names == ["a.png"]
+    assert all(list(scores.values[name]) == ["a.png"] for name in BASIC)
+    assert "2 of 3 images are not scored" in str(scores.problems[-1])
+    assert metrics.summarise(scores, method="m", dataset="d", device=CPU)["partial"]
+    assert score(folders).computed == 6  # the rest
 
 
 def test_adding_a_metric_computes_that_one_alone(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
