@@ -20,6 +20,7 @@ from tsdsr.inference.color import ALIGNMENTS
 from tsdsr.inference.engine import Networks, Source, TilePlan, aligned_strips, passes, restore
 from tsdsr.inference.loading import load_networks
 from tsdsr.inference.memory import is_out_of_memory, plan_tiles, smaller
+from tsdsr.inference.quick_vae import quicken
 from tsdsr.inference.rows import RowStore
 from tsdsr.inference.sizes import TargetSize
 from tsdsr.inference.streamlined import StreamlinedTransformer
@@ -50,6 +51,7 @@ class TSDSRPipeline(DiffusionPipeline):
         self, vae: AutoencoderKL, transformer: StreamlinedTransformer, use_shift: bool = False, scale: int = 4
     ) -> None:
         super().__init__()
+        quicken(vae)
         self.register_modules(vae=vae, transformer=transformer)
         self.register_to_config(use_shift=use_shift, scale=scale)
 

@@ -25,7 +25,7 @@ def test_equals_the_plain_student(loaded: TSDSRPipeline, model: Model, small: to
     with torch.no_grad():
         expected = model.student.decode(model.student(upsample(2 * small - 1, 4), model.prompt))
     result = loaded(small, scale=4, color="none", tile=None, output_type="pt").images
-    torch.testing.assert_close(result, (expected.clamp(-1, 1) + 1) / 2, atol=2e-5, rtol=0)
+    torch.testing.assert_close(result, (expected.clamp(-1, 1) + 1) / 2, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("color", "align"), [("adain", adain), ("wavelet", wavelet)])
