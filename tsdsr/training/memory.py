@@ -13,7 +13,7 @@ from typing import Any
 
 import lpips
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsdsr.config import Params, PhaseConfig
 from tsdsr.data.dataset import Batch
@@ -113,9 +113,12 @@ class Rehearsal:
             self.step(phase)
         return memory.peak
 
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.student.transformer, self.student.vae
+
     def weights(self) -> Iterator[Tensor]:
         """The networks', the adapters among them, and the prompts."""
-        for module in (self.student.transformer, self.student.vae, self.perceptual):
+        for module in (*self.networks(), self.perceptual):
             yield from module.parameters()
             yield from module.buffers()
         yield from (*vars(self.null).values(), *vars(self.default).values())

@@ -87,9 +87,9 @@ def test_the_hungriest_phases(params: Params) -> None:
     assert kept({"latent_mse": 1.0, "tsd": 0.0}, {"lpips": 1.0}) == ["early", "late"]
 
 
-def test_sd3_medium_fits_24_gb_without_its_weights_being_there(params: Params, root: Path) -> None:
+def test_sd3_mediums_params_fit_24_gb(params: Params, root: Path) -> None:
     overlay = yaml.safe_load((root / "params/sd3-medium.yaml").read_text())
     found = memory.count(params.overlay(overlay))
     assert 3.8 * GIB < found.weights < 4.2 * GIB  # 2.03 B and 0.08 B parameters of 2 bytes, and the prompts
     assert found.trained < 2 * GIB
-    assert found.total < 0.4 * 24 * GIB
+    assert found.total < 0.5 * 24 * GIB

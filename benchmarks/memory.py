@@ -1,0 +1,226 @@
+"""Peak memory of one training step by option, ours and the literal version's, counted on the meta device.
+
+    python benchmarks/memory.py [--quick] [--preset sd3-medium|tiny]
+
+Counted: every tensor alive at the peak of a step - both turns, gradients and AdamW's moments there from the step
+before - for one photograph of 512 px in bfloat16 at SD3-medium's shape, without weights; attention as the fused kernels
+keep it. Where there is a GPU the same step runs on it with random weights and CUDA's own count stands beside; for the
+tiny preset torch's profiler on the CPU. Kernels' workspaces are measured, not counted.
+
+The baseline is `tests/reference/algorithm1.py`: two copies of the transformer, every prediction a call of its own,
+PEFT's own layers, nothing recomputed. That every option leaves the gradients as they are is verified before (tiny
+preset, float32, relative 1e-4). The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from benchmarks import distill_step  # noqa: E402
+from benchmarks.distill_step import TOLERANCE, Literal, peak_memory, pefts_own  # noqa: E402
+from pipeline.provenance import git_commit, hardware  # noqa: E402
+from tsdsr.config import Params  # noqa: E402
+from tsdsr.models import adapters, presets  # noqa: E402
+from tsdsr.models.codec import LatentCodec  # noqa: E402
+from tsdsr.models.quiet import quiet  # noqa: E402
+from tsdsr.training.memory import Rehearsal, hungriest  # noqa: E402
+
+GIB = 2**30
+SAVING = {"gradient_checkpointing": True, "vae_slice": 1}
+PRECISION = {"sd3-medium": "bfloat16", "tiny": "float32"}
+BATCH = {"sd3-medium": 1, "tiny": 4}
+Options = dict[str, Any]
+# Label, whether it is the literal version, options.
+ROWS: list[tuple[str, bool, Options]] = [
+    ("literal", True, {}),
+    ("literal, gradient_checkpointing", True, {"gradient_checkpointing": True}),
+    ("ours", False, {}),
+    ("low_memory", False, {"low_memory": True}),
+    ("vae_slice 1", False, {"vae_slice": 1}),
+    ("gradient_checkpointing", False, {"gradient_checkpointing": True}),
+    ("gradient_checkpointing, vae_slice 1", False, SAVING),
+    ("all three", False, {**SAVING, "low_memory": True}),
+]
+OURS = "gradient_checkpointing, vae_slice 1"
+BATCHES = (1, 2, 4, 8, 16)  # photographs of a micro-batch, with and without recomputing the transformer
+
+
+def params_of(preset: str, options: Options) -> Params:
+    """The late phase of params.yaml, every loss on."""
+    params = Params.load(ROOT / "params.yaml")
+    if preset == "sd3-medium":
+        params = params.overlay(yaml.safe_load((ROOT / "params/sd3-medium.yaml").read_text(encoding="utf-8")))
+    fixed: Options = {
+        "batch_size": BATCH[preset],
+        "accumulation": 1,
+        "num_workers": 1,
+        "precision": PRECISION[preset],
+        "gradient_checkpointing": False,
+        "low_memory": False,
+        "vae_slice": None,
+        "lora": {"rank": 64, "alpha": 64, "vae_rank": 64},
+        "tsd": {"dasm": {"steps": 1}},  # further points repeat the second, and hold nothing
+        "phases": {"late": {"losses": {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}}},
+    }
+    return params.overlay({"distill": fixed}).overlay({"distill": options})
+
+
+class LiteralRehearsal(Rehearsal):
+    """The literal step in the place of ours."""
+
+    def __init__(self, params: Params, device: torch.device) -> None:
+        super().__init__(params, device)
+        generator = self._transformer(adapters.STUDENT, adapters.STUDENT_TARGETS)
+        scorer = self._transformer(adapters.FAKE_SCORE, adapters.ATTENTION_TARGETS)
+        vae = pefts_own(self.student.vae)
+        self.models = (generator, scorer, vae)
+        if params.distill.precision != "float32":  # as autocast would
+            for network in (generator, scorer, vae.encoder, vae.decoder):
+                network.register_forward_pre_hook(_cast, with_kwargs=True)
+        if params.distill.gradient_checkpointing:
+            for network in (generator, scorer):
+                network.enable_gradient_checkpointing()
+        prompts = {"default": self.default, "null": self.null}
+        batch, perceptual = self.batches[0], self.distiller.perceptual
+        draws = distill_step.draws_of(params.distill, batch)
+        self.literal = Literal(self.models, params.distill, batch, prompts, perceptual, draws)
+        self.optimizers = self.literal.optimizers
+        self.trained = [p for made in self.optimizers for p in made.named.values()]
+        del self.student, self.distiller
+
+    def _transformer(self, name: str, targets: tuple[str, ...]) -> Any:
+        lora = self.params.distill.lora
+        with quiet(), torch.device(self.device):
+            model = presets.build_transformer(self.preset, seed=0, device=self.device.type)
+            model = model.to(getattr(torch, self.params.distill.precision)).eval().requires_grad_(False)
+            adapters.add_adapter(model, name, rank=lora.rank, alpha=lora.alpha, targets=targets, seed=0)
+        return pefts_own(model)
+
+    def step(self, phase: Any) -> None:
+        distill_step.whole_step(self.literal, 0)
+
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self.models
+
+
+def _cast(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def cast(value: Any, name: str = "") -> Any:
+        wanted = isinstance(value, Tensor) and value.is_floating_point() and name != "timestep"
+        return value.to(torch.bfloat16) if wanted else value
+
+    return tuple(cast(value) for value in args), {name: cast(value, name) for name, value in kwargs.items()}
+
+
+def counted(params: Params, literal: bool) -> int:
+    rehearsal = (LiteralRehearsal if literal else Rehearsal)(params, torch.device("meta"))
+    return rehearsal.peak(hungriest(params)[-1])
+
+
+def measured(params: Params, literal: bool, device: torch.device) -> int:
+    """The same step for real: CUDA's count, or on a CPU what is there before plus what the profiler sees."""
+    rehearsal = (LiteralRehearsal if literal else Rehearsal)(params, device)
+    gc.collect()
+    phase = hungriest(params)[-1]
+    rehearsal.step(phase)  # warms up, and leaves gradients and moments
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return peak_memory(lambda: rehearsal.step(phase), device)
+    for made in rehearsal.optimizers:
+        made.zero_grad()  # the profiler does not see what goes that was there before it
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in rehearsal.tensors()}
+    return sum(storages.values()) + peak_memory(lambda: rehearsal.step(phase), device)
+
+
+def verified() -> float:
+    """The largest relative difference of any loss or gradient, of every option against the literal version."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours, literal, *_ = distill_step.build("tiny", torch.device("cpu"), folder)
+    wanted = distill_step.gradients(literal)
+    worst = 0.0
+    for _, is_literal, options in ROWS:
+        if is_literal:
+            continue
+        student, distiller = ours.student, ours.distiller
+        for network in (student.transformer, student.vae):
+            if options.get("gradient_checkpointing"):
+                network.enable_gradient_checkpointing()
+            else:
+                network.disable_gradient_checkpointing()
+        student.codec = LatentCodec(student.vae, student.codec.use_shift, options.get("vae_slice"))
+        distiller.config = distiller.config.model_copy(update={"low_memory": options.get("low_memory", False)})
+        worst = max(worst, distill_step.compare(distill_step.gradients(ours), wanted)[0])
+    return worst
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="without the table of batches")
+    parser.add_argument("--preset", choices=BATCH, default="sd3-medium")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    measures = device.type == "cuda" or options.preset == "tiny"
+    difference = verified()
+    print(f"every option's losses and gradients against the literal version's: {difference:.1e} apart at most\n")
+
+    rows = {}
+    print(f"{options.preset}, {BATCH[options.preset]} a micro-batch, {PRECISION[options.preset]}")
+    print(f"{'':38}{'GiB':>8}{'of literal':>12}{'measured':>10}")
+    for label, literal, chosen in ROWS:
+        params = params_of(options.preset, chosen)
+        row = {"counted_gib": counted(params, literal) / GIB}
+        if measures:
+            row["measured_gib"] = measured(params, literal, device) / GIB
+            gc.collect()
+        rows[label] = row
+        share = row["counted_gib"] / rows["literal"]["counted_gib"]
+        beside = f"{row['measured_gib']:10.3f}" if measures else f"{'-':>10}"
+        print(f"{label:38}{row['counted_gib']:8.3f}{share:12.2f}{beside}", flush=True)
+    batches = {} if options.quick else by_batch(options.preset)
+    key = "measured_gib" if measures else "counted_gib"
+    baseline, ours = rows["literal"][key], rows[OURS][key]
+    result = {
+        "name": "memory",
+        "preset": options.preset,
+        "baseline": round(baseline, 3),
+        "ours": round(ours, 3),
+        "options": OURS,
+        "unit": f"GiB at the peak of a step, {'measured' if measures else 'counted on the meta device'}",
+        "ratio": round(baseline / ours, 3),
+        "rows": {label: {name: round(value, 3) for name, value in row.items()} for label, row in rows.items()},
+        "by_batch": batches,
+        "device": hardware() if measures else "meta",
+        "commit": git_commit(),
+        "largest_difference": difference,
+        "equal": difference < TOLERANCE,
+    }
+    print(json.dumps(result))
+
+
+def by_batch(preset: str) -> dict[str, dict[str, float]]:
+    """GiB by photographs of a micro-batch: recomputing the VAE alone, and the transformer as well."""
+    print(f"\n{'photographs a micro-batch':38}" + "".join(f"{rows:8d}" for rows in BATCHES))
+    table = {}
+    for label in ("vae_slice 1", "gradient_checkpointing", OURS):
+        options = next(options for name, _, options in ROWS if name == label)
+        peaks = {rows: counted(params_of(preset, {**options, "batch_size": rows}), False) / GIB for rows in BATCHES}
+        print(f"{label:38}" + "".join(f"{peak:8.2f}" for peak in peaks.values()), flush=True)
+        table[label] = {str(rows): round(peak, 3) for rows, peak in peaks.items()}
+    return table
+
+
+if __name__ == "__main__":
+    main()
