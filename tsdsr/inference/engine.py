@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tsdsr.inference.color import ALIGNMENTS, Moments
+from tsdsr.inference.color import ALIGNMENTS
 from tsdsr.inference.resample import bicubic_window
 from tsdsr.inference.rows import RowStore
 from tsdsr.inference.tiling import Blend, Span, spans
 from tsdsr.models.codec import LatentCodec
 
 Tile = tuple[Span, Span]  # rows, columns, in latents
-STRIP_ROWS = 256
+STRIP_PIXELS = 2**19  # of the result in a strip, whatever its width
 
 
 @dataclass(frozen=True)
@@ -156,24 +156,17 @@ def aligned_strips(store: RowStore, source: Source, color: str) -> Iterator[Tens
     """
     alignment = ALIGNMENTS[color]
     height, width = source.size
-    own = other = Moments.of(torch.zeros(1, 3, 1, 1))
-    if alignment.uses_moments:
-        own = _moments(store.read, height)
-        other = _moments(lambda start, stop: source.window((start, stop), (0, width)), height)
-    for start in range(0, height, STRIP_ROWS):
-        stop = min(start + STRIP_ROWS, height)
+    count = max(1, STRIP_PIXELS // (width * source.image.shape[0]))
+    strips = [(start, min(start + count, height)) for start in range(0, height, count)]
+
+    def reference(start: int, stop: int) -> Tensor:
+        return source.window((start, stop), (0, width))
+
+    align = alignment.prepare(source.image, store.read, reference, strips)
+    for start, stop in strips:
         first, last = max(start - alignment.halo, 0), min(stop + alignment.halo, height)
-        reference = source.window((first, last), (0, width))
-        strip = alignment.apply(store.read(first, last), reference, own, other)
+        strip = align(store.read(first, last), reference(first, last))
         yield strip[:, :, start - first : stop - first].clamp(0, 1)
-
-
-def _moments(read: Callable[[int, int], Tensor], height: int) -> Moments:
-    strips = (read(start, min(start + STRIP_ROWS, height)) for start in range(0, height, STRIP_ROWS))
-    total = Moments.of(next(strips))
-    for strip in strips:
-        total = total + Moments.of(strip)
-    return total
 
 
 def _cut(latents: Tensor, group: list[Tile]) -> Tensor:
