@@ -47,13 +47,16 @@ class Request:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """Both signals raise `Interrupted` in the main thread."""
+    """In the main thread SIGTERM raises `Interrupted`, and Ctrl-C a KeyboardInterrupt that becomes one at the end."""
 
     def leave(signum: int, frame: Any) -> None:
-        raise Interrupted(signum)
+        raise KeyboardInterrupt if signum == signal.SIGINT else Interrupted(signum)
 
-    with _handled(leave):
-        yield
+    try:
+        with _handled(leave):
+            yield
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(signal.SIGINT) from interrupt
 
 
 @contextmanager

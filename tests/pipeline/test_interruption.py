@@ -1,0 +1,195 @@
+"""SIGTERM and Ctrl-C: exit status, one line, nothing half-written; and the distillation goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import victims
+from benchmarks.victims import STEPS, Victim
+from pipeline import interruption, precompute, stage
+from pipeline.interruption import Interrupted
+from tsdsr import files
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stage_ends_with_a_line_and_leaves_nothing_half_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], signum: signal.Signals, status: int
+) -> None:
+    def main() -> None:
+        with files.atomic_directory(tmp_path / "out") as aside:
+            (aside / "half").write_text("x")
+            os.kill(os.getpid(), signum)
+            time.sleep(5)
+
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit) as caught:
+        stage.run(main)
+    assert caught.value.code == status
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(f"interrupted by {signum.name}: nothing half-written is left. Run the same command")
+    assert list(tmp_path.iterdir()) == []
+    assert before == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+
+
+def test_a_deferred_signal_is_noted_once_and_a_second_ctrl_c_leaves_at_once() -> None:
+    told: list[None] = []
+    with interruption.raising():
+        with interruption.deferred(lambda: told.append(None)) as request:
+            assert not request.asked()
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # schedulers send it to a process and to its group
+            assert request.asked()
+            assert request.signum == signal.SIGTERM
+            with pytest.raises(Interrupted) as caught:
+                os.kill(os.getpid(), signal.SIGINT)
+            assert caught.value.code == 130
+        assert told
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_handlers_that_a_library_sets_when_it_starts_are_undone() -> None:
+    with interruption.deferred() as request:
+        with interruption.kept():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.asked()
+
+
+def test_an_interrupted_stage_leaves_its_former_output(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(prepared)
+    monkeypatch.setattr("sys.argv", ["precompute"])
+    before = {path.name: path.read_bytes() for path in Path("data/latents").iterdir()}
+
+    def encode(*args: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(precompute.LatentCodec, "encode", encode)
+    with pytest.raises(SystemExit) as caught:
+        stage.run(precompute.main)
+    assert caught.value.code == 75
+    assert {path.name: path.read_bytes() for path in Path("data/latents").iterdir()} == before
+    assert [path.name for path in Path("data").iterdir() if path.name.startswith(".")] == []
+
+
+def when(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until it holds; the process must not end before."""
+    while not condition():
+        assert process.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.01)
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    return process.wait(timeout=200)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("prepared") / "x"
+    victims.prepare_stage(directory, num_workers=1)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Victim:
+    victim = victims.stage_victim(tmp_path_factory.mktemp("whole") / "x", prepared, num_workers=0, head=None)
+    assert ended(victim.start()) == 0
+    shutil.copy(victim.directory / "mlflow.db", prepared)
+    return victim
+
+
+DVC_STAGE = """
+stages:
+  distill:
+    cmd: python -m pipeline.distill --params params.yaml
+    params: [distill]
+    deps: [data/latents, data/pairs/train, data/teacher]
+    outs: [data/students/full]
+"""
+
+
+def with_dvc(victim: Victim) -> Victim:
+    """The same stage in a repository of its own, started by `dvc repro`."""
+    tools = Path(sys.executable).parent
+    for name in ("teacher", "pairs", "latents"):  # DVC does not follow links out of its repository
+        link = victim.directory / "data" / name
+        source = link.resolve()
+        link.unlink()
+        shutil.copytree(source, link)
+    (victim.directory / "dvc.yaml").write_text(DVC_STAGE)
+    (victim.directory / ".dvcignore").write_text(".tsdsr\nmlruns\n")
+    for command in (["git", "init", "--quiet"], [str(tools / "dvc"), "init", "--quiet"]):
+        subprocess.run(command, cwd=victim.directory, check=True, capture_output=True)
+    victim.environment |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    victim.command = [str(tools / "dvc"), "repro"]
+    return victim
+
+
+def refuse_a_second(victim: Victim) -> None:
+    """Start the stage's script beside the one that is running."""
+    holder = json.loads((victim.directory / ".tsdsr/running/full/lock").read_text())["pid"]
+    os.kill(holder, signal.SIGSTOP)  # it would have ended before the second has its imports
+    second = subprocess.run(
+        [sys.executable, "-m", "pipeline.distill"],
+        cwd=victim.directory,
+        env={**os.environ, "PYTHONPATH": str(victims.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    os.kill(holder, signal.SIGCONT)
+    assert second.returncode == 2
+    line = second.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"error: the distillation of full is under way already, in process {holder} on ")
+
+
+@pytest.mark.repro
+def test_dvc_repro_goes_on_where_it_was_killed_or_interrupted_and_a_second_is_refused(
+    tmp_path: Path, prepared: Path, undisturbed: Victim
+) -> None:
+    victim = with_dvc(victims.stage_victim(tmp_path / "x", prepared, num_workers=0, head=None))
+    log = victim.directory / "log"
+    process = victim.start()
+    when(lambda: victim.steps_done() >= 4, process, log)
+    victims.end(victim.session())  # DVC, its shell and the stage
+    process.wait()
+    process = victim.start()
+    when(lambda: victim.steps_done() >= 8, process, log)
+    refuse_a_second(victim)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert ended(process) != 0
+    assert "exited with 130" in log.read_text()
+    stopped_at = victim.steps_done()
+    assert ended(victim.start()) == 0, log.read_text()[-3000:]
+    resumed = [int(step) for step in re.findall(r"resuming after step (\d+) of", log.read_text())]
+    assert len(resumed) == 2
+    assert 4 <= resumed[0] < 8 <= resumed[1] == stopped_at < STEPS
+    assert victim.outcome() == undisturbed.outcome()
+
+
+@pytest.mark.repro
+def test_sigterm_to_the_driver_reaches_ray_s_workers(tmp_path: Path, prepared: Path, undisturbed: Victim) -> None:
+    victim = victims.stage_victim(tmp_path / "x", prepared, num_workers=1, head=None)
+    log = victim.directory / "log"
+    process = victim.start()
+    when(lambda: victim.steps_done() >= 4, process, log)
+    os.kill(process.pid, signal.SIGTERM)
+    assert ended(process) == 75, log.read_text()[-3000:]
+    assert f"stopped after step {victim.steps_done()} of {STEPS}; its checkpoint is saved" in log.read_text()
+    assert 4 <= victim.steps_done() < STEPS
+    assert victim.session() == []
+    (victim.directory / "params.yaml").write_text(
+        (undisturbed.directory / "params.yaml").read_text()
+    )  # it goes on without Ray as well
+    assert ended(victim.start()) == 0, log.read_text()[-3000:]
+    assert victim.outcome() == undisturbed.outcome()
