@@ -24,6 +24,29 @@ def test_every_port_of_the_head_is_on_loopback_and_asks_for_a_token(tmp_path: Pa
     assert environment[storage.VARIABLE] == environment[provenance.ROOT_VARIABLE] == str(tmp_path)
 
 
+def test_a_further_host_joins_by_its_own_address_and_with_the_token(tmp_path: Path) -> None:
+    command = cluster.join_command("127.0.0.2:6379", "127.0.0.3")
+    assert {"--address=127.0.0.2:6379", "--node-ip-address=127.0.0.3"} <= set(command)
+    assert "--head" not in command
+    environment = cluster.node_environment("127.0.0.3")
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "1"  # else Ray refuses to join
+    assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "lo"
+
+
+def test_an_address_that_is_not_this_machines_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"--host 203\.0\.113\.7: no interface .* there are .*127\.0\.0\.1"):
+        cluster.node_environment("203.0.113.7")
+
+
+def test_a_host_without_the_token_does_not_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "TOKEN", tmp_path / "auth_token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    with pytest.raises(UserError, match="copy the head's"):
+        cluster.main(["--join", "127.0.0.2:6379", "--host", "127.0.0.3"])
+
+
 JOB = {storage.JOB_VARIABLE: "{}"}
 
 

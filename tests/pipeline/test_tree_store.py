@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import tree_store
+from pipeline.storage import Place
 from pipeline.tree_store import TreeStore
 from tsdsr.errors import UserError
 
@@ -135,6 +136,22 @@ def test_entries_of_a_folder_come_and_go_one_by_one(store: TreeStore, tmp_path: 
     store.push_each(here, ".tsdsr/checkpoints/full")
     assert store.names(".tsdsr/checkpoints/full") == [".tsdsr/checkpoints/full/step-00000004"]
     assert not list((tmp_path / "bucket").rglob("step-00000002/*"))
+
+
+def test_a_place_fetches_trees_one_by_one_and_leaves_what_else_there_is(
+    store: TreeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a sweep does: its ledger has trials of this host that have not ended yet."""
+    here, trials = tmp_path / "here", ".tsdsr/sweep/smoke/trials"
+    (here / trials / "a").mkdir(parents=True)
+    (here / trials / "a/trial.json").write_text("ended")
+    store.push(here, f"{trials}/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    place = Place.at("/no/such", store.url)
+    (place.root / trials / "b").mkdir(parents=True)
+    (place.root / trials / "b/trial.json").write_text("begun")
+    place.pull_each(place.root / ".tsdsr/sweep/smoke")
+    assert read(place.root / trials) == {"a/trial.json": "ended", "b/trial.json": "begun"}
 
 
 def test_a_protocol_that_nothing_opens_says_so() -> None:
