@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-INTERRUPTED = 130  # the shell's exit status for a process that was stopped from the keyboard
-
 
 def add_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Declare the command's options on `parser`."""
@@ -37,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     """Score, write and print.
 
     Returns:
-        0, or 1 when the results are partial: some image could not be scored by a metric that was available; 130 when
-        scoring was interrupted: what there is until then is written, as partial.
+        0, or 1 when the results are partial: some image could not be scored by a metric that was available. An
+        interruption writes what there is, as partial, and goes on to the caller.
 
     Raises:
         UserError: when nothing can be scored.
@@ -47,25 +45,26 @@ def run(args: argparse.Namespace) -> int:
 
     device = metrics.choose_device(args.device)
     metrics.json_path(args.out)  # a bad name fails before the work
-    interrupted = False
-    try:
-        scores = metrics.score_folder(
-            args.restored,
-            args.reference,
-            args.metrics.split(",") if args.metrics else None,
-            device=device,
-            batch_size=args.batch_size,
-            weights_folders=args.weights_dir,
-            cache=None if args.no_cache else metrics.DEFAULT_CACHE,
-        )
-    except metrics.Interrupted as stop:
-        scores, interrupted = stop.scores, True
     method = args.method or Path(args.restored).resolve().name
-    summary = metrics.write(scores, args.out, method=method, dataset=args.dataset, device=device)
-    sys.stdout.write(describe(summary) + "\n")
-    if args.against and not interrupted:
+
+    def keep(scores: metrics.Scores) -> None:
+        summary = metrics.write(scores, args.out, method=method, dataset=args.dataset, device=device)
+        sys.stdout.write(describe(summary) + "\n")
+
+    scores = metrics.score_folder(
+        args.restored,
+        args.reference,
+        args.metrics.split(",") if args.metrics else None,
+        device=device,
+        batch_size=args.batch_size,
+        weights_folders=args.weights_dir,
+        cache=None if args.no_cache else metrics.DEFAULT_CACHE,
+        on_interruption=keep,
+    )
+    keep(scores)
+    if args.against:
         sys.stdout.write(describe_differences(args.out, args.against) + "\n")
-    return INTERRUPTED if interrupted else int(scores.partial)
+    return int(scores.partial)
 
 
 def describe(summary: dict) -> str:

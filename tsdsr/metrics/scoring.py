@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache as cache_calls
 from pathlib import Path
@@ -67,14 +67,6 @@ class Scores:
         return {metric.name: means[metric.name] for metric in self.metrics if metric.name in means}
 
 
-class Interrupted(KeyboardInterrupt):
-    """Scoring was stopped from the keyboard; `scores` holds what there was until then, marked as partial."""
-
-    def __init__(self, scores: Scores) -> None:
-        super().__init__()
-        self.scores = scores
-
-
 def score_folder(
     restored: str | Path,
     reference: str | Path | None,
@@ -85,6 +77,7 @@ def score_folder(
     weights_folders: Sequence[str | Path] = (),
     cache: str | Path | None = DEFAULT_CACHE,
     executor: Executor | None = None,
+    on_interruption: Callable[[Scores], object] | None = None,
 ) -> Scores:
     """Score every image of a folder.
 
@@ -97,10 +90,11 @@ def score_folder(
         weights_folders: searched for weights before the caches.
         cache: where known scores are kept; None = nowhere.
         executor: how batches are computed; None = in this process.
+        on_interruption: takes what there is, marked as partial, when the work is stopped from outside
+            (KeyboardInterrupt or SystemExit, which then goes on).
 
     Raises:
         UserError: when nothing can be scored: no such folder, no image, no pair.
-        Interrupted: a KeyboardInterrupt, with the scores until then.
     """
     device = device or choose_device()
     items, problems = collect(restored, reference)
@@ -124,8 +118,10 @@ def score_folder(
         for metric in usable:
             if not metric.per_image:
                 _score_all(scores, items, metric, keys[metric], known, device, weights_folders)
-    except KeyboardInterrupt:
-        raise Interrupted(_until_now(scores, usable)) from None
+    except (KeyboardInterrupt, SystemExit):
+        if on_interruption:
+            on_interruption(_until_now(scores, usable))
+        raise
     return scores
 
 

@@ -59,9 +59,10 @@ class StopsAfterOneBatch:
 
 
 def test_an_interruption_keeps_what_there_is_as_partial(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(metrics.Interrupted) as stop:
-        score(folders, (*BASIC, "fid"), batch_size=1, executor=StopsAfterOneBatch())
-    scores = stop.value.scores
+    kept: list[metrics.Scores] = []
+    with pytest.raises(KeyboardInterrupt):
+        score(folders, (*BASIC, "fid"), batch_size=1, executor=StopsAfterOneBatch(), on_interruption=kept.append)
+    (scores,) = kept
     assert scores.partial
     assert scores.names == ["a.png"]
     assert all(list(scores.values[name]) == ["a.png"] for name in BASIC)
