@@ -18,10 +18,13 @@ class Progress:
     def show(self, step: int, values: dict[str, float]) -> None:
         if self._bar is None:
             if self._in_ray:
-                from ray.experimental.tqdm_ray import tqdm
+                from ray.experimental import tqdm_ray
+
+                self._bar = tqdm_ray.tqdm(total=self._total)
             else:
                 from tqdm import tqdm
-            self._bar = tqdm(total=self._total) if self._in_ray else tqdm(total=self._total, mininterval=1.0)
+
+                self._bar = tqdm(total=self._total, mininterval=1.0)
             self._bar.update(step - 1)
         terms = " ".join(f"{name} {values[name]:.4g}" for name in (*LOSSES, "fake_score") if name in values)
         shown = f"distill {self._name} {terms}".rstrip()
