@@ -48,7 +48,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
-    command = f"{sys.executable} -m tsdsr weights list | head -1"
+    command = f"{sys.executable} -m tsdsr weights list | true"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert result.stdout.startswith("alexnet")
     assert "BrokenPipeError" not in result.stderr
