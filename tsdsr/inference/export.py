@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--onnx", type=_size, metavar="SIZE", help="also onnx/model.onnx: `dynamic`, or WIDTHxHEIGHT of its picture"
     )
+    parser.add_argument(
+        "--plain", action="store_true", help="plain diffusers networks, adapters merged, that need nothing of tsdsr"
+    )
     parser.add_argument("--card", action="store_true", help="also README.md: a model card with the run's scores")
 
 
@@ -38,12 +41,20 @@ def _size(text: str) -> tuple[int, int] | str:
 
 def run(args: argparse.Namespace) -> int:
     """Returns: 0 when everything asked for was written."""
-    from tsdsr.inference.card import write_card
-    from tsdsr.inference.onnx import export_onnx
-    from tsdsr.inference.opening import find_model, open_pipeline
+    from tsdsr.inference.opening import find_model
 
     place = find_model(args.model)
     _check(args, place)
+    count = (_plain if args.plain else _whole)(args, place)
+    logger.info("%s: %.1f M parameters", args.output, count / 1e6)
+    return 0
+
+
+def _whole(args: argparse.Namespace, place: Path) -> int:
+    from tsdsr.inference.card import write_card
+    from tsdsr.inference.onnx import export_onnx
+    from tsdsr.inference.opening import open_pipeline
+
     pipe = open_pipeline(args.model, teacher=args.teacher, dtype=args.dtype, device="cpu")
     with atomic_directory(args.output) as aside:
         pipe.save_pretrained(aside)
@@ -53,9 +64,21 @@ def run(args: argparse.Namespace) -> int:
             logger.info("%s: at most %.1e from PyTorch, of a range of 2", ONNX_FILE, difference)
         if args.card:
             write_card(place, aside, args.output.name)
-    count = sum(parameter.numel() for part in (pipe.vae, pipe.transformer) for parameter in part.parameters())
-    logger.info("%s: %.1f M parameters", args.output, count / 1e6)
-    return 0
+    return sum(parameter.numel() for part in (pipe.vae, pipe.transformer) for parameter in part.parameters())
+
+
+def _plain(args: argparse.Namespace, place: Path) -> int:
+    import torch
+
+    from tsdsr.inference.card import write_card
+    from tsdsr.inference.loading import teacher_of
+    from tsdsr.inference.plain import export_plain
+
+    with atomic_directory(args.output) as aside:
+        count = export_plain(args.teacher or teacher_of(place), place, aside, dtype=getattr(torch, args.dtype))
+        if args.card:
+            write_card(place, aside, args.output.name)
+    return count
 
 
 def _check(args: argparse.Namespace, place: Path) -> None:
@@ -65,10 +88,15 @@ def _check(args: argparse.Namespace, place: Path) -> None:
         raise UserError(f"{args.output}: is the model itself; choose another -o")
     if args.card and not (place / "student.json").is_file():
         raise UserError(f"{place}: only a student directory has what a card tells")
+    if args.plain and not (place / "student.json").is_file():
+        raise UserError(f"{place}: --plain takes a student directory; an export is streamlined already")
+    if args.plain and args.onnx:
+        raise UserError("--onnx is a part of the other export: leave out --plain")
     if args.onnx and args.dtype != "float32":
         raise UserError(f"--onnx is written in float32, not {args.dtype}")
 
 
 def _is_export(directory: Path) -> bool:
     index = directory / "model_index.json"
-    return index.is_file() and "TSDSRPipeline" in index.read_text(encoding="utf-8")
+    whole = index.is_file() and "TSDSRPipeline" in index.read_text(encoding="utf-8")
+    return whole or all((directory / name).is_file() for name in ("step.json", "prompt.safetensors"))
