@@ -161,14 +161,27 @@ def _readable(where: Location) -> Iterator[None]:
 
 
 def _attach(transformer: SD3Transformer2DModel, path: Path) -> None:
-    """Add the adapter `teacher`, frozen, on whichever modules the file holds weights of."""
+    """Add the adapter `teacher`, frozen, on the layers that the file holds weights of.
+
+    Which kinds of layer those are is the file's choice; a kind that is there is there in every block.
+    """
     state = adapters.read_weights(path)
     rank = adapters.rank_of(state, str(path))
-    ending = ".lora_A.weight"
-    names = sorted(key.removeprefix(adapters.PREFIX).removesuffix(ending) for key in state if key.endswith(ending))
+    kinds = {_kind(re.sub(r"\.lora_[AB]\.weight$", "", key.removeprefix(adapters.PREFIX))) for key in state}
+    layers = (torch.nn.Linear, torch.nn.Conv2d)
+    names = [
+        name for name, module in transformer.named_modules() if isinstance(module, layers) and _kind(name) in kinds
+    ]
+    if not names:
+        raise UserError(f"{path}: none of its keys names a layer of this transformer, such as {next(iter(state))}")
     modules = "|".join(re.escape(name) for name in names)
     adapters.add_adapter(transformer, adapters.TEACHER, rank=rank, alpha=rank, targets=modules, seed=0, trainable=False)
     adapters.load_state(transformer, adapters.TEACHER, state, origin=str(path))
+
+
+def _kind(name: str) -> str:
+    """A layer's name without the number of its block."""
+    return re.sub(r"\.\d+\.", ".*.", name, count=1)
 
 
 def fingerprint(directory: str | Path) -> str:

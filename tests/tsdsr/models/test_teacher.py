@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from safetensors.torch import save_file
 
 from tests.teachers import write_random_teacher
 from tests.tiny import randomize, relative
@@ -79,6 +81,41 @@ def test_a_fine_tuned_teacher_carries_its_adapter(directory, tmp_path):
     with adapters.active(loaded.transformer, adapters.TEACHER):
         assert relative(velocity(loaded), tuned) < 1e-6
     assert relative(tuned, before) > 1e-3
+
+
+ENDING = "attn.to_q.lora_B.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda state, key: state.pop(key), "missing KEY"),
+        (lambda state, key: [state.pop(key.replace("lora_B", f"lora_{half}")) for half in "AB"], "missing .*KEY"),
+        (lambda state, key: state.update({key.replace("to_q", "to_z"): torch.zeros(8, 2)}), "unknown .*to_z"),
+        (lambda state, key: state.update({key: torch.zeros(3, 2)}), r"KEY has shape \[3, 2\], the model wants"),
+        (
+            lambda state, key: [state.update({f"unet.{name}": state.pop(name)}) for name in list(state)],
+            "none of its keys names a layer of this transformer",
+        ),
+    ],
+    ids=["half a layer missing", "a layer missing", "extra", "misshapen", "of another model"],
+)
+def test_a_teacher_adapter_that_does_not_fit_is_refused_by_key(directory, tmp_path, damage, message):
+    base = teachers.load_teacher(directory, text_encoders=False).transformer
+    adapters.add_adapter(base, adapters.TEACHER, rank=2, alpha=2, targets=adapters.ATTENTION_TARGETS, seed=0)
+    state = adapters.state_dict(base, adapters.TEACHER)
+    key = next(name for name in state if name.endswith(ENDING))
+    shutil.copytree(directory, tmp_path / "teacher")
+    path = tmp_path / "teacher" / teachers.FINETUNED
+    save_file(state, path)
+    loaded = teachers.load_teacher(tmp_path / "teacher", text_encoders=False).transformer
+    adapters.save(loaded, adapters.TEACHER, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()  # every key, and back
+    damage(state, key)
+    save_file(state, path)
+    with pytest.raises(UserError, match=message.replace("KEY", re.escape(key))) as caught:
+        teachers.load_teacher(tmp_path / "teacher", text_encoders=False)
+    assert str(path) in str(caught.value)
 
 
 def test_the_fingerprint_follows_every_byte(directory, tmp_path):
