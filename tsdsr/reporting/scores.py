@@ -28,6 +28,8 @@ LABELS: Mapping[str, str] = {
     **BASELINES,
 }
 OUTPUTS = "outputs"  # in the provenance of scores of images that were made elsewhere: their folder
+# The details that lead from a figure to what made it stand first.
+ORDER = ("method", "dataset", OUTPUTS, "run", "commit", "params", "student", "weights sha256", "protocol", "hardware")
 DETAIL_LABELS = {"run": "MLflow run", "params": "params sha256", "student": "student sha256"}
 _SEEDED = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)")
 
@@ -138,8 +140,9 @@ def _provenance(values: Mapping[str, Any], more: Mapping[str, Any] | None = None
     details = {"method": values["method"], "dataset": values["dataset"], **values["provenance"], **(more or {})}
     if values.get("departures"):
         details["not the published test set"] = "; ".join(values["departures"])
+    order = [*ORDER, *(key for key in details if key not in ORDER)]
     flat = tuple(
-        (DETAIL_LABELS.get(key, key), _text(value)) for key, value in details.items() if value not in (None, "", {})
+        (DETAIL_LABELS.get(key, key), _text(details[key])) for key in order if details.get(key) not in (None, "", {})
     )
     partial = ", partial" if values["partial"] else ""
     return Provenance("measured", f"measured here on {values['dataset']}, {values['images']} images{partial}", flat)
