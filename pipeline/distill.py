@@ -255,6 +255,7 @@ def _report(params: Params, job: Job) -> None:
     files.write_json(METRICS / f"{job.name}.json", values)
     with tracking.child(params, job.name) as run:
         run.tags({"lpips_weights": params.distill.lpips.weights, "stage": "distill"})
+        run.dataset("training latents", job.latents / "manifest.json", "training")
         for record, folder in ((job.curve, "curves"), (job.diagnostics, "diagnostics"), (job.validation, "validation")):
             run.artifact(record, folder)
         _log_by_time(run, job, list(params.distill.phases)[-1])
