@@ -186,7 +186,7 @@ class Bench:
                 if way.damage:
                     damage(victim, draw)
             ended = finish(victim, process)
-        return ended and victim.outcome() == wanted and not victim.session(), struck
+        return ended and victim.outcome() == wanted and not victim.left_over(), struck
 
 
 def finish(victim: Victim, process: Process) -> bool:

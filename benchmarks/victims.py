@@ -91,6 +91,13 @@ class Victim:
         """Every process of it that lives, by its mark."""
         return marked(self.mark)
 
+    def left_over(self) -> list[int]:
+        """Processes that live on long after the driver has ended; Ray's own take a moment."""
+        deadline = time.monotonic() + 30
+        while (found := self.session()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return found
+
     def worker(self) -> int | None:
         """The Ray worker that saves the checkpoints, while it trains."""
         with suppress(OSError, ValueError, KeyError):

@@ -12,6 +12,7 @@ from tsdsr.config import Params
 from tsdsr.metrics import Batch, BatchScores
 
 AHEAD = 2  # batches decoded and waiting, a worker
+RESTARTS = 3  # of a worker that died
 
 
 def executor(params: Params) -> metrics.Executor:
@@ -64,7 +65,8 @@ class Spread:
         import ray
 
         if not self._actors:
-            remote = ray.remote(num_cpus=1)(Worker)
+            # One that is ended for its memory is started again, and its batches with it.
+            remote = ray.remote(num_cpus=1, max_restarts=RESTARTS, max_task_retries=RESTARTS)(Worker)
             self._actors = [remote.remote(self._folders) for _ in range(self._workers)]
         return ray
 

@@ -17,9 +17,10 @@ import pytest
 
 from benchmarks import victims
 from benchmarks.victims import STEPS, Victim
-from pipeline import interruption, precompute, stage
+from pipeline import distill, interruption, precompute, stage
 from pipeline.interruption import Interrupted
 from tsdsr import files
+from tsdsr.errors import UserError
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -136,26 +137,18 @@ def with_dvc(victim: Victim) -> Victim:
     return victim
 
 
-def refuse_a_second(victim: Victim) -> None:
-    """Start the stage's script beside the one that is running."""
+def refuse_a_second(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the stage's script beside the one that is at work."""
     holder = json.loads((victim.directory / ".tsdsr/running/full/lock").read_text())["pid"]
-    os.kill(holder, signal.SIGSTOP)  # it would have ended before the second has its imports
-    second = subprocess.run(
-        [sys.executable, "-m", "pipeline.distill"],
-        cwd=victim.directory,
-        env={**os.environ, "PYTHONPATH": str(victims.ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    os.kill(holder, signal.SIGCONT)
-    assert second.returncode == 2
-    line = second.stderr.strip().splitlines()[-1]
-    assert line.startswith(f"error: the distillation of full is under way already, in process {holder} on ")
+    monkeypatch.chdir(victim.directory)
+    monkeypatch.setattr("sys.argv", ["distill"])
+    with pytest.raises(UserError, match=f"the distillation of full is under way already, in process {holder} on "):
+        distill.main()
 
 
 @pytest.mark.repro
 def test_dvc_repro_goes_on_where_it_was_killed_or_interrupted_and_a_second_is_refused(
-    tmp_path: Path, prepared: Path, undisturbed: Victim
+    tmp_path: Path, prepared: Path, undisturbed: Victim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = with_dvc(victims.stage_victim(tmp_path / "x", prepared, num_workers=0, head=None))
     log = victim.directory / "log"
@@ -165,7 +158,7 @@ def test_dvc_repro_goes_on_where_it_was_killed_or_interrupted_and_a_second_is_re
     process.wait()
     process = victim.start()
     when(lambda: victim.steps_done() >= 8, process, log)
-    refuse_a_second(victim)
+    refuse_a_second(victim, monkeypatch)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     assert ended(process) != 0
     assert "exited with 130" in log.read_text()
@@ -187,7 +180,7 @@ def test_sigterm_to_the_driver_reaches_ray_s_workers(tmp_path: Path, prepared: P
     assert ended(process) == 75, log.read_text()[-3000:]
     assert f"stopped after step {victim.steps_done()} of {STEPS}; its checkpoint is saved" in log.read_text()
     assert 4 <= victim.steps_done() < STEPS
-    assert victim.session() == []
+    assert victim.left_over() == []
     (victim.directory / "params.yaml").write_text(
         (undisturbed.directory / "params.yaml").read_text()
     )  # it goes on without Ray as well
