@@ -1,15 +1,15 @@
 """Colour alignment: give an upscaled picture the colours of the picture it came from.
 
     adain     per channel, the reference's mean and standard deviation
-    wavelet   the picture's fine detail over the reference's smooth part (a trous decomposition, 5 levels)
-    chroma    of finer detail too the reference's colour, but not its brightness, wherever it stands above the noise
+    wavelet   the picture's fine detail over the reference's smooth part (a trous decomposition, 5 levels); given the
+              reference's noise, also the colour (not the brightness) of its finer detail where that stands above it
 
-The pipeline's `wavelet` is the second and then the third: a small red thing stays red, and coloured noise stays away.
-All are pure functions of two tensors (B, C, H, W) of equal shape. `ALIGNMENTS` is what the pipeline uses: it works on
-strips of rows, so each method says how many rows around a strip it looks at.
+The pipeline's `wavelet` is the latter: a small red thing stays red, and coloured noise stays away. Both are pure
+functions of two tensors (B, C, H, W) of equal shape. `ALIGNMENTS` is what the pipeline uses: it works on strips of
+rows, so each method says how many rows around a strip it looks at.
 
 Source: Huang and Belongie, arXiv 1703.06868, Eq. (8), adain; StableSR, arXiv 2305.07015, Sec. 3.3, wavelet; Donoho,
-IEEE Trans. Inf. Theory 41(3), 1995, the noise's deviation from a median. `chroma` is this project's own.
+IEEE Trans. Inf. Theory 41(3), 1995, the noise's deviation from a median; the finer colour is this project's own.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _EPS = 1e-5
-_WAVELET_LEVELS = 5
-WAVELET_RADIUS = sum(2**level for level in range(_WAVELET_LEVELS))  # rows that reach one output row: 31
-_CHROMA_LEVELS = 2  # what these levels of blur remove is left to the model in colour too
-_CHROMA_WINDOW = 17  # pixels along a side over which a correction's energy is averaged
+_LEVELS = 5  # of blur, with holes of 1, 2, 4, 8 and 16 pixels
+_FINE_LEVELS = 2  # what these remove is left to the model in colour too
+_ENERGY_LEVELS = 3  # that average a correction's energy
+_HALO = sum(2**level for level in range(_LEVELS)) + sum(2**level for level in range(_ENERGY_LEVELS))  # rows
 _CHROMA_NOISE = 0.5  # of the picture's noise that lies in the corrected bands; measured 0.11 (x2) to 0.51 (x8)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _MAD = 0.6745  # the median of a normal deviate's size
@@ -78,35 +78,25 @@ def _match(x: Tensor, own: Moments, reference: Moments) -> Tensor:
     return x * gain.to(x.dtype) + offset.to(x.dtype)
 
 
-def wavelet(x: Tensor, reference: Tensor) -> Tensor:
-    """Keep x's detail and take the reference's smooth part.
+def wavelet(x: Tensor, reference: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Keep x's detail and take the reference's smooth part; with `noise`, also the colour of its finer detail.
 
     Args:
-        x: (B, C, H, W), any range.
-        reference: (B, C, H, W), the same range.
-
-    Returns:
-        (B, C, H, W), in x's dtype.
-    """
-    # detail(x) + smooth(reference) = x - smooth(x) + smooth(reference), and smoothing is linear
-    return x + _smooth(reference - x)
-
-
-def chroma(x: Tensor, reference: Tensor, noise: Tensor) -> Tensor:
-    """Take the reference's colour differences in the bands of medium size, less where they may be its noise.
-
-    Args:
-        x, reference: (B, 3, H, W), the same range.
+        x: (B, 3, H, W), any range.
+        reference: (B, 3, H, W), the same range.
         noise: (B, 3, 1, 1), what `chroma_noise` says of the picture that the reference is an enlargement of.
 
     Returns:
-        (B, 3, H, W), of the brightness of x.
+        (B, 3, H, W), in x's dtype.
     """
-    missing = _chroma(reference - x)
-    band = _smooth(missing, _CHROMA_LEVELS)
-    band = band - _smooth(missing)
-    energy = _box(band.square(), _CHROMA_WINDOW)
-    return x + band * (1 - _CHROMA_NOISE * noise / energy.clamp_min(1e-12)).clamp(0, 1)
+    # detail(x) + smooth(reference) = x - smooth(x) + smooth(reference), and smoothing is linear
+    fine = _smooth(reference - x, range(_FINE_LEVELS))
+    smooth = _smooth(fine, range(_FINE_LEVELS, _LEVELS))
+    if noise is None:
+        return x + smooth
+    band = _chroma(fine - smooth)
+    share = _smooth(band.square(), range(_ENERGY_LEVELS)).clamp_min_(1e-12).reciprocal_().mul_(-_CHROMA_NOISE * noise)
+    return band.mul_(share.add_(1).clamp_(0, 1)).add_(smooth).add_(x)
 
 
 def chroma_noise(image: Tensor) -> Tensor:
@@ -134,20 +124,15 @@ def _chroma(x: Tensor) -> Tensor:
     return x - (x * weights).sum(1, keepdim=True)
 
 
-def _box(x: Tensor, side: int) -> Tensor:
-    return F.avg_pool2d(F.pad(x, (side // 2,) * 4, mode="replicate"), side, stride=1)
-
-
-def _smooth(x: Tensor, levels: int = _WAVELET_LEVELS) -> Tensor:
-    """The low band of the a trous wavelet: 3-tap binomial blurs with holes of 1, 2, 4, 8 and 16 pixels."""
-    channels = x.shape[1]
-    taps = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype, device=x.device)
-    column = taps.view(1, 1, 3, 1).expand(channels, 1, 3, 1)
-    row = taps.view(1, 1, 1, 3).expand(channels, 1, 1, 3)
-    for level in range(levels):
+def _smooth(x: Tensor, levels: range) -> Tensor:
+    """Some levels of the a trous wavelet's blur: each is (1 2 1) / 4 along both axes with holes of 2^level pixels."""
+    for level in levels:
         reach = 2**level
-        x = F.conv2d(F.pad(x, (0, 0, reach, reach), mode="replicate"), column, dilation=(reach, 1), groups=channels)
-        x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="replicate"), row, dilation=(1, reach), groups=channels)
+        for axis, sides in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
+            length, padded = x.shape[axis], F.pad(x, sides, mode="replicate")
+            x = padded.narrow(axis, reach, length) * 0.5
+            for start in (0, 2 * reach):
+                x.add_(padded.narrow(axis, start, length), alpha=0.25)
     return x
 
 
@@ -178,11 +163,11 @@ def _prepare_adain(image: Tensor, rows: Rows, reference: Rows, strips: list[tupl
 
 def _prepare_wavelet(image: Tensor, rows: Rows, reference: Rows, strips: list[tuple[int, int]]) -> Align:
     noise = chroma_noise(image)
-    return lambda x, smooth: chroma(wavelet(x, smooth), smooth, noise)
+    return lambda x, other: wavelet(x, other, noise)
 
 
 ALIGNMENTS: dict[str, Alignment] = {
-    "wavelet": Alignment(2 * WAVELET_RADIUS + _CHROMA_WINDOW // 2, _prepare_wavelet),
+    "wavelet": Alignment(_HALO, _prepare_wavelet),
     "adain": Alignment(0, _prepare_adain),
     "none": Alignment(0, lambda image, rows, reference, strips: lambda x, _: x),
 }

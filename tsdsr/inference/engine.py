@@ -123,18 +123,26 @@ def restore(
         drawn = None if noise is None else _cut(noise, group).to(networks.device)
         return networks.encode(2 * torch.cat(pixels).to(networks.device) - 1, drawn)
 
-    z_lq = torch.cat(list(sweep(encode)), dim=2)
+    channels = networks.codec.vae.config.latent_channels
+    latents = torch.empty(batch, channels, *networks.padded(source.size), device=networks.device)
+
+    def keep(strips: Iterator[Tensor]) -> None:
+        first = 0
+        for strip in strips:
+            latents[:, :, first : first + strip.shape[2]] = strip
+            first += strip.shape[2]
 
     def one_step(group: list[Tile]) -> Tensor:
-        z = _cut(z_lq, group)
+        z = _cut(latents, group)
         return z - networks.velocity(z).to(z.dtype)
 
-    z_hat = torch.cat(list(sweep(one_step)), dim=2)
+    keep(sweep(encode))  # z_L
+    keep(sweep(one_step))  # z_hat in its place: a row is done when no later tile reads it
     store = RowStore(batch, 3, source.size[1])
     try:
-        for strip in sweep(lambda group: networks.codec.decode(_cut(z_hat, group)), factor):
+        for strip in sweep(lambda group: networks.codec.decode(_cut(latents, group)), factor):
             wanted = source.size[0] - store.height
-            store.append((strip[:, :, :wanted, : source.size[1]] + 1) / 2)
+            store.append(strip[:, :, :wanted, : source.size[1]].add_(1).div_(2))
     except BaseException:
         store.close()
         raise

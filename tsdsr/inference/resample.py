@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _A = -0.75
+_COLUMNS = 256  # made by one matrix
 
 
 def bicubic(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -30,8 +31,12 @@ def bicubic_window(image: Tensor, size: tuple[int, int], *, rows: tuple[int, int
         (B, C, r1 - r0, c1 - c0), in the image's dtype and on its device.
     """
     (top, bottom), down = _taps(image.shape[-2], size[0], rows, image)
-    (left, right), across = _taps(image.shape[-1], size[1], columns, image)
-    return down @ image[..., top:bottom, left:right] @ across.T
+    parts = []
+    for first in range(columns[0], columns[1], _COLUMNS):  # the matrix of many columns would be almost all zeros
+        part = (first, min(first + _COLUMNS, columns[1]))
+        (left, right), across = _taps(image.shape[-1], size[1], part, image)
+        parts.append(down @ image[..., top:bottom, left:right] @ across.T)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 def _taps(source: int, target: int, window: tuple[int, int], like: Tensor) -> tuple[tuple[int, int], Tensor]:

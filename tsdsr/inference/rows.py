@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from types import TracebackType
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,15 +23,17 @@ class RowStore:
     def append(self, strip: Tensor) -> None:
         """Add rows (B, C, n, W) at the bottom."""
         self._file.seek(self.height * self._row_bytes)
-        self._file.write(strip.detach().permute(2, 0, 1, 3).to("cpu", torch.float32).contiguous().numpy().tobytes())
+        self._file.write(memoryview(strip.detach().permute(2, 0, 1, 3).to("cpu", torch.float32).contiguous().numpy()))
         self.height += strip.shape[2]
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) as (B, C, n, W)."""
+        rows = torch.empty(stop - start, *self._row_shape)
         self._file.seek(start * self._row_bytes)
-        data = self._file.read((stop - start) * self._row_bytes)
-        rows = np.frombuffer(bytearray(data), dtype=np.float32).reshape(stop - start, *self._row_shape)
-        return torch.from_numpy(rows).permute(1, 2, 0, 3)
+        view = memoryview(rows.numpy()).cast("B")
+        while len(view) and (count := self._file.readinto(view)):
+            view = view[count:]
+        return rows.permute(1, 2, 0, 3)
 
     def close(self) -> None:
         self._file.close()

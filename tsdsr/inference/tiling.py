@@ -97,7 +97,7 @@ class Blend:
         if self._sum is None:
             raise ValueError("no tile was added")
         count = stop - self.first
-        done = self._sum[..., :count, :] / self._weight[:count]
+        done = self._sum[..., :count, :].div_(self._weight[:count])
         self._sum = self._sum[..., count:, :].clone()
         self._weight = self._weight[count:].clone()
         self.first = stop
