@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,7 @@ class TwoNodes:
     def __init__(self, folder: Path, code: Path, environment: dict[str, str]) -> None:
         self.folder, self.code = folder, code
         self.port, self.dashboard = free_port(), free_port()
+        self._ray = Path(tempfile.mkdtemp(prefix="ray-"))  # its sockets' paths must be short
         self._base = {
             name: value
             for name, value in os.environ.items()
@@ -42,12 +45,12 @@ class TwoNodes:
         self._family: list[psutil.Process] = []
 
     def start(self, host: str) -> None:
-        """The head, or a node that joins it."""
+        """The head, or a node that joins it; see `wait`."""
         if host == HEAD:
             how = ["--port", str(self.port), "--dashboard-port", str(self.dashboard), "--storage", str(self.folder)]
         else:
             how = ["--join", f"{HEAD}:{self.port}"]
-        how += ["--host", host, "--cpus", "1", "--temp-dir", str(self.folder / host[-1])]
+        how += ["--host", host, "--cpus", "1", "--temp-dir", str(self._ray / host[-1])]
         command = [sys.executable, "-m", "pipeline.cluster", *how]
         environment = {**self._base, "XDG_CACHE_HOME": str(self.folder / f"cache-{host}")}
         log = (self.folder / f"{host}.log").open("wb")
@@ -55,25 +58,36 @@ class TwoNodes:
             command, cwd=self.code, env=environment, stdout=log, stderr=log, start_new_session=True
         )
         self._nodes[host] = psutil.Process(process.pid)
-        wait_for(lambda: b"Ray runtime started" in (self.folder / f"{host}.log").read_bytes(), 60, f"node {host}")
+
+    def wait(self, host: str) -> None:
+        """Until the node is there."""
+        log = self.folder / f"{host}.log"
+
+        def started() -> bool:
+            text = log.read_text(encoding="utf-8")
+            assert self._nodes[host].status() != psutil.STATUS_ZOMBIE, text
+            return "Ray runtime started" in text
+
+        wait_for(started, 120, f"node {host}")
 
     def kill(self, host: str) -> None:
         """Pull the plug: raylet, agents and workers at once."""
         for process in self._of(host):
             process.send_signal(signal.SIGKILL)
 
-    def submit(self, *command: str) -> subprocess.Popen[str]:
-        """`ray job submit`, as the README has it."""
+    def submit(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        """`ray job submit`, as the README has it; `name` is that of its log."""
         environment = self._base | {"RAY_AUTH_MODE": "token"}
         whole = ["ray", "job", "submit", "--address", f"http://127.0.0.1:{self.dashboard}", "--working-dir", ".", "--"]
-        return subprocess.Popen(
-            [*whole, *command],
-            cwd=self.code,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        log = (self.folder / f"{name}.log").open("wb")
+        return subprocess.Popen([*whole, *command], cwd=self.code, env=environment, stdout=log, stderr=log)
+
+    def finish(self, job: subprocess.Popen[bytes], name: str) -> str:
+        """Wait for a job's good end; returns what it said."""
+        job.wait(timeout=300)
+        output = (self.folder / f"{name}.log").read_text(encoding="utf-8")
+        assert job.returncode == 0, output[-6000:]
+        return output
 
     def close(self) -> None:
         processes = [process for host in reversed(self._nodes) for process in self._of(host)]
@@ -83,6 +97,7 @@ class TwoNodes:
         _, left = psutil.wait_procs(processes, timeout=10)
         for process in left:
             process.kill()
+        shutil.rmtree(self._ray, ignore_errors=True)
 
     def _of(self, host: str) -> list[psutil.Process]:
         node = self._nodes[host]
