@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from pipeline import stage, tracking
-from tsdsr import ablation
+from tsdsr import ablation, files
 from tsdsr.config import Params
 from tsdsr.reporting import build
 
@@ -36,9 +36,20 @@ def main() -> None:
         runs = ablation.read_runs(SCORES, params.seed)
         written = [*ablation.write_tables(ablation.summarise(runs), TABLES), *written]
     with tracking.parent(params) as run:
+        run.metrics(means(SCORES))
         for path in written:
             run.artifact(path, folder=f"report/{path.name}" if path.is_dir() else "report")
     logger.info("open %s", written[-1])
+
+
+def means(folder: Path) -> dict[str, float]:
+    """Every method's scores as metrics of the whole pipeline's run, `full/psnr`, so that such runs can be compared."""
+    return {
+        f"{path.stem}/{metric}": row["mean"]
+        for path in sorted(folder.glob("*.json"))
+        for metric, row in files.read_json(path)["metrics"].items()
+        if row["mean"] is not None
+    }
 
 
 def options(params: Params) -> build.Options:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import report
+from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.reporting.build import Options
 
@@ -14,6 +15,10 @@ ROOT = Path(__file__).parents[2]
 class _Run:
     def __init__(self) -> None:
         self.artifacts: list[tuple[str, str | None]] = []
+        self.values: dict[str, float] = {}
+
+    def metrics(self, values: dict[str, float]) -> None:
+        self.values.update(values)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         self.artifacts.append((path.name, folder))
@@ -23,6 +28,8 @@ def test_what_is_written_is_logged_to_the_parent_run(monkeypatch: pytest.MonkeyP
     run, seen = _Run(), []
     (tmp_path / "tables").mkdir()
     (tmp_path / "index.html").touch()
+    rows = {"psnr": {"mean": 23.5}, "lpips": {"mean": None}}
+    files.write_json(tmp_path / "reports/scores/bicubic.json", {"metrics": rows})
 
     @contextmanager
     def parent(params: Params) -> Iterator[_Run]:
@@ -38,6 +45,7 @@ def test_what_is_written_is_logged_to_the_parent_run(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sys.argv", ["report", "--params", str(ROOT / "params.yaml")])
     report.main()
     assert run.artifacts == [("tables", "report/tables"), ("index.html", "report")]
+    assert run.values == {"bicubic/psnr": 23.5}
     assert seen[0][0] == tmp_path
 
 
