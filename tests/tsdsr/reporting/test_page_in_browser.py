@@ -154,3 +154,13 @@ def test_nothing_overflows_on_a_phone(page: browser.Page) -> None:
         assert page.run("document.documentElement.scrollWidth") <= 390
     finally:
         page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_a_wide_table_fades_where_it_goes_on_and_no_longer_at_its_end(page: browser.Page) -> None:
+    box = "document.querySelector('#table-table4 .scroll')"
+    soon = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => {})"
+    page.run(soon)
+    assert page.run(f"{box}.classList.contains('more')")
+    page.run(f"{box}.scrollTo({{left: 99999, behavior: 'instant'}})")
+    page.run(soon)
+    assert not page.run(f"{box}.classList.contains('more')")
