@@ -1,6 +1,6 @@
 """Upscaling: the plain path against ours and against ours in onnxruntime, on the same weights; memory; colours.
 
-    python benchmarks/upscale.py [--quick] [--photographs DIR] [--model DIR_OR_NAME] [--threads N]
+    python benchmarks/upscale.py [--quick] [--photographs DIR ...] [--model DIR_OR_NAME] [--threads N]
 
 The plain path is the structure of TSD-SR's released test script: adapters unmerged, the prompt's and the timestep's
 modules live, tiles one by one. Ours is what `TSDSRPipeline` runs. Both use the same tiles and must agree. Weights are
@@ -8,7 +8,8 @@ random: the tiny preset's on a CPU; with CUDA also SD3-medium's shape at 512x512
 picture, time of a forward after warm-up). On a CPU the time is the process's CPU time, paths taken in turn, medians.
 
 Memory is the peak resident size of a fresh process for results of 1, 4 and 16 megapixels. Colours: the mean CIEDE2000
-between photographs and their enlargement reduced again, with a trained student (`--model`). The last line is JSON.
+between 20 photographs of each folder and their enlargement reduced again, with a trained student (`--model`); noise
+that was taken away counts as a difference. Without the folders the bundled ones are used. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from pipeline.provenance import hardware  # noqa: E402
+from tsdsr.data.photographs import find_photographs  # noqa: E402
 from tsdsr.errors import UserError  # noqa: E402
 from tsdsr.inference import TSDSRPipeline  # noqa: E402
 from tsdsr.inference.engine import Networks, Source, TilePlan, restore  # noqa: E402
@@ -47,7 +50,10 @@ from tsdsr.models.student import Student  # noqa: E402
 
 RANK = 64
 TOLERANCE = {"cpu": 1e-4, "cuda": 0.05}  # of a range of 1; bfloat16 on a GPU
+WARM_UP = {"cpu": 1, "cuda": 3}
 MEGAPIXELS = (1, 4, 16)
+SHARED = ROOT.parent / "shared/data"
+PHOTOGRAPHS = ("bench_drealsr/lq", "train_hq", "real_lq")  # real captures, clean ones, and badly damaged ones
 
 
 class PlainCodec(LatentCodec):
@@ -135,7 +141,8 @@ def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, r
         if device.type == "cpu":
             work["whole, ours"] = lambda: run(ours, source, TilePlan(side // ours.codec.factor, 0))
             work["whole, exported"] = exported(paths.ours, source, Path(folder))
-        results = {name: call() for name, call in work.items()}
+        for _ in range(WARM_UP[device.type]):
+            results = {name: call() for name, call in work.items()}
         times: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(repeats):
             for name, call in work.items():
@@ -193,33 +200,47 @@ def memory(megapixels: tuple[int, ...]) -> dict[str, float]:
     return result
 
 
-def colors(folder: Path, model: str, count: int, side: int) -> float | None:
-    """Mean CIEDE2000 over photographs, between each and its enlargement reduced again by averaging."""
-    from skimage.color import deltaE_ciede2000, rgb2lab
-
-    names = sorted(path for path in folder.glob("*") if path.suffix in (".png", ".jpg"))[:count]
+def colors(folders: list[Path], model: str, count: int, side: int) -> dict[str, float]:
+    """By folder: mean CIEDE2000 over photographs, between the centre of each and its enlargement reduced again."""
     try:
         pipe = open_pipeline(model)
     except UserError as error:
-        names = []
         print(f"  no student: {error}")
-    if not names:
-        return None
-    values = []
-    for path in names:
-        image = Image.open(path).convert("RGB")
-        image = image.crop((0, 0, min(side, image.width), min(side, image.height)))
-        large = pipe(image, color="wavelet").images[0]
-        small = large.resize(image.size, Image.Resampling.BOX)
-        values.append(float(np.mean(deltaE_ciede2000(*(rgb2lab(np.asarray(item) / 255) for item in (image, small))))))
-    print(f"  mean CIEDE2000 over {len(values)} photographs: {mean(values):.2f} (each: at most {max(values):.2f})")
-    return mean(values)
+        return {}
+    sets = {
+        folder.parent.name + "/" + folder.name: _photographs(folder, count) for folder in folders if folder.is_dir()
+    }
+    sets = sets or {"bundled": [photograph.path for photograph in find_photographs("bundled")][:count]}
+    means = {}
+    for name, paths in sets.items():
+        values = [_color_difference(pipe, path, side) for path in paths]
+        means[name] = mean(values)
+        print(
+            f"  {name:<20} mean CIEDE2000 over {len(values)} photographs: {means[name]:.2f} (at most {max(values):.2f})"
+        )
+    return means
+
+
+def _photographs(folder: Path, count: int) -> list[Path]:
+    """As many files, spread evenly over the folder."""
+    names = sorted(path for path in folder.glob("*") if path.suffix in (".png", ".jpg"))
+    return names[:: max(1, len(names) // count)][:count]
+
+
+def _color_difference(pipe: TSDSRPipeline, path: Path, side: int) -> float:
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    image = Image.open(path).convert("RGB")
+    left, top = ((length - min(length, side)) // 2 for length in image.size)
+    image = image.crop((left, top, left + min(side, image.width), top + min(side, image.height)))
+    small = pipe(image, color="wavelet").images[0].resize(image.size, Image.Resampling.BOX)
+    return float(np.mean(deltaE_ciede2000(*(rgb2lab(np.asarray(item) / 255) for item in (image, small)))))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer of them")
-    parser.add_argument("--photographs", type=Path, default=ROOT.parent / "shared/data/real_lq")
+    parser.add_argument("--photographs", type=Path, nargs="+", default=[SHARED / name for name in PHOTOGRAPHS])
     parser.add_argument("--model", default="full", help="the student whose colours are measured")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
@@ -230,7 +251,7 @@ def main() -> None:
         return
     print("Speed")
     result = speed("tiny", torch.device("cpu"), 256 if args.quick else 512, 32, 4, 3 if args.quick else 7)
-    summary: dict[str, Any] = {"name": "upscale", "unit": "s", "device": "cpu"} | result
+    summary: dict[str, Any] = {"name": "upscale", "unit": "s", "device": "cpu", "hardware": hardware()} | result
     if torch.cuda.is_available():
         gpu = speed("sd3-medium", torch.device("cuda"), 512, 64, 1, 10)
         tiled = speed("sd3-medium", torch.device("cuda"), 2048, 64, 8, 3)

@@ -124,6 +124,24 @@ def test_no_text_encoder_is_needed_or_loaded(loaded: TSDSRPipeline, model: Model
     assert set(loaded.components) == {"vae", "transformer"}
 
 
+def test_offload_hooks_find_every_network(loaded: TSDSRPipeline, small: torch.Tensor) -> None:
+    """What `enable_model_cpu_offload` does, with the CPU as the place to run: hooks in the declared order."""
+    from accelerate import cpu_offload_with_hook
+    from accelerate.hooks import remove_hook_from_module
+
+    order = TSDSRPipeline.model_cpu_offload_seq.split("->")
+    assert set(order) == {name for name, part in loaded.components.items() if isinstance(part, torch.nn.Module)}
+    expected = loaded(small, output_type="pt").images
+    hook = None
+    for name in order:
+        _, hook = cpu_offload_with_hook(getattr(loaded, name), torch.device("cpu"), prev_module_hook=hook)
+    try:
+        torch.testing.assert_close(loaded(small, output_type="pt").images, expected)
+    finally:
+        for name in order:
+            remove_hook_from_module(getattr(loaded, name), recurse=True)
+
+
 def test_progress_bar(loaded: TSDSRPipeline, small: torch.Tensor, capsys: pytest.CaptureFixture[str]) -> None:
     loaded.set_progress_bar_config(disable=False)
     try:
