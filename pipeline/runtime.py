@@ -66,8 +66,8 @@ def shortage(error: BaseException) -> str | None:
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error, what it was raised from, and what failed on Ray Train's workers."""
     yield error
-    inner = [error.__cause__, getattr(error, "cause", None), *getattr(error, "worker_failures", {}).values()]
-    for cause in inner:
+    wrapped = [getattr(error, name, None) for name in ("cause", "health_check_failure", "controller_failure")]
+    for cause in [error.__cause__, *wrapped, *getattr(error, "worker_failures", {}).values()]:
         if isinstance(cause, BaseException) and cause is not error:
             yield from _causes(cause)
 

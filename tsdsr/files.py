@@ -80,8 +80,8 @@ def no_space(path: str | Path) -> str:
     folder = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
     room = shutil.disk_usage(folder)
     return (
-        f"{path}: no space left on the disk ({room.free / 2**20:,.1f} of {room.total / 2**20:,.0f} MiB free there, if "
-        "no quota is lower). What was written before is intact; free some space and start again"
+        f"{path}: no space left: it needs more than the {room.free / 2**20:,.1f} MiB that are free there (of "
+        f"{room.total / 2**20:,.0f}; a quota may be less). What was written before is intact; free some and retry"
     )
 
 

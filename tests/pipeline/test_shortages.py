@@ -50,7 +50,7 @@ def test_a_full_disk_during_a_checkpoint_stops_with_the_reason_and_keeps_the_las
     store = CheckpointStore(small_disk / "checkpoints", "key", keep=2)
     store.save(checkpoint(1))
     fill(small_disk, leave=50_000)
-    with pytest.raises(UserError, match=r"step-00000002: no space left on the disk \(0\.\d of 1 MiB free there"):
+    with pytest.raises(UserError, match=r"step-00000002: no space left: it needs more than the 0\.\d MiB that"):
         store.save(checkpoint(2))
     assert [path.name for path in store.directory.iterdir()] == ["step-00000001"]
     found = store.latest()
@@ -69,7 +69,7 @@ def test_after_space_was_made_the_run_goes_on_to_the_same_bytes(small_disk: Path
         if step == 3:
             ballast.append(fill(small_disk, leave=20_000))
 
-    with pytest.raises(UserError, match="step-00000004: no space left on the disk"):
+    with pytest.raises(UserError, match="step-00000004: no space left"):
         trainer(config, small_disk / "run", on_step=fill_it).run()
     ballast[0].unlink()
     steps: list[int] = []
@@ -121,7 +121,7 @@ def test_a_stage_says_in_a_line_what_was_short(capsys: pytest.CaptureFixture[str
     from ray import exceptions
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/x")
-    assert "no space left on the disk" in one_line(full, capsys)
+    assert "no space left" in one_line(full, capsys)
     assert "lower the stage's workers or batch size" in one_line(exceptions.ObjectStoreFullError("no room"), capsys)
     assert "/tmp/ray) is full" in one_line(exceptions.OutOfDiskError("no room"), capsys)
     killed = exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nmore")
@@ -140,11 +140,11 @@ def test_other_errors_keep_their_traceback() -> None:
 
 def test_a_training_worker_that_was_killed_is_a_matter_of_memory() -> None:
     from ray import exceptions
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    assert "most likely for its memory" in str(
-        runtime.shortage(WorkerGroupError("x", {0: exceptions.ActorDiedError()}))
-    )
+    died = WorkerHealthCheckFailedError("the check failed", exceptions.ActorDiedError())  # as Ray Train reports it
+    assert "most likely for its memory" in str(runtime.shortage(WorkerGroupError("x", {0: died})))
     assert runtime.shortage(WorkerGroupError("x", {0: ValueError("ours")})) is None
 
 
