@@ -87,7 +87,13 @@ def evaluate_student(
     weights = {path.name: files.sha256_file(path) for path in sorted(student.glob("*.safetensors"))}
     result = score(params, name, executor=executor, student=weights)
     with tracking.child(params, name) as run:
-        run.model(student, TEACHER.resolve(), _named(TEST_SET, result.means), TEST_DATA, MANIFEST)
+        run.model(
+            student,
+            {"teacher": str(TEACHER.resolve()), "color": color},
+            _named(TEST_SET, result.means),
+            TEST_DATA,
+            MANIFEST,
+        )
     return result
 
 

@@ -23,12 +23,13 @@ class StudentModel(PythonModel):  # type: ignore[misc]
         from tsdsr.inference import TSDSRPipeline
 
         teacher, student = context.model_config["teacher"], context.artifacts["student"]
+        self._color = context.model_config["color"]
         self._pipe = TSDSRPipeline.from_pretrained(teacher, student=student)
         self._pipe.set_progress_bar_config(disable=True)
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         """uint8 (B, h, w, 3), RGB -> uint8 (B, h * scale, w * scale, 3), at the scale of the student's training."""
-        return np.stack([np.asarray(image) for image in self._pipe(model_input).images])
+        return np.stack([np.asarray(image) for image in self._pipe(model_input, color=self._color).images])
 
 
 set_model(StudentModel())

@@ -98,19 +98,24 @@ class Run:
         self._submit({"op": "dataset", "values": values})
 
     def model(
-        self, student: str | Path, teacher: str | Path, metrics: Mapping[str, float], data: str, manifest: str | Path
+        self,
+        student: str | Path,
+        config: Mapping[str, str],
+        metrics: Mapping[str, float],
+        data: str,
+        manifest: str | Path,
     ) -> None:
         """Log a student directory as MLflow knows models, with its scores on a data set.
 
         Args:
-            teacher: what the student was distilled from; loading the model needs it.
+            config: what loading it needs: `teacher`, where that is, and `color`, the alignment it was scored with.
             metrics: its scores. data, manifest: of what they were measured on, as `dataset` logs it.
         """
         from pipeline import tracking_model
         from tsdsr.files import sha256_file
 
         dataset = {"name": data, "digest": sha256_file(manifest)[:16]}
-        values = tracking_model.describe(str(self.identity.name), Path(student), str(teacher), metrics, dataset)
+        values = tracking_model.describe(str(self.identity.name), Path(student), config, metrics, dataset)
         self._submit({"op": "model", "path": str(student), "values": values})
 
     def flush(self) -> None:

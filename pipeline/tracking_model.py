@@ -27,14 +27,14 @@ MAX_VALUE_LENGTH = 250  # of a model's params and tags
 
 
 def describe(
-    name: str, student: Path, teacher: str, metrics: Mapping[str, float], dataset: Mapping[str, str]
+    name: str, student: Path, config: Mapping[str, str], metrics: Mapping[str, float], dataset: Mapping[str, str]
 ) -> dict[str, Any]:
     """All that `log` needs beside the files, as JSON-like values."""
     weights = {path.name: sha256_file(path) for path in sorted(student.glob("*.safetensors"))}
     return {
         "name": name,
         "digest": provenance.hash_values(weights),
-        "teacher": teacher,
+        "config": dict(config),
         "params": flatten(read_json(student / "student.json")),
         "tags": {"git.commit": provenance.git_commit()},
         "metrics": dict(metrics),
@@ -85,7 +85,7 @@ def _create(client: MlflowClient, run: Any, student: Path, values: Mapping[str, 
     )
     with tempfile.TemporaryDirectory() as folder:
         try:
-            save(Path(folder, "model"), student, values["teacher"])
+            save(Path(folder, "model"), student, values["config"])
             client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
         except Exception:
             client.finalize_logged_model(model.model_id, "FAILED")
@@ -95,8 +95,8 @@ def _create(client: MlflowClient, run: Any, student: Path, values: Mapping[str, 
     return str(model.model_id)
 
 
-def save(folder: Path, student: Path, teacher: str) -> None:
-    """Write MLflow's model directory: the code, the student's files, and where its teacher is."""
+def save(folder: Path, student: Path, config: Mapping[str, str]) -> None:
+    """Write MLflow's model directory: the code, the student's files, and `config`: teacher and color."""
     import mlflow.pyfunc
     import numpy as np
     from mlflow.models import ModelSignature
@@ -109,7 +109,7 @@ def save(folder: Path, student: Path, teacher: str) -> None:
             os.fspath(folder),
             python_model=os.fspath(CODE),
             artifacts={"student": os.fspath(student)},
-            model_config={"teacher": teacher},
+            model_config=dict(config),
             signature=ModelSignature(images, images),
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in NEEDS],
         )

@@ -31,8 +31,10 @@ class Recorder:
     def artifact(self, path: Path, folder: str | None = None) -> None:
         self.artifacts.append(Path(path).name)
 
-    def model(self, student: Path, teacher: Path, metrics: dict[str, float], data: str, manifest: Path) -> None:
-        self.models = [(student.name, teacher.name, dict(metrics), data)]
+    def model(
+        self, student: Path, config: dict[str, str], metrics: dict[str, float], data: str, manifest: Path
+    ) -> None:
+        self.models = [(student.name, config["color"], dict(metrics), data)]
 
     def dataset(self, name: str, manifest: Path, context: str) -> None:
         self.artifacts.append(f"{name} for {context}, {manifest}")
@@ -102,7 +104,7 @@ def test_a_student_is_restored_scored_written_and_logged(
     assert recorded["full"].logged == {f"test/{name}": value for name, value in result.means.items()}
     dataset = "test pairs for evaluation, data/pairs/manifest.json"
     assert recorded["full"].artifacts == ["full.csv", "full.json", "full", dataset]
-    assert recorded["full"].models == [("full", "teacher", recorded["full"].logged, "test pairs")]
+    assert recorded["full"].models == [("full", "adain", recorded["full"].logged, "test pairs")]
 
 
 def test_equal_input_gives_equal_bytes(workplace: Path, small: Params, recorded: dict[str, Recorder]) -> None:

@@ -303,7 +303,7 @@ def student(tmp_path: Path) -> Path:
 def _model(params: Params, student: Path, psnr: float) -> Any:
     with tracking.child(params, "full") as run:
         run.dataset("test pairs", "manifest.json", "evaluation")
-        run.model(student, "data/teacher", {"test/psnr": psnr}, "test pairs", "manifest.json")
+        run.model(student, {"teacher": "data/teacher"}, {"test/psnr": psnr}, "test pairs", "manifest.json")
     run = _runs(params)["full"]
     return run, [_client().get_logged_model(output.model_id) for output in run.outputs.model_outputs]
 
