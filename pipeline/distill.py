@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -88,9 +89,11 @@ def _run(params: Params, job: Job, control: Control, request: interruption.Reque
         if request.signum is not None:  # what sent the signal to us may have ended Ray's processes too
             raise Interrupted(request.signum, "the last checkpoint is kept") from error
         control.raise_failure()
-        if runtime.shortage(error):
-            raise UserError(f"{runtime.shortage(error)}. {LOWER_MEMORY}") from error
+        if text := runtime.shortage(error, LOWER_MEMORY):
+            raise UserError(text) from error
         raise
+    finally:
+        sys.stderr.write("\n")  # Ray leaves the line of its bars open
     control.raise_failure()
     return kept
 

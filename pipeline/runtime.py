@@ -19,20 +19,20 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 
-_WORKER_DIED = (
-    "a Ray worker was ended from outside, most likely for its memory; lower the stage's workers or batch size "
-    "(`tsdsr doctor` says what does not fit), and start again"
-)
-# What people can do about an error of Ray's, by the name of its class.
+_WORKER_DIED = "a Ray worker was ended from outside, most likely for its memory"
+# What is short, by the name of the class of Ray's error.
 SHORTAGES = {
-    "ObjectStoreFullError": "Ray's object store is full and could not spill to disk; lower the stage's workers or "
-    "batch size, or give Ray's folder (/tmp/ray) more room, and start again",
-    "OutOfDiskError": "the disk that Ray spills its objects to (/tmp/ray) is full; free some space, and start again",
+    "ObjectStoreFullError": "Ray's object store is full, and could not spill to disk",
+    "OutOfDiskError": "the disk that Ray spills its objects to (/tmp/ray) is full",
     "OutOfMemoryError": _WORKER_DIED,
     "WorkerCrashedError": _WORKER_DIED,
     "ActorDiedError": _WORKER_DIED,
     "RayActorError": _WORKER_DIED,
 }
+CURE = (
+    "Lower the stage's workers or batch size (`tsdsr doctor` says what does not fit), or free space for /tmp/ray, and "
+    "start again"
+)
 
 
 def start(num_cpus: int | None = None) -> None:
@@ -55,11 +55,11 @@ def start(num_cpus: int | None = None) -> None:
         ray.init(**options)
 
 
-def shortage(error: BaseException) -> str | None:
-    """What is short, and what to do, where Ray's error means that; None for any other error."""
+def shortage(error: BaseException, cure: str = CURE) -> str | None:
+    """What is short, and the cure, where Ray's error means that; None for any other error."""
     for cause in _causes(error):
         if type(cause).__module__.startswith("ray.") and type(cause).__name__ in SHORTAGES:
-            return f"{SHORTAGES[type(cause).__name__]}. Ray says: {_first_line(cause)}"
+            return f"{SHORTAGES[type(cause).__name__]} (Ray: {_first_line(cause)}). {cure}"
     return None
 
 
@@ -73,4 +73,4 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)

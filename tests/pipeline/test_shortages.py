@@ -122,12 +122,12 @@ def test_a_stage_says_in_a_line_what_was_short(capsys: pytest.CaptureFixture[str
 
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/x")
     assert "no space left" in one_line(full, capsys)
-    assert "lower the stage's workers or batch size" in one_line(exceptions.ObjectStoreFullError("no room"), capsys)
+    assert "Lower the stage's workers or batch size" in one_line(exceptions.ObjectStoreFullError("no room"), capsys)
     assert "/tmp/ray) is full" in one_line(exceptions.OutOfDiskError("no room"), capsys)
     killed = exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nmore")
     line = one_line(killed, capsys)
     assert "most likely for its memory" in line
-    assert line.endswith("Ray says: Task was killed due to the node running low on memory.")
+    assert "(Ray: Task was killed due to the node running low on memory). Lower" in line
 
 
 def test_other_errors_keep_their_traceback() -> None:
