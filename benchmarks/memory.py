@@ -28,11 +28,13 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count  # noqa: E402
 
 from benchmarks import distill_step  # noqa: E402
 from benchmarks.distill_step import TOLERANCE, Literal, peak_memory, pefts_own  # noqa: E402
 from pipeline.provenance import git_commit, hardware  # noqa: E402
 from tsdsr.config import Params  # noqa: E402
+from tsdsr.live_memory import fused_attention  # noqa: E402
 from tsdsr.models import adapters, presets  # noqa: E402
 from tsdsr.models.codec import LatentCodec  # noqa: E402
 from tsdsr.models.quiet import quiet  # noqa: E402
@@ -42,6 +44,12 @@ GIB = 2**30
 SAVING = {"gradient_checkpointing": True, "vae_slice": 1}
 PRECISION = {"sd3-medium": "bfloat16", "tiny": "float32"}
 BATCH = {"sd3-medium": 1, "tiny": 4}
+ATTENTION = {  # the operators that stand for attention on the meta device
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda out, q, k, v, *_, **__: sdpa_backward_flop_count(out, q, k, v)
+    ),
+}
 Options = dict[str, Any]
 # Label, whether it is the literal version, options.
 ROWS: list[tuple[str, bool, Options]] = [
@@ -72,7 +80,6 @@ def params_of(preset: str, options: Options) -> Params:
         "low_memory": False,
         "vae_slice": None,
         "lora": {"rank": 64, "alpha": 64, "vae_rank": 64},
-        "tsd": {"dasm": {"steps": 1}},  # further points repeat the second, and hold nothing
         "phases": {"late": {"losses": {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}}},
     }
     return params.overlay({"distill": fixed}).overlay({"distill": options})
@@ -129,6 +136,14 @@ def counted(params: Params, literal: bool) -> int:
     return rehearsal.peak(hungriest(params)[-1])
 
 
+def operations(params: Params, literal: bool) -> int:
+    """Floating-point operations of a step; apart from the peak, since the counter's hooks keep tensors alive."""
+    rehearsal = (LiteralRehearsal if literal else Rehearsal)(params, torch.device("meta"))
+    with fused_attention(), FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+        rehearsal.step(hungriest(params)[-1])
+    return counter.get_total_flops()
+
+
 def measured(params: Params, literal: bool, device: torch.device) -> int:
     """The same step for real: CUDA's count, or on a CPU what is there before plus what the profiler sees."""
     rehearsal = (LiteralRehearsal if literal else Rehearsal)(params, device)
@@ -178,17 +193,17 @@ def main() -> None:
 
     rows = {}
     print(f"{options.preset}, {BATCH[options.preset]} a micro-batch, {PRECISION[options.preset]}")
-    print(f"{'':38}{'GiB':>8}{'of literal':>12}{'measured':>10}")
+    print(f"{'':38}{'GiB':>8}{'of literal':>12}{'measured':>10}{'TFLOP':>9}")
     for label, literal, chosen in ROWS:
         params = params_of(options.preset, chosen)
-        row = {"counted_gib": counted(params, literal) / GIB}
+        row = {"counted_gib": counted(params, literal) / GIB, "tflop": operations(params, literal) / 1e12}
         if measures:
             row["measured_gib"] = measured(params, literal, device) / GIB
             gc.collect()
         rows[label] = row
         share = row["counted_gib"] / rows["literal"]["counted_gib"]
         beside = f"{row['measured_gib']:10.3f}" if measures else f"{'-':>10}"
-        print(f"{label:38}{row['counted_gib']:8.3f}{share:12.2f}{beside}", flush=True)
+        print(f"{label:38}{row['counted_gib']:8.3f}{share:12.2f}{beside}{row['tflop']:9.3f}", flush=True)
     batches = {} if options.quick else by_batch(options.preset)
     key = "measured_gib" if measures else "counted_gib"
     baseline, ours = rows["literal"][key], rows[OURS][key]
@@ -216,7 +231,8 @@ def by_batch(preset: str) -> dict[str, dict[str, float]]:
     table = {}
     for label in ("vae_slice 1", "gradient_checkpointing", OURS):
         options = next(options for name, _, options in ROWS if name == label)
-        peaks = {rows: counted(params_of(preset, {**options, "batch_size": rows}), False) / GIB for rows in BATCHES}
+        sizes = ({**options, "batch_size": rows, "tsd": {"dasm": {"steps": 1}}} for rows in BATCHES)  # as hungry as 3
+        peaks = {size["batch_size"]: counted(params_of(preset, size), False) / GIB for size in sizes}
         print(f"{label:38}" + "".join(f"{peak:8.2f}" for peak in peaks.values()), flush=True)
         table[label] = {str(rows): round(peak, 3) for rows, peak in peaks.items()}
     return table

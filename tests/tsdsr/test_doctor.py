@@ -83,6 +83,7 @@ def test_too_little_memory_or_disk_is_answered_with_settings_that_lower_it(
     found = cures(fit_checks.check(params), BAD)
     assert "distill.accumulation: 4" in found["distill memory"]
     assert "distill.gradient_checkpointing: true" in found["distill memory"]
+    assert "distill.vae_slice: 1" in found["distill memory"]
     assert "keep: 1" in found["distill checkpoints"]
     saved = params.overlay({"distill": {"accumulation": 4, "gradient_checkpointing": True}})
     assert "accumulation" not in cures(fit_checks.check(saved), BAD)["distill memory"]
