@@ -1,4 +1,4 @@
-"""The ablation stage: which params a variant trains with, and where its results go."""
+"""The ablation's two stages: which params a variant trains with, and where its results go."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ablate, tracking
+from pipeline import ablate, ablate_distill, tracking, variants
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 
 
 def test_variants_differ_from_full_in_what_they_are_named_for(params: Params) -> None:
-    changed = {name: ablate.overlaid(params, name, 0).distill for name in params.ablate.variants}
+    changed = {name: variants.overlaid(params, name, 0).distill for name in params.ablate.variants}
     full = params.distill
     assert changed["full"] == full
     assert (changed["wo_tsm"].tsd.lam, changed["wo_tsm"].tsd.dasm) == (1.0, full.tsd.dasm)
@@ -30,14 +30,14 @@ def test_variants_differ_from_full_in_what_they_are_named_for(params: Params) ->
 
 
 def test_a_seed_changes_nothing_but_the_seed(params: Params) -> None:
-    first, second = (ablate.overlaid(params, "vsd", seed) for seed in (0, 1))
+    first, second = (variants.overlaid(params, "vsd", seed) for seed in (0, 1))
     assert (first.seed, second.seed) == (0, 1)
     assert first.distill == second.distill
 
 
 def test_an_unknown_variant_is_answered_with_the_known_ones(params: Params) -> None:
     with pytest.raises(UserError, match=r"nonsense.*wo_tsm"):
-        ablate.overlaid(params, "nonsense", 0)
+        variants.overlaid(params, "nonsense", 0)
 
 
 def test_main_trains_and_scores_under_the_pipelines_run(
@@ -55,13 +55,14 @@ def test_main_trains_and_scores_under_the_pipelines_run(
             run.metrics({"psnr": 20.0})
         seen.append(("evaluate", student.as_posix(), name))
 
-    monkeypatch.setattr(ablate, "distill", distill)
+    monkeypatch.setattr(ablate_distill, "distill", distill)
     monkeypatch.setattr(ablate, "evaluate_student", evaluate_student)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(tracking.URI_VARIABLE, f"sqlite:///{tmp_path / 'mlflow.db'}")
     with tracking.child(params, "full"):
         pass
-    ablate.main(["--variant", "wo_tsm", "--seed", "3", "--params", str(root / "params.yaml")])
+    for stage in (ablate_distill, ablate):
+        stage.main(["--variant", "wo_tsm", "--seed", "3", "--params", str(root / "params.yaml")])
     assert seen == [
         ("distill", 1.0, "data/students/wo_tsm-seed3", "wo_tsm-seed3", 3),
         ("evaluate", "data/students/wo_tsm-seed3", "wo_tsm-seed3"),

@@ -140,9 +140,12 @@ def test_a_stage_finds_what_it_reads_and_leaves_what_it_writes_under_a_url(
 
 
 def test_what_a_stage_reads_and_writes_is_what_dvc_says(copy: Path) -> None:
+    reads, writes = storage.needs("pipeline.ablate_distill", ["--variant", "wo_tsm", "--seed", "3"])
+    assert {"data/latents", "data/pairs/train", "data/teacher"} <= set(reads)
+    assert {"data/students/wo_tsm-seed3", "reports/curves/wo_tsm-seed3.csv"} <= set(writes)
     reads, writes = storage.needs("pipeline.ablate", ["--variant", "wo_tsm", "--seed", "3"])
-    assert {"data/latents", "data/pairs", "data/teacher"} <= set(reads)
-    assert {"data/students/wo_tsm-seed3", "reports/scores/wo_tsm-seed3.csv"} <= set(writes)
+    assert {"data/students/wo_tsm-seed3", "data/pairs/test", "data/teacher"} <= set(reads)
+    assert "reports/scores/wo_tsm-seed3.csv" in writes
     assert "data/pairs/manifest.json" in storage.needs("pipeline.evaluate", [])[0]
     assert storage.needs("pipeline.sweep", [])[1] == ["reports/sweep"]
     assert storage.needs("pipeline.ui", []) == ([], [])

@@ -37,7 +37,7 @@ PLUMBING = (
     "pipeline/tracking_store.py",
 )
 # distill scores its validation set, and trains the same whatever the scores: a new metric is no reason to train again.
-WATCHED = {"distill": ("tsdsr/metrics/", "tsdsr/weights/")}
+WATCHED = dict.fromkeys(("distill", "ablate-distill"), ("tsdsr/metrics/", "tsdsr/weights/"))
 
 
 def stages() -> dict[str, dict]:
@@ -101,8 +101,16 @@ def test_stage_depends_on_the_code_it_runs(name: str) -> None:
 
 def test_an_edit_of_a_loss_trains_again_but_does_not_degrade_again() -> None:
     users = {name for name, stage in stages().items() if any(dep.startswith("tsdsr/losses") for dep in stage["deps"])}
-    assert "distill" in users
+    assert {"distill", "ablate-distill"} <= users
     assert users.isdisjoint({"prepare-degradations", "teacher", "precompute"})
+
+
+def test_a_metric_is_no_reason_to_train_again() -> None:
+    for name in ("distill", "ablate-distill"):
+        stage = stages()[name]
+        scoring = ("tsdsr/metrics", "data/pairs/test", "pipeline/evaluate")
+        assert not any(dep.startswith(scoring) for dep in stage["deps"])
+        assert "evaluate" not in stage["params"]
 
 
 if __name__ == "__main__":
