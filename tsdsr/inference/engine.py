@@ -12,7 +12,7 @@ Legend: B pictures, C latent channels, H W pixels of the result, h w latents.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -36,11 +36,18 @@ class TilePlan:
     Attributes:
         tile, overlap: a side of a tile, and what neighbours share at least; multiples of the patch size.
         batch: tiles that go through a network together.
+        codec_tile: a side of a tile of the VAE, which has no positions to run out of; None = as the transformer's.
     """
 
     tile: int
     overlap: int
     batch: int = 1
+    codec_tile: int | None = None
+
+    @property
+    def for_codec(self) -> TilePlan:
+        """The plan that the VAE follows."""
+        return replace(self, tile=self.codec_tile or self.tile, codec_tile=None)
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,9 @@ def restore(
     """
     batch = source.image.shape[0]
     factor = networks.codec.factor
-    tiles = networks.tiles(source.size, plan)
+    tiles, codec_tiles = (networks.tiles(source.size, one) for one in (plan, plan.for_codec))
 
-    def sweep(network: Callable[[list[Tile]], Tensor], scale: int = 1) -> Iterator[Tensor]:
+    def sweep(tiles: list[Tile], network: Callable[[list[Tile]], Tensor], scale: int = 1) -> Iterator[Tensor]:
         return _sweep(tiles, network, batch=plan.batch, rows_of=batch, scale=scale, device=networks.device, step=step)
 
     def encode(group: list[Tile]) -> Tensor:
@@ -136,11 +143,11 @@ def restore(
         z = _cut(latents, group)
         return z - networks.velocity(z).to(z.dtype)
 
-    keep(sweep(encode))  # z_L
-    keep(sweep(one_step))  # z_hat in its place: a row is done when no later tile reads it
+    keep(sweep(codec_tiles, encode))  # z_L
+    keep(sweep(tiles, one_step))  # z_hat in its place: a row is done when no later tile reads it
     store = RowStore(batch, 3, source.size[1])
     try:
-        for strip in sweep(lambda group: networks.codec.decode(_cut(latents, group)), factor):
+        for strip in sweep(codec_tiles, lambda group: networks.codec.decode(_cut(latents, group)), factor):
             wanted = source.size[0] - store.height
             store.append(strip[:, :, :wanted, : source.size[1]].add_(1).div_(2))
     except BaseException:
@@ -151,7 +158,7 @@ def restore(
 
 def passes(networks: Networks, size: tuple[int, int], plan: TilePlan) -> int:
     """The sum of what `restore` hands to `step`: tiles times networks."""
-    return 3 * len(networks.tiles(size, plan))
+    return len(networks.tiles(size, plan)) + 2 * len(networks.tiles(size, plan.for_codec))
 
 
 def aligned_strips(store: RowStore, source: Source, color: str) -> Iterator[Tensor]:

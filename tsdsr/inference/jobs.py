@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tsdsr.errors import UserError
 
 READABLE = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
 STANDARD_STREAM = Path("-")
+_FILE_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # a suffix, unlike in `holidays.2024`
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ def plan_jobs(inputs: list[str], output: str, form: str | None, suffixes: dict[s
         if target.is_dir():
             raise UserError(f"{target}: is a folder, though it is named like a picture; choose another -o")
         return _checked([Job(found[0].source, target, form or named_form)])
+    if not whole_folder and not target.is_dir() and not output.endswith("/") and _FILE_NAME.search(output):
+        raise UserError(f"{target}: files that are written end in {', '.join(sorted(suffixes))}; for a folder add a /")
     if named_form and not target.is_dir():
         raise UserError(f"{target}: names one picture, but there are several inputs; give a folder with -o")
     if target.is_file():

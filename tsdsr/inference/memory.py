@@ -14,6 +14,7 @@ from tsdsr.inference.engine import Networks, TilePlan
 _LIVE_ACTIVATIONS = 5
 _SHARE = 0.5  # of what is free: the rest is for the pictures, the other networks' activations and everyone else
 _OVERLAP = 0.25  # of a tile
+_CODEC_TILE = 64  # latents along a side of the VAE's automatic tiles: above that little work is saved
 MIN_TOKENS = 4  # along a side of a tile
 
 
@@ -35,10 +36,13 @@ def plan_tiles(
     """
     factor, patch = networks.codec.factor, networks.patch
     smallest = MIN_TOKENS * patch
+    codec = None
     if tile is None:
         side = largest
     elif tile == "auto":
-        side = max(min(limit, largest, _affordable(networks, batch) // factor), smallest)
+        affordable = _affordable(networks, batch) // factor
+        side = max(min(limit, largest, affordable), smallest)
+        codec = min(_CODEC_TILE, affordable) // patch * patch
     elif isinstance(tile, int) and tile >= smallest * factor:
         side = min(tile // factor, largest)
     else:
@@ -48,12 +52,14 @@ def plan_tiles(
     shared = round(wanted / patch) * patch
     if not 0 <= wanted <= side / 2:
         raise ValueError(f"overlap must be 0 to {side // 2 * factor} pixels (half a tile), found {overlap}")
-    return TilePlan(side, shared, batch)
+    return TilePlan(side, shared, batch, codec if codec and codec > side else None)
 
 
 def smaller(plan: TilePlan, patch: int) -> TilePlan | None:
-    """The next plan to try after one ran out of memory: fewer tiles at once, then half the side; None at the end."""
+    """The next plan to try after one ran out of memory: fewer at once, none larger for the VAE, half the side."""
     if plan.batch > 1:
+        return TilePlan(plan.tile, plan.overlap, 1, plan.codec_tile)
+    if plan.codec_tile:
         return TilePlan(plan.tile, plan.overlap, 1)
     side = plan.tile // 2 // patch * patch
     if side < MIN_TOKENS * patch:

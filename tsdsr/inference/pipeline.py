@@ -212,7 +212,7 @@ class TSDSRPipeline(DiffusionPipeline):
         if following is not None:
             logger.warning(
                 "out of memory with tiles of %d pixels, %d at once; trying %d pixels, %d at once",
-                *(part for p in (plan, following) for part in (p.tile * networks.codec.factor, p.batch)),
+                *(part for p in (plan, following) for part in (p.for_codec.tile * networks.codec.factor, p.batch)),
             )
         return following
 

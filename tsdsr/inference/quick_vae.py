@@ -36,7 +36,7 @@ def _doubles(module: Any) -> bool:
     return (
         module.norm is None
         and module.interpolate
-        and type(convolution) is nn.Conv2d
+        and isinstance(convolution, nn.Conv2d)
         and convolution.kernel_size == (3, 3)
         and convolution.padding == (1, 1)
     )

@@ -30,9 +30,12 @@ class TargetSize:
     megapixels: float | None = None
 
     def __post_init__(self) -> None:
-        ways = [self.scale, self.width or self.height, self.longest_side, self.megapixels]
+        ways = [self.scale, self.height if self.width is None else self.width, self.longest_side, self.megapixels]
         if sum(way is not None for way in ways) != 1:
             raise UserError("say the size once: a scale, or width and/or height, or the longest side, or megapixels")
+        for amount in (self.scale, self.width, self.height, self.longest_side, self.megapixels):
+            if amount is not None and not 0 < amount < math.inf:
+                raise UserError(f"a size must be a positive number, found {amount}")
 
     def of(self, width: int, height: int) -> tuple[int, int]:
         """(H, W) of the result for a picture of `width` x `height` pixels.

@@ -45,6 +45,11 @@ def test_files_and_globs_to_a_folder(tree: Path) -> None:
     assert len(plan("in/**/*.*", output="out")) == 4  # what a glob names is tried, whatever it is
 
 
+def test_a_folder_may_have_a_dot(tree: Path) -> None:
+    for output in ("new.2024", "new.bmp/"):
+        assert plan("one.jpg", output=output) == {"one.jpg": (f"{output.rstrip('/')}/one.jpg", "jpeg")}
+
+
 def test_streams(tree: Path) -> None:
     assert plan("-", output="-", form="png") == {"-": ("-", "png")}
     assert plan("-", output="new.jpg") == {"-": ("new.jpg", "jpeg")}
@@ -59,6 +64,7 @@ def test_streams(tree: Path) -> None:
         (["one.jpg", "two.png"], "new.png", "several inputs"),
         (["in"], "new.png", "several inputs"),
         (["one.jpg"], "folder.png", "is a folder"),
+        (["one.jpg"], "new.bmp", "files that are written end in"),
         (["one.jpg", "two.png"], "in/notes.txt", "is a file"),
         (["one.jpg", "two.png"], "-", "one stream"),
         (["one.jpg"], "one.jpg", "the input itself"),

@@ -39,3 +39,11 @@ def test_a_side_that_rounds_up_past_the_largest_factor_is_fine() -> None:
 def test_too_small() -> None:
     with pytest.raises(UserError, match="at least 16"):
         TargetSize(scale=4.0).of(200, 15)
+
+
+@pytest.mark.parametrize(
+    "amounts", [{"scale": float("nan")}, {"scale": 0}, {"megapixels": float("inf")}, {"width": -5}]
+)
+def test_sizes_that_are_no_sizes(amounts: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="positive number"):
+        TargetSize(**amounts)  # type: ignore[arg-type]
