@@ -90,13 +90,13 @@ def wavelet(x: Tensor, reference: Tensor, noise: Tensor | None = None) -> Tensor
         (B, 3, H, W), in x's dtype.
     """
     # detail(x) + smooth(reference) = x - smooth(x) + smooth(reference), and smoothing is linear
-    fine = _smooth(reference - x, range(_FINE_LEVELS))
-    smooth = _smooth(fine, range(_FINE_LEVELS, _LEVELS))
+    fine = smooth(reference - x, range(_FINE_LEVELS))
+    low = smooth(fine, range(_FINE_LEVELS, _LEVELS))
     if noise is None:
-        return x + smooth
-    band = _chroma(fine - smooth)
-    share = _smooth(band.square(), range(_ENERGY_LEVELS)).clamp_min_(1e-12).reciprocal_().mul_(-_CHROMA_NOISE * noise)
-    return band.mul_(share.add_(1).clamp_(0, 1)).add_(smooth).add_(x)
+        return x + low
+    band = _chroma(fine - low)
+    share = smooth(band.square(), range(_ENERGY_LEVELS)).clamp_min_(1e-12).reciprocal_().mul_(-_CHROMA_NOISE * noise)
+    return band.mul_(share.add_(1).clamp_(0, 1)).add_(low).add_(x)
 
 
 def chroma_noise(image: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def _chroma(x: Tensor) -> Tensor:
     return x - (x * weights).sum(1, keepdim=True)
 
 
-def _smooth(x: Tensor, levels: range) -> Tensor:
+def smooth(x: Tensor, levels: range) -> Tensor:
     """Some levels of the a trous wavelet's blur: each is (1 2 1) / 4 along both axes with holes of 2^level pixels."""
     for level in levels:
         reach = 2**level

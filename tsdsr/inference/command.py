@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -46,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
     size = parser.add_argument_group("size", "one of these; the student's own scale by default")
-    size.add_argument("--scale", type=float, help="1 to 8")
-    size.add_argument("--width", type=int, help="pixels")
-    size.add_argument("--height", type=int, help="pixels")
-    size.add_argument("--longest-side", type=int, help="pixels")
-    size.add_argument("--megapixels", type=float, help="millions of pixels")
+    size.add_argument("--scale", type=_amount, help="1 to 8")
+    size.add_argument("--width", type=_count, help="pixels")
+    size.add_argument("--height", type=_count, help="pixels")
+    size.add_argument("--longest-side", type=_count, help="pixels")
+    size.add_argument("--megapixels", type=_amount, help="millions of pixels")
 
 
 def add_tiling(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +69,13 @@ def _tile(text: str) -> int | Literal["auto"]:
 def _count(text: str) -> int:
     value = int(text)
     if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 

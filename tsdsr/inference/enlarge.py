@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsdsr.inference.color import smooth
 from tsdsr.inference.formats import FORMATS, Content, check
 from tsdsr.inference.pictures import Picture
 from tsdsr.inference.resample import bicubic_window
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tsdsr.inference.pipeline import Color, TSDSRPipeline
 
 logger = logging.getLogger(__name__)
+_FILL_LEVELS = 5  # of blur, each twice as far: 31 pixels in all
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
 
 
@@ -74,7 +76,7 @@ def enlarge(
     content = _content(picture, settings, size, form)
     generator = None if settings.seed is None else torch.Generator().manual_seed(settings.seed)
     strips = pipe.strips(
-        picture.tensor(),
+        _covered(picture.tensor(), picture.alpha_tensor()),
         size,
         color=settings.color,
         tile=settings.tile,
@@ -88,6 +90,20 @@ def enlarge(
         writer.write(rows)
     writer.close()
     return size
+
+
+def _covered(image: Tensor, alpha: Tensor | None) -> Tensor:
+    """The picture with the colours of what shows continued into what is transparent, or its hidden colours (black as a
+    rule) would come out as a fringe around what shows."""
+    if alpha is None:
+        return image
+    known = (alpha > 0).to(image.dtype)
+    for level in range(_FILL_LEVELS):
+        weight = smooth(known, range(level, level + 1))
+        mean = smooth(image * known, range(level, level + 1)) / weight.clamp_min(1e-6)
+        image = torch.where((known == 0) & (weight > 0), mean, image)
+        known = (weight > 0).to(image.dtype)
+    return image
 
 
 def _content(picture: Picture, settings: Settings, size: tuple[int, int], form: str) -> Content:

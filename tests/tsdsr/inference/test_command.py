@@ -78,6 +78,16 @@ def test_alpha_is_enlarged(place: Path, photograph: np.ndarray) -> None:
     assert (np.asarray(Image.open("out.jpg"))[:, :30] > 240).all()  # on white
 
 
+def test_hidden_black_leaves_no_fringe() -> None:
+    from tsdsr.inference.enlarge import _covered
+
+    image, alpha = torch.zeros(1, 3, 40, 40), torch.zeros(1, 1, 40, 40)
+    image[..., 15:25, 15:25], alpha[..., 15:25, 15:25] = 0.9, 1
+    filled = _covered(image, alpha)
+    torch.testing.assert_close(filled[..., 5:35, 5:35], torch.full((1, 3, 30, 30), 0.9))
+    assert _covered(image, None) is image
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bits_come_back(place: Path, photograph: np.ndarray, suffix: str) -> None:
     cv2.imwrite("deep.png", (photograph[:64:2, :80:2].astype(np.uint16) * 257)[..., ::-1])
@@ -164,6 +174,13 @@ def test_an_interruption_leaves_nothing_behind(place: Path, monkeypatch, capsys)
     monkeypatch.setattr(TSDSRPipeline, "strips", interrupt)
     assert upscale("photo.png", "-o", "new/out.png") == 130
     assert list(Path("new").iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--scale", "nan"], ["--scale", "0"], ["--megapixels", "inf"], ["--width", "-5"]])
+def test_numbers_that_are_no_sizes(place: Path, capsys, words: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        upscale("photo.png", "-o", "x.png", *words)
+    assert f"{words[1]} is not a positive number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
