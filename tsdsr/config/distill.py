@@ -130,8 +130,8 @@ class DistillConfig(Section):
             raise ValueError(f"the shares of the phases must sum to 1, found {shares:g}")
         if self.tsd.trajectory_draws and self.augment.crop_size:
             raise ValueError(
-                "tsd.trajectory_draws precomputes the trajectories of whole pairs, and augment.crop_size cuts new crops "
-                "of them: set one to 0 or null"
+                "tsd.trajectory_draws precomputes the trajectories of whole pairs, and augment.crop_size cuts new "
+                "crops of them: set one to 0 or null"
             )
         parts = max(1, self.num_workers) * self.accumulation
         if self.batch_size % parts:
