@@ -101,7 +101,6 @@ def directions(runs: Sequence[Diagnosis]) -> Figure:
             _line(axes, run, phase, STUDENT, index)
         axes.plot([PRINTED_SIGMA], [PRINTED[PHOTOGRAPH]], "D", color=INK, markerfacecolor="none", markersize=6)
         axes.plot([PRINTED_SIGMA], [PRINTED[STUDENT]], "D", color=INK, markersize=6)
-        axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.02)
         axes.set_title(f"Cosine with the true direction, phase {phase}")
 
     styles = [
@@ -109,7 +108,7 @@ def directions(runs: Sequence[Diagnosis]) -> Figure:
         Line2D([], [], color=INK, marker="o", label="on ẑ"),
         Line2D([], [], color=INK, marker="D", linestyle="none", label="printed for SD3 (hollow: on z)"),
     ]
-    return _draw(runs, ["cosine"], panel, styles, height=3.2)
+    return _draw(runs, ["cosine"], panel, styles, height=3.2, top=1.02)
 
 
 def errors(runs: Sequence[Diagnosis]) -> Figure:
@@ -118,7 +117,6 @@ def errors(runs: Sequence[Diagnosis]) -> Figure:
     def panel(axes: Axes, row: str, phase: str) -> None:
         for index, run in enumerate(runs):
             _line(axes, run, phase, row, index)
-        axes.set_ylim(bottom=0)
         axes.set_title(f"{ERRORS[row]}, phase {phase}")
 
     return _draw(runs, list(ERRORS), panel, [], height=2.5)
@@ -130,6 +128,7 @@ def _draw(
     panel: Callable[[Axes, str, str], None],
     styles: Sequence[Line2D],
     height: float,
+    top: float | None = None,
 ) -> Figure:
     phases = list(dict.fromkeys(phase for run in runs for phase in run.phases))
     with matplotlib.rc_context(dict(STYLE)):
@@ -140,6 +139,8 @@ def _draw(
                 panel(axes, row, phase)
                 axes.set_xlim(0, 1)
                 axes.tick_params(length=0)
+            low, high = line[0].get_ylim()  # of the row, which shares it; only now are all lines in
+            line[0].set_ylim(min(0.0, low), high if top is None else top)
         for axes in grid[-1]:
             axes.set_xlabel("σ: clean to noise (timestep / 1000)")
         handles = [

@@ -54,6 +54,17 @@ def test_the_table_keeps_printed_and_measured_apart(folder: Path) -> None:
     assert early.group != printed.group
 
 
+@pytest.mark.parametrize("draw", [diagnostics.directions, diagnostics.errors])
+def test_every_point_lies_within_its_panel(tmp_path: Path, draw) -> None:
+    """Panels of a row share their scale, and the last one may hold the largest value, or one below 0."""
+    _write(tmp_path, "full", "early,0.0,0.5,3,1,0.2,0.2,0.3,0.9", "late,0.0,0.5,3,1,0.9,0.8,-0.4,0.9")
+    for axes in draw(diagnostics.load(tmp_path)).axes:
+        low, high = axes.get_ylim()
+        values = [value for line in axes.lines for value in line.get_ydata()]
+        assert values
+        assert low <= min(values) <= max(values) <= high
+
+
 def test_both_figures_are_drawn_the_same_every_time(folder: Path) -> None:
     runs = diagnostics.load(folder)
     for draw in (diagnostics.directions, diagnostics.errors):
