@@ -24,7 +24,9 @@ def photographs() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("save", "prompt"), [(save_blip, None), (save_blip, "a red"), (save_llava, "the house of")], ids=str
+    ("save", "prompt"),
+    [(save_blip, None), (save_blip, "a red"), (save_llava, "the house of")],
+    ids=["BLIP", "BLIP, prompted", "LLaVA"],
 )
 def test_captions_are_words_of_the_picture(
     save: Callable[[Path], str], prompt: str | None, params: Params, photographs: list[np.ndarray], tmp_path: Path
