@@ -13,15 +13,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tsdsr import seeding
 from tsdsr.data.cache import LatentCache, mirrored
+from tsdsr.data.images import normalized, read_pixels
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
 
@@ -127,9 +126,9 @@ class DistillationData:
     def _sample(self, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, str]:
         name, epoch = self.name(position), position // len(self)
         rng = seeding.numpy_generator(self.seed, "augment", position)
-        pixels = _read(self.pairs.hq_path(name))
-        degraded = _read(self.pairs.lq_path(name)) if self.degrade is None else self.degrade(pixels, name, epoch)
-        lq, hq = _normalized(degraded), _normalized(pixels)
+        pixels = read_pixels(self.pairs.hq_path(name))
+        degraded = read_pixels(self.pairs.lq_path(name)) if self.degrade is None else self.degrade(pixels, name, epoch)
+        lq, hq = normalized(degraded), normalized(pixels)
         flipped = self.flip and rng.random() < 0.5
         row_name = mirrored(name) if flipped else name
         row = self._row[row_name]
@@ -161,14 +160,3 @@ def _aligned_crop(
         rows, columns = slice(top // step, (top + size) // step), slice(left // step, (left + size) // step)
         cut.append(image[:, rows, columns])
     return cut[0], cut[1], cut[2]
-
-
-def _read(path: Path) -> np.ndarray:
-    """uint8 (H, W, 3), RGB."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _normalized(pixels: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) -> [3,H,W] in [-1, 1]."""
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1

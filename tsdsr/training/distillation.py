@@ -33,6 +33,7 @@ from tsdsr.training.trajectories import HQTrajectories
 from tsdsr.training.validation import PATTERN, SCORES, ArtefactGuard, Validation, held_out
 
 logger = logging.getLogger(__name__)
+CHECKPOINT_FORMAT = 2  # raise it when what a checkpoint holds changes: older ones are then left alone
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ def run_key(params: Params, job: Job, latents: dict[str, Any]) -> str:
     for harmless in ("checkpoint", "log_every", "num_workers"):
         distill.pop(harmless)
     values = {
+        "format": CHECKPOINT_FORMAT,
         "name": job.name,
         "seed": job.seed,
         "data": [params.seed, params.data.scale, params.to_dict()["degradation"]],
@@ -197,7 +199,7 @@ def _trajectories(
         "tsd": tsd.model_dump(mode="json", include={"t_range", "trajectory_draws"}),
         "dasm": tsd.dasm.model_dump(mode="json", exclude={"weight"}),
         "guidance": config.guidance_scale.teacher,
-        "precision": config.precision,
+        "network": [config.precision, config.low_memory],  # guidance in one batch or two rounds differently
         "shift": schedule.shift,
     }
     return HQTrajectories(job.trajectories, key, tsd.trajectory_draws)
