@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 300.0  # seconds for one answer, on a machine that is busy with other things
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -50,7 +51,7 @@ class Browser:
             self.call(f"{domain}.enable")
         self.call("Page.navigate", url=url)
 
-    def call(self, method: str, *, timeout: float = 60, **params: Any) -> dict[str, Any]:
+    def call(self, method: str, *, timeout: float = PATIENCE, **params: Any) -> dict[str, Any]:
         """Run one method of the protocol."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": params}
@@ -81,9 +82,9 @@ class Browser:
         """What a JavaScript expression comes to."""
         return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
-    def wait(self, script: str, timeout: float = 60) -> Any:
+    def wait(self, script: str) -> Any:
         """What the expression comes to, once it is true."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + PATIENCE
         while not (value := self.value(script)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{script} stayed {value!r}; the page says: {self.value('document.body.innerText')}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from tests.tiny import tiny_transformer, tiny_vae
 from tsdsr.config import Params
@@ -14,6 +15,10 @@ ROOT = Path(__file__).parents[1]
 
 # The tensors are tiny: a second thread only waits for the first, for seconds where other processes keep the cores busy.
 torch.set_num_threads(1)
+
+# Examples that are the same in every run, however slow the machine is.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

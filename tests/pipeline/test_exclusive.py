@@ -17,11 +17,11 @@ from tsdsr.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
-import sys, time
+import sys
 from pipeline import exclusive
 with exclusive.alone(sys.argv[1], "the work"):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -29,7 +29,7 @@ with exclusive.alone(sys.argv[1], "the work"):
 def holder(tmp_path: Path):
     """Another process that holds the lock at `tmp_path`/deep/lock."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "deep/lock")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process

@@ -1,24 +1,21 @@
 import importlib
 import subprocess
 import sys
-import time
 
 import pytest
 
 from tsdsr.cli import COMMANDS, main
 
 
-def test_help_answers_at_once_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom tsdsr.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'diffusers', 'numpy', 'PIL', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    started = time.process_time(), time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert time.monotonic() - started[1] < 5  # well under a second alone; the machine may be busy
     for name, command in COMMANDS.items():
         assert name in result.stdout
         assert command.summary in result.stdout

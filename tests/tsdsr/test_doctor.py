@@ -91,15 +91,17 @@ def test_too_little_memory_or_disk_is_answered_with_settings_that_lower_it(
 
 def test_services_that_answer_and_that_do_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
-        assert [finding.state for finding in doctor.services()] == [OK, OK]
     outbox = tmp_path / ".tsdsr/tracking-outbox/full-0"
     outbox.mkdir(parents=True)
     (outbox / "operations.jsonl").write_text("{}\n")
-    found = doctor.services()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))  # nobody else can: until it listens, the port refuses
+        port = server.getsockname()[1]
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
+        found = doctor.services()
+        server.listen()
+        assert [finding.state for finding in doctor.services()] == [OK, OK, WARN]
     assert [finding.state for finding in found] == [BAD, WARN, WARN]
     assert "pipeline.tracking" in found[2].cure
     assert not any("secret" in finding.text for finding in found)

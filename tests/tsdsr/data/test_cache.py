@@ -176,7 +176,7 @@ def test_many_processes_read_at_once(tmp_path):
     readers = [context.Process(target=read_all, args=(str(directory), results)) for _ in range(4)]
     for reader in readers:
         reader.start()
-    sums = [results.get(timeout=60) for _ in readers]
+    sums = [results.get(timeout=300) for _ in readers]
     for reader in readers:
         reader.join()
     assert sums == [[float(sample.latent.sum()) for sample in samples(7)]] * 4

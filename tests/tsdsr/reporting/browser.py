@@ -28,7 +28,7 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--window-size=1200,900",
 )
-PATIENCE = 120.0  # seconds for one answer, on a machine that is busy with other things
+PATIENCE = 300.0  # seconds for one answer, on a machine that is busy with other things
 
 
 def find() -> str | None:
