@@ -42,6 +42,20 @@ def test_recipes_stack_on_the_large_preset(recipe: str) -> None:
     assert params.distill.optimizer.student_lr == 5e-6
 
 
+def test_recipes_leave_no_loss_of_the_params_below_them() -> None:
+    """T4: latent MSE early and not late, DASM late and not early, the regulariser weighed by 1 and then by 2."""
+    found = {}
+    for recipe in ("paper", "released"):
+        phases = Params.load(COMMITTED).overlay(overlays.read_overlays([REPOSITORY / f"params/{recipe}.yaml"]))
+        found[recipe] = [
+            (phase.dasm, {name: weight for name, weight in phase.losses.items() if weight})
+            for phase in phases.distill.phases.values()
+        ]
+    early, late = {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}, {"lpips": 1.0, "tsd": 2.0}
+    assert found["paper"] == [(False, early), (True, late)]
+    assert found["released"] == [(True, {"lpips": 1.0, "tsd": 1.0})] * 2
+
+
 def test_nothing_to_change_leaves_the_file_as_it_is(copy: Path) -> None:
     overlays.apply(copy, {})
     assert copy.read_text() == COMMITTED.read_text()
