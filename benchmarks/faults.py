@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import victims
 from benchmarks.victims import STEPS, Head, Victim
 
-PATIENCE = 180.0  # seconds that a start may take to its end
+PATIENCE = 400.0  # seconds that a start may take to its end
 Process = subprocess.Popen[bytes]
 
 

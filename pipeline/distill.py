@@ -76,7 +76,10 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
             storage.here(params).pull(_written(job))  # by a worker on whatever host
             _report(params, job)
         if request.signum is not None:
-            raise Interrupted(request.signum, kept or "the student is trained")
+            raise Interrupted(request.signum, kept or "the student is trained, and its last checkpoint is kept")
+        # Last of all: DVC removes the student of a stage that did not come to its end, and starts it again.
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
+        storage.here(params).push_each(job.checkpoints)
 
 
 def _run(params: Params, job: Job, control: Control, request: interruption.Request) -> str | None:
@@ -232,7 +235,6 @@ def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Call
             progress.close()
     if in_charge:
         place.push(_written(job))
-        place.push_each(job.checkpoints)  # there are none any more
 
 
 @contextmanager

@@ -84,6 +84,12 @@ def kept() -> Iterator[None]:
         yield
 
 
+def ignored() -> None:
+    """From here on both signals are ignored: the work is done, and must not look undone for one on the way out."""
+    for signum in STATUS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
 @contextmanager
 def _handled(handler: Callable[[int, Any], None] | None) -> Iterator[None]:
     """Set in the main thread, the only one that can; elsewhere, a no-op."""

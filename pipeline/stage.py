@@ -32,6 +32,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         with interruption.raising(), storage.workplace():
             main()
+        interruption.ignored()
     except interruption.Interrupted as interrupted:
         sys.stderr.write(f"{interrupted}\n")
         raise

@@ -141,7 +141,9 @@ class Trial:
             self._at_rung(checkpoint.step)
 
     def _at_rung(self, step: int) -> None:
-        """Score the student of the checkpoint just written, if a decision falls at this step."""
+        """Score the student of the checkpoint just written, if a decision falls at this step; the last has its own."""
+        if step == self.params.distill.steps:
+            return
         early = self.params.sweep.early_stopping
         rung = early.grace_steps
         while rung < step:

@@ -20,7 +20,14 @@ from benchmarks.victims import STEPS, Victim
 from pipeline import distill, interruption, precompute, stage
 from pipeline.interruption import Interrupted
 from tsdsr import files
+from tsdsr.config import Params
 from tsdsr.errors import UserError
+from tsdsr.training.distillation import Job
+from tsdsr.training.loop import Trainer
+
+
+class KilledError(Exception):
+    """Stands for a SIGKILL: nothing below it is caught."""
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -41,6 +48,12 @@ def test_a_stage_ends_with_a_line_and_leaves_nothing_half_written(
     assert line.startswith(f"interrupted by {signum.name}: nothing half-written is left. Run the same command")
     assert list(tmp_path.iterdir()) == []
     assert before == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+
+
+def test_a_signal_on_the_way_out_does_not_make_a_finished_stage_look_undone() -> None:
+    stage.run(lambda: None)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), signum)
 
 
 def test_a_deferred_signal_is_noted_once_and_a_second_ctrl_c_leaves_at_once() -> None:
@@ -92,7 +105,16 @@ def when(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: P
 
 
 def ended(process: subprocess.Popen[bytes]) -> int:
-    return process.wait(timeout=200)
+    return process.wait(timeout=300)
+
+
+def hold(victim: Victim, *, after: int) -> Path:
+    """Hold it once it has done so many steps, until the file that is returned is removed."""
+    path = victim.directory / "hold"
+    path.write_text(str(after))
+    python_path = os.pathsep.join((str(Path(__file__).parent / "held"), str(victims.ROOT)))
+    victim.environment |= {"HOLD": str(path), "PYTHONPATH": python_path}
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -152,34 +174,66 @@ def test_dvc_repro_goes_on_where_it_was_killed_or_interrupted_and_a_second_is_re
 ) -> None:
     victim = with_dvc(victims.stage_victim(tmp_path / "x", prepared, num_workers=0, head=None))
     log = victim.directory / "log"
+    hold(victim, after=4)
     process = victim.start()
-    when(lambda: victim.steps_done() >= 4, process, log)
+    when(lambda: victim.steps_done() == 4, process, log)
     victims.end(victim.session())  # DVC, its shell and the stage
     process.wait()
+    held = hold(victim, after=8)
     process = victim.start()
-    when(lambda: victim.steps_done() >= 8, process, log)
+    when(lambda: victim.steps_done() == 8, process, log)
     refuse_a_second(victim, monkeypatch)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    when((victim.directory / ".tsdsr/running/full/stop").exists, process, log)
+    held.unlink()
     assert ended(process) != 0
     assert "exited with 130" in log.read_text()
-    stopped_at = victim.steps_done()
     assert ended(victim.start()) == 0, log.read_text()[-3000:]
-    resumed = [int(step) for step in re.findall(r"resuming after step (\d+) of", log.read_text())]
-    assert len(resumed) == 2
-    assert 4 <= resumed[0] < 8 <= resumed[1] == stopped_at < STEPS
+    assert re.findall(r"resuming after step (\d+) of", log.read_text()) == ["4", "9"]
     assert victim.outcome() == undisturbed.outcome()
+    assert victim.saved() == []
+
+
+@pytest.mark.parametrize("end", ["killed", "interrupted"])
+def test_a_trained_student_whose_stage_did_not_come_to_its_end_is_not_trained_again(
+    tmp_path: Path, prepared: Path, undisturbed: Victim, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """While the results are written down: DVC then removes the student, and the next start makes it again."""
+    victim = victims.stage_victim(tmp_path / "x", prepared, num_workers=0, head=None)
+    monkeypatch.chdir(victim.directory)
+    monkeypatch.setattr("sys.argv", ["distill"])
+    monkeypatch.setenv("TSDSR_GIT_COMMIT", "0" * 40)
+    report = distill._report
+
+    def leave(params: Params, job: Job) -> None:
+        if end == "killed":
+            raise KilledError
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(distill, "_report", leave)
+    with pytest.raises(KilledError if end == "killed" else Interrupted):
+        stage.run(distill.main)
+    shutil.rmtree("data/students/full")
+    monkeypatch.setattr(distill, "_report", report)
+    monkeypatch.setattr(Trainer, "_step", None)
+    distill.main()
+    assert victim.outcome() == undisturbed.outcome()
+    assert victim.saved() == []
 
 
 @pytest.mark.repro
 def test_sigterm_to_the_driver_reaches_ray_s_workers(tmp_path: Path, prepared: Path, undisturbed: Victim) -> None:
     victim = victims.stage_victim(tmp_path / "x", prepared, num_workers=1, head=None)
     log = victim.directory / "log"
+    held = hold(victim, after=4)
     process = victim.start()
-    when(lambda: victim.steps_done() >= 4, process, log)
+    when(lambda: victim.steps_done() == 4, process, log)
     os.kill(process.pid, signal.SIGTERM)
+    when((victim.directory / ".tsdsr/running/full/stop").exists, process, log)
+    held.unlink()
     assert ended(process) == 75, log.read_text()[-3000:]
-    assert f"stopped after step {victim.steps_done()} of {STEPS}; its checkpoint is saved" in log.read_text()
-    assert 4 <= victim.steps_done() < STEPS
+    assert f"stopped after step 5 of {STEPS}; its checkpoint is saved" in log.read_text()
+    assert victim.steps_done() == 5
     assert victim.left_over() == []
     (victim.directory / "params.yaml").write_text(
         (undisturbed.directory / "params.yaml").read_text()

@@ -47,7 +47,9 @@ class CheckpointStore:
         self.directory, self.key, self.keep = Path(directory), key, keep
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write it whole or not at all, then remove all but the newest `keep`.
+        """Write it whole or not at all, then remove all but the newest `keep` of those up to it.
+
+        What lies beyond it is damaged or another configuration's, and would outlive it.
 
         Raises:
             UserError: the disk is full; the checkpoints before it are intact.
@@ -67,7 +69,9 @@ class CheckpointStore:
                 "values": checkpoint.values,
             }
             files.write_json(aside / META, meta)
-        for old in self._paths()[: -self.keep]:
+        paths = self._paths()
+        kept = [each for each in paths if each.name <= path.name][-self.keep :]
+        for old in set(paths) - set(kept):
             shutil.rmtree(old, ignore_errors=True)
         return path
 
@@ -85,10 +89,6 @@ class CheckpointStore:
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 logger.warning("%s is damaged (%s); trying the one before it", path, error)
         return None
-
-    def clear(self) -> None:
-        """Remove all checkpoints: the run has finished."""
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _paths(self) -> list[Path]:
         found = self.directory.glob("step-*") if self.directory.is_dir() else []

@@ -99,6 +99,8 @@ def distill(
 ) -> None:
     """Train one student to its end and (rank 0) write its directory and records; resumes by itself.
 
+    The checkpoints are kept, the one of the last step too: whoever calls removes them once nothing can be lost.
+
     Raises:
         UserError: for missing or mismatched inputs. NonFiniteError: when training diverges.
         Stopped: when `stop` asked for it; a checkpoint was saved.
@@ -162,7 +164,6 @@ def distill(
         if job.guarded:
             files.write_text(job.validation, _csv(trainer.validations, ["step", *SCORES, PATTERN]))
         student.save(job.out, student_config(params, job), default)
-        store.clear()
 
 
 def student_config(params: Params, job: Job) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class Trainer:
                 self.validations.append({"step": done, **validation.values})
                 self.on_validation(done, validation)
             stopping = done < self.config.steps and self._asked_to_stop()
-            if stopping or (done % self.config.checkpoint.every == 0 and done < self.config.steps):
+            if stopping or done % self.config.checkpoint.every == 0 or done == self.config.steps:
                 self._save(done)
             if stopping:
                 raise Stopped(done, self.config.steps)

@@ -81,6 +81,14 @@ def test_another_configurations_checkpoint_is_not_resumed_from(store, caplog):
     assert store.latest().step == 1
 
 
+def test_what_another_configuration_got_further_with_does_not_push_ours_out(store):
+    for step in (8, 10):
+        CheckpointStore(store.directory, "another key", keep=2).save(checkpoint(step))
+    store.save(checkpoint(2))
+    assert names(store) == ["step-00000002"]
+    assert store.latest().step == 2
+
+
 def test_a_save_that_breaks_off_leaves_the_ones_before_it(store, monkeypatch):
     store.save(checkpoint(1))
 
@@ -101,13 +109,6 @@ def test_what_else_lies_there_is_ignored(store):
     assert store.latest().step == 1
     store.save(checkpoint(2))
     assert (store.directory / "step-latest").is_dir()
-
-
-def test_clear_removes_all(store):
-    store.save(checkpoint(1))
-    store.clear()
-    assert not store.directory.exists()
-    store.clear()
 
 
 def test_meta_is_readable(store):

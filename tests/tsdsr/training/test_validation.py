@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,8 +126,9 @@ def test_the_loop_looks_at_its_steps_and_at_the_end_and_remembers_after_a_kill(t
     made = trainer(config, tmp_path, guard=watcher, on_validation=lambda step, found: seen.append(step))
     made.run()
     assert watcher.looks == seen == [2, 4, 5]
+    shutil.rmtree(tmp_path / "step-00000005")  # as if it had been killed before
     again = trainer(config, tmp_path, guard=watcher)
-    again._resume()  # from step 4's checkpoint
+    again._resume()
     assert again.validations == made.validations[:2]
 
 
