@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -77,14 +76,8 @@ def join_command(head: str, host: str) -> list[str]:
 def _start(host: str) -> list[str]:
     ray = str(Path(sys.executable).parent / "ray")
     # Ray's fixed one is taken where another Ray runs on this machine, a stage's for one; then no job could be started.
-    agent = f"--dashboard-agent-listen-port={_free_port(host)}"
+    agent = f"--dashboard-agent-listen-port={runtime.free_port(host)}"
     return [ray, "start", "--block", f"--node-ip-address={host}", agent, "--disable-usage-stats"]
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as listener:
-        listener.bind((host, 0))
-        return int(listener.getsockname()[1])
 
 
 def _interface(host: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +55,18 @@ def start(num_cpus: int | None = None) -> None:
         options["num_cpus"] = max(os.cpu_count() or 1, num_cpus or 1)
     with interruption.kept():
         ray.init(**options)
+
+
+def free_port(host: str) -> int:
+    """A port for a server that has to be told one.
+
+    It is below those that the system gives to whoever asks for any: nobody takes it before the server does.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            if probe.connect_ex((host, port)) != 0:
+                return port
 
 
 def shortage(error: BaseException, cure: str = CURE) -> str | None:

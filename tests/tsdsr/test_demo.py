@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from pipeline.runtime import free_port
 from tests.browser import CHROMIUM, PATIENCE, Browser
-from tests.ports import free_port
 from tests.tsdsr.inference.conftest import loaded, model, photograph  # noqa: F401
 from tsdsr import demo
 from tsdsr.cli import main
@@ -119,7 +119,7 @@ def test_in_a_browser(pipe: TSDSRPipeline, photo: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr("gradio.networking.url_ok", lambda url: True)
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
-        url = demo.serve(lambda name: pipe, "full", free_port(), 0.01, stack)
+        url = demo.serve(lambda name: pipe, "full", free_port("127.0.0.1"), 0.01, stack)
         assert url.startswith("http://127.0.0.1:")
         temporary = Path(os.environ["GRADIO_TEMP_DIR"])
         browser = Browser(tmp_path / "profile", url, downloads=tmp_path)
