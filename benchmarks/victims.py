@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "TSDSR_FAULTS"
+PATIENCE = 300.0  # seconds for what happens by itself, on a machine that is busy with other things
 STEPS = 24
 
 
@@ -93,7 +93,7 @@ class Victim:
 
     def left_over(self) -> list[int]:
         """Processes that live on long after the driver has ended; Ray's own take a moment."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while (found := self.session()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return found
@@ -157,7 +157,8 @@ class Head:
         from pipeline import runtime
 
         self._folder = tempfile.mkdtemp(prefix="ray-faults-", dir="/tmp")  # Ray's sockets need a short path
-        port, token = _free_port(), secrets.token_hex(32)
+        port, dashboard = (runtime.free_port("127.0.0.1") for _ in range(2))
+        token = secrets.token_hex(32)
         self.environment = {
             **runtime.ENVIRONMENT,
             "RAY_ADDRESS": f"127.0.0.1:{port}",
@@ -171,13 +172,18 @@ class Head:
             "--block",
             "--node-ip-address=127.0.0.1",
         ]
-        command += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={_free_port()}"]
+        command += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
         command += ["--num-cpus=4", "--disable-usage-stats", f"--temp-dir={self._folder}"]
         self._mark = secrets.token_hex(8)
         own = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", MARK: self._mark}
         with Path(self._folder, "log").open("wb") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + PATIENCE
+        while "Ray runtime started" not in (said := Path(self._folder, "log").read_text()):
+            assert self._process.poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.1)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -187,12 +193,6 @@ class Head:
         end(marked(self._mark))
         self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def marked(mark: str) -> list[int]:
@@ -210,7 +210,7 @@ def end(pids: list[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and any(_lives(pid) for pid in pids):
         time.sleep(0.02)
 
