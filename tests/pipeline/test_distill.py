@@ -37,7 +37,7 @@ def curve(name: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.repro
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800)
 def test_two_ray_workers_give_the_losses_of_one_process(workplace: Path) -> None:
     alone = Params.load("smoke.yaml").overlay({"distill": {"batch_size": 4, "num_workers": 0, "threads_per_worker": 1}})
     together = alone.overlay({"distill": {"num_workers": 2}})

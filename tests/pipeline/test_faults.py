@@ -15,7 +15,7 @@ UNDER_RAY = ["a Ray worker", "the driver, on a cluster"]
 
 
 @pytest.mark.repro
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("ways", [IN_ONE_PROCESS, UNDER_RAY], ids=["one process", "under Ray"])
 def test_killed_runs_end_with_the_same_bytes(tmp_path: Path, ways: list[str]) -> None:
     survived, kills = faults.run(tmp_path, ways, random.Random(0), most_kills=1)

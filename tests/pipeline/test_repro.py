@@ -41,7 +41,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3000)
 def test_every_stage_leaves_its_outputs(clone: Path) -> None:
     for student in ("full", "wo_tsm-seed0", "wo_dasm-seed0"):
         assert (clone / "data/students" / student / "transformer.safetensors").is_file()

@@ -255,7 +255,7 @@ def test_a_trial_that_is_killed_goes_on_to_the_same_end(here: Path) -> None:
 
 
 @pytest.mark.repro
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_sweep_runs_what_is_left_and_then_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = Params.load("params.yaml").overlay({"sweep": {"trials": 2, "search": "optuna"}})
     ledger = Ledger(sweep.SWEEPS / params.sweep.name)
