@@ -19,6 +19,7 @@ import gc
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,9 @@ class LiteralRehearsal(Rehearsal):
         if params.distill.precision != "float32":  # as autocast would
             for network in (generator, scorer, vae.encoder, vae.decoder):
                 network.register_forward_pre_hook(_cast, with_kwargs=True)
+                for layer in network.modules():
+                    if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.dtype == torch.float32:  # an adapter's
+                        layer.forward = partial(_cast_product, layer)
         if params.distill.gradient_checkpointing:
             for network in (generator, scorer):
                 network.enable_gradient_checkpointing()
@@ -129,6 +133,11 @@ def _cast(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
         return value.to(torch.bfloat16) if wanted else value
 
     return tuple(cast(value) for value in args), {name: cast(value, name) for name, value in kwargs.items()}
+
+
+def _cast_product(layer: Any, x: Tensor) -> Tensor:
+    x, weight = x.bfloat16(), layer.weight.bfloat16()
+    return nn.functional.linear(x, weight) if weight.ndim == 2 else layer._conv_forward(x, weight, None)
 
 
 def counted(params: Params, literal: bool) -> int:

@@ -85,6 +85,34 @@ def test_a_half_precision_base_never_absorbs_its_adapter(dtype, monkeypatch):
     assert forward(ours, x.to(dtype), ("one",), learning=False)[0].dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_on_a_half_precision_base_the_thin_products_are_the_bases(kind, dtype, monkeypatch):
+    """Float32 factors, and gradients of them, within half precision's rounding of the float32 layer's."""
+    theirs, ours, x = pair(kind, 16)
+    names = ("one", "two")
+    y, dx = forward(theirs, x, names)
+    ours[0].base_layer.to(dtype)
+    monkeypatch.setattr(torch.nn.Linear, "forward", only_in(dtype, torch.nn.Linear.forward))
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", only_in(dtype, torch.nn.Conv2d.forward))
+    y_hat, dx_hat = forward(ours, x.to(dtype), names)
+    assert (y_hat.dtype, dx_hat.dtype) == (dtype, dtype)
+    assert relative(y_hat.float(), y) < 0.01
+    assert relative(dx_hat.float(), dx) < 0.02
+    for (name, wanted), (_, found) in zip(theirs.named_parameters(), ours.named_parameters(), strict=True):
+        if wanted.grad is not None:
+            assert found.grad.dtype == torch.float32
+            assert relative(found.grad, wanted.grad) < 0.02, name
+
+
+def only_in(dtype, real):
+    def forward(self, x):
+        assert x.dtype == self.weight.dtype == dtype
+        return real(self, x)
+
+    return forward
+
+
 def test_the_choice_counts_operations():
     for learning in (False, True):
         assert composing_pays(1000, 128, 128, 64, learning=learning)  # the tiny preset
