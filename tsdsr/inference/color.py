@@ -2,14 +2,17 @@
 
     adain     per channel, the reference's mean and standard deviation
     wavelet   the picture's fine detail over the reference's smooth part (a trous decomposition, 5 levels); given the
-              reference's noise, also the colour (not the brightness) of its finer detail where that stands above it
+              reference's noise, also what its fine detail has above that noise: its colour, and the brightness that
+              the picture has lost
 
-The pipeline's `wavelet` is the latter: a small red thing stays red, and coloured noise stays away. Both are pure
-functions of two tensors (B, C, H, W) of equal shape. `ALIGNMENTS` is what the pipeline uses: it works on strips of
-rows, so each method says how many rows around a strip it looks at.
+The pipeline's `wavelet` is the latter: a small red thing stays red, stripes that the model smoothed away come back,
+what it sharpened stays sharp, and noise stays away. Both are pure functions of two tensors (B, C, H, W) of equal shape.
+`ALIGNMENTS` is what the pipeline uses: it works on strips of rows, so each method says how many rows around a strip it
+looks at.
 
 Source: Huang and Belongie, arXiv 1703.06868, Eq. (8), adain; StableSR, arXiv 2305.07015, Sec. 3.3, wavelet; Donoho,
-IEEE Trans. Inf. Theory 41(3), 1995, the noise's deviation from a median; the finer colour is this project's own.
+IEEE Trans. Inf. Theory 41(3), 1995, the noise's deviation from a median; what becomes of the fine detail is this
+project's own.
 """
 
 from __future__ import annotations
@@ -25,10 +28,10 @@ from torch import Tensor
 
 _EPS = 1e-5
 _LEVELS = 5  # of blur, with holes of 1, 2, 4, 8 and 16 pixels
-_FINE_LEVELS = 2  # what these remove is left to the model in colour too
-_ENERGY_LEVELS = 3  # that average a correction's energy
+_ENERGY_LEVELS = 3  # that average a detail's energy
 _HALO = sum(2**level for level in range(_LEVELS)) + sum(2**level for level in range(_ENERGY_LEVELS))  # rows
-_CHROMA_NOISE = 0.5  # of the picture's noise that lies in the corrected bands; measured 0.11 (x2) to 0.51 (x8)
+_ENLARGED_NOISE = 0.73  # of white noise's variance is left in the fine detail of its bicubic enlargement, x1.5 to x8
+_UNSEEN = 5 / 255  # deviation of noise, in the picture, that may stay in the result
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _MAD = 0.6745  # the median of a normal deviate's size
 
@@ -79,49 +82,68 @@ def _match(x: Tensor, own: Moments, reference: Moments) -> Tensor:
 
 
 def wavelet(x: Tensor, reference: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Keep x's detail and take the reference's smooth part; with `noise`, also the colour of its finer detail.
+    """Keep x's detail and take the reference's smooth part; with `noise`, also what its detail has above the noise.
 
     Args:
         x: (B, 3, H, W), any range.
         reference: (B, 3, H, W), the same range.
-        noise: (B, 3, 1, 1), what `chroma_noise` says of the picture that the reference is an enlargement of.
+        noise: (B, 4, 1, 1), what `noise_variance` says of the picture that the reference is an enlargement of.
 
     Returns:
         (B, 3, H, W), in x's dtype.
     """
     # detail(x) + smooth(reference) = x - smooth(x) + smooth(reference), and smoothing is linear
-    fine = smooth(reference - x, range(_FINE_LEVELS))
-    low = smooth(fine, range(_FINE_LEVELS, _LEVELS))
+    change = reference - x
+    low = smooth(change, range(_LEVELS))
     if noise is None:
         return x + low
-    band = _chroma(fine - low)
-    share = smooth(band.square(), range(_ENERGY_LEVELS)).clamp_min_(1e-12).reciprocal_().mul_(-_CHROMA_NOISE * noise)
-    return band.mul_(share.add_(1).clamp_(0, 1)).add_(low).add_(x)
+    change.sub_(low)  # from x's detail to the reference's
+    hidden = _ENLARGED_NOISE * (noise - _UNSEEN**2).clamp_min(0)
+    colour, light = _chroma(change), _luma(change)
+    colour.mul_(_above(_energy(colour), hidden[:, :3]))
+    detail = _luma(reference)
+    detail.sub_(smooth(detail, range(_LEVELS)))
+    light.mul_(_above(_energy(detail), hidden[:, 3:] + _energy(detail - light)))  # none where x has as much or more
+    return colour.add_(light).add_(low).add_(x)
 
 
-def chroma_noise(image: Tensor) -> Tensor:
-    """The variance of a picture's colour noise, (B, 3, 1, 1), from its finest diagonal differences and the next ones.
+def _energy(detail: Tensor) -> Tensor:
+    return smooth(detail.square(), range(_ENERGY_LEVELS))
+
+
+def _above(energy: Tensor, floor: Tensor) -> Tensor:
+    """The share of `energy` that stands above `floor`, in [0, 1]."""
+    return (1 - floor / energy.clamp_min(1e-12)).clamp_(0, 1)
+
+
+def noise_variance(image: Tensor) -> Tensor:
+    """The variance of a picture's noise in R - Y, G - Y, B - Y and Y, (B, 4, 1, 1), from its finest diagonal
+    differences and the next ones. Fine texture counts too.
 
     Args:
         image: (B, 3, h, w), h and w at least 4.
     """
-    plane = _chroma(image)
-    fine, coarse = _diagonal_variance(plane), 4 * _diagonal_variance(F.avg_pool2d(plane, 2))
+    planes = torch.cat([_chroma(image), _luma(image)], 1)
+    fine, coarse = _diagonal_variance(planes), 4 * _diagonal_variance(F.avg_pool2d(planes, 2))
     return torch.maximum(fine, coarse)  # noise that was blurred or compressed shows in the second alone
 
 
-def _diagonal_variance(plane: Tensor) -> Tensor:
-    height, width = (side // 2 * 2 for side in plane.shape[-2:])
-    a, b = plane[..., 0:height:2, 0:width:2], plane[..., 0:height:2, 1:width:2]
-    c, d = plane[..., 1:height:2, 0:width:2], plane[..., 1:height:2, 1:width:2]
+def _diagonal_variance(planes: Tensor) -> Tensor:
+    height, width = (side // 2 * 2 for side in planes.shape[-2:])
+    a, b = planes[..., 0:height:2, 0:width:2], planes[..., 0:height:2, 1:width:2]
+    c, d = planes[..., 1:height:2, 0:width:2], planes[..., 1:height:2, 1:width:2]
     size = ((a - b - c + d) / 2).abs().flatten(2).median(dim=2).values
     return (size / _MAD).square()[..., None, None]
 
 
+def _luma(x: Tensor) -> Tensor:
+    """Y, (B, 1, H, W)."""
+    return (x * torch.tensor(_LUMA, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
 def _chroma(x: Tensor) -> Tensor:
     """x without its brightness: (R - Y, G - Y, B - Y)."""
-    weights = torch.tensor(_LUMA, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)
-    return x - (x * weights).sum(1, keepdim=True)
+    return x - _luma(x)
 
 
 def smooth(x: Tensor, levels: range) -> Tensor:
@@ -162,7 +184,7 @@ def _prepare_adain(image: Tensor, rows: Rows, reference: Rows, strips: list[tupl
 
 
 def _prepare_wavelet(image: Tensor, rows: Rows, reference: Rows, strips: list[tuple[int, int]]) -> Align:
-    noise = chroma_noise(image)
+    noise = noise_variance(image)
     return lambda x, other: wavelet(x, other, noise)
 
 

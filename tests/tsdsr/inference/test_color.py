@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tsdsr.inference.color import adain, chroma_noise, wavelet
+from tsdsr.inference.color import adain, noise_variance, wavelet
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 56)) -> torch.Tensor:
@@ -51,24 +51,38 @@ def test_wavelet_removes_a_colour_cast_and_keeps_detail() -> None:
     torch.testing.assert_close(wavelet(x + cast, x), x, atol=1e-5, rtol=1e-5)
 
 
-def test_the_colour_of_small_things_comes_back_and_their_brightness_does_not() -> None:
+NO_NOISE = torch.zeros(1, 4, 1, 1)
+LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+
+
+def test_the_colour_of_small_things_comes_back() -> None:
     grey = F.interpolate(torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0)), scale_factor=4.0)
-    reference = (0.5 * grey + 0.25).repeat(1, 3, 1, 1)
-    result = reference.clone()
-    reference[:, 0, 40:52, 40:52] += 0.3  # a red square of 12 pixels, grey in the result
-    literal, finer = wavelet(result, reference), wavelet(result, reference, torch.zeros(1, 3, 1, 1))
-    red = (finer - literal)[0, :, 44:48, 44:48].mean((1, 2))
-    assert red[0] > 0.1 > 0 > red[1]
-    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    torch.testing.assert_close((finer * luma).sum(1), (literal * luma).sum(1), atol=1e-5, rtol=0)
+    result = (0.5 * grey + 0.25).repeat(1, 3, 1, 1)
+    reference = result.clone()
+    reference[:, :, 40:52, 40:52] += torch.tensor([0.3, -0.3 * 0.299 / 0.587, 0.0]).view(3, 1, 1)  # red, as bright
+    found = wavelet(result, reference, NO_NOISE)
+    torch.testing.assert_close(found, reference, atol=1e-5, rtol=0)
+    assert (wavelet(result, reference) - reference)[..., 44:48, 44:48].abs().amax() > 0.2  # the literal form: grey
 
 
-def test_colour_noise_stays_behind() -> None:
-    small = 0.5 + 0.05 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    expected = 0.05 * (0.701**2 + 0.587**2 + 0.114**2) ** 0.5  # of R - Y
-    assert float(chroma_noise(small).sqrt().flatten()[0]) == pytest.approx(expected, rel=0.2)
+def test_brightness_that_was_lost_comes_back_and_what_was_sharpened_stays() -> None:
+    stripes = (0.5 + 0.2 * torch.sign(torch.sin(torch.arange(96) * torch.pi / 4 + 0.1))).expand(1, 3, 96, 96)
+    faint = 0.5 + 0.2 * (stripes - 0.5)
+    lost, kept = wavelet(faint, stripes, NO_NOISE), wavelet(stripes, faint, NO_NOISE)
+    assert (lost - stripes).abs().mean() < 0.1 * (faint - stripes).abs().mean()
+    torch.testing.assert_close(kept, wavelet(stripes, faint), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("coloured", [True, False])
+def test_noise_stays_behind(coloured: bool) -> None:
+    small = 0.5 + 0.05 * torch.randn(1, 3 if coloured else 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    small = small.expand(-1, 3, -1, -1)
+    noise = noise_variance(small)
+    deviations = {True: (0.701**2 + 0.587**2 + 0.114**2) ** 0.5, False: 0.0}  # of R - Y, per 0.05
+    assert float(noise[:, 0].sqrt()) == pytest.approx(0.05 * deviations[coloured], rel=0.2, abs=1e-4)
+    assert float(noise[:, 3].sqrt()) == pytest.approx(0.05 * (float(LUMA.norm()) if coloured else 1), rel=0.2)
     reference = F.interpolate(small, scale_factor=4.0, mode="bicubic")
     clean = torch.full_like(reference, 0.5)
     literal = wavelet(clean, reference)
-    unaware, aware = (wavelet(clean, reference, chroma_noise(small) * on) - literal for on in (0, 1))
+    unaware, aware = (wavelet(clean, reference, noise * on) - literal for on in (0, 1))
     assert aware.square().mean() < 0.3 * unaware.square().mean()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tsdsr.errors import UserError
 from tsdsr.inference import TSDSRPipeline
-from tsdsr.inference.color import adain, chroma_noise, wavelet
+from tsdsr.inference.color import adain, noise_variance, wavelet
 from tsdsr.inference.resample import bicubic
 from tsdsr.models.student import upsample
 
@@ -30,7 +30,7 @@ def test_equals_the_plain_student(loaded: TSDSRPipeline, model: Model, small: to
 
 @pytest.mark.parametrize(
     ("color", "align"),
-    [("adain", lambda x, y, small: adain(x, y)), ("wavelet", lambda x, y, small: wavelet(x, y, chroma_noise(small)))],
+    [("adain", lambda x, y, small: adain(x, y)), ("wavelet", lambda x, y, small: wavelet(x, y, noise_variance(small)))],
 )
 def test_colours_are_aligned_with_the_bicubic_picture(loaded, small, color, align, monkeypatch) -> None:
     monkeypatch.setattr("tsdsr.inference.engine.STRIP_PIXELS", 17 * 2 * 128)  # the strips must not show
