@@ -44,8 +44,7 @@ class Browser:
             os.close(end)
         self._session: str | None = None
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
-        targets = self.call("Target.getTargets")["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        page = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "DOM"):
             self.call(f"{domain}.enable")

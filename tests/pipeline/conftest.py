@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_ray() -> Iterator[None]:
+    """A Ray that a test started goes with its file: it has the environment and the directory of its start."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 @pytest.fixture(autouse=True)

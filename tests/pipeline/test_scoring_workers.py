@@ -26,7 +26,6 @@ def small_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv(name, value)
     import ray
 
-    ray.shutdown()  # an earlier test's
     ray.init(address="local", num_cpus=2, object_store_memory=STORE, log_to_driver=False)
     yield ray
     ray.shutdown()

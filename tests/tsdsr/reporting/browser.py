@@ -43,6 +43,7 @@ class Page:
         self._read, self._write = read, write
         self._buffer, self._number = b"", 0
         self._session: str | None = None
+        self._loaded = 0
         self.errors: list[str] = []
         self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -67,7 +68,10 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Load a file and wait until its scripts have run."""
+        before = self._loaded
         self.call("Page.navigate", url=path.as_uri())
+        while self._loaded == before:  # the former page may still answer
+            self._note(self._next())
         deadline = time.monotonic() + PATIENCE
         while self.run("document.readyState === 'complete' && location.protocol === 'file:'") is not True:
             assert time.monotonic() < deadline, "the page did not load"
@@ -126,6 +130,7 @@ class Page:
 
     def _note(self, event: dict[str, Any]) -> None:
         params = event.get("params", {})
+        self._loaded += event["method"] == "Page.loadEventFired"
         if event["method"] == "Runtime.exceptionThrown":
             self.errors.append(str(params["exceptionDetails"]))
         if event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
