@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import exclusive, interruption, runtime, stage, storage, tracking
 from pipeline.control import Control
@@ -30,7 +30,10 @@ from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 from tsdsr.training.diagnostics import STATISTICS
-from tsdsr.training.distillation import Job
+from tsdsr.training.distillation import Job, pick_device
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -127,8 +130,6 @@ def _fit(params: Params, job: Job, control: Control) -> str | None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from tsdsr.training.distillation import pick_device
-
     on_gpu = pick_device(config.device).type == "cuda"
     # Ray keeps only its own records here: checkpoints are ours, so a run may start again under any name.
     storage = Path(".tsdsr/ray").resolve()
@@ -187,7 +188,6 @@ def _work(config: dict[str, Any]) -> str | None:
 def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Callable[[], bool]) -> None:
     """Rank 0 speaks to MLflow and shows progress; every rank reports to Ray at a checkpoint."""
     from tsdsr.training.distillation import distill as train
-    from tsdsr.training.distillation import pick_device
     from tsdsr.training.loop import Stopped, World
     from tsdsr.training.validation import Validation, write_sheet
 
@@ -222,7 +222,7 @@ def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Call
             train(
                 params,
                 job,
-                device=pick_device(params.distill.device),
+                device=_device(params.distill.device, in_ray=config["ray"]),
                 on_metrics=on_metrics,
                 on_step=progress.show if in_charge else lambda step, values: None,
                 on_checkpoint=on_checkpoint,
@@ -235,6 +235,16 @@ def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Call
             progress.close()
     if in_charge:
         place.push(_written(job))
+
+
+def _device(wanted: str, *, in_ray: bool) -> torch.device:
+    """This worker's: Ray shows all of a node's cards to each of its workers."""
+    device = pick_device(wanted)
+    if in_ray and device.type == "cuda":
+        from ray.train.torch import get_device
+
+        return get_device()
+    return device
 
 
 @contextmanager

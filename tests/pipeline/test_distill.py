@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -34,6 +35,15 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def curve(name: str) -> list[dict[str, str]]:
     with Path(f"reports/curves/{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("in_ray", "wanted"), [(True, "cuda:3"), (False, "cuda:0")])
+def test_each_of_rays_workers_takes_its_own_card(monkeypatch: pytest.MonkeyPatch, in_ray: bool, wanted: str) -> None:
+    """Ray shows a node's workers all cards of that node, so that the first one is not everybody's."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda:3"))
+    assert distill._device("auto", in_ray=in_ray) == torch.device(wanted)
+    assert distill._device("cpu", in_ray=in_ray) == torch.device("cpu")
 
 
 @pytest.mark.repro

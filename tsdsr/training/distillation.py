@@ -63,10 +63,10 @@ class Job:
     guarded: bool = True
 
 
-def pick_device(wanted: str, index: int = 0) -> torch.device:
+def pick_device(wanted: str) -> torch.device:
     """`auto` takes CUDA where there is one."""
     if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
-        return torch.device("cuda", index)
+        return torch.device("cuda", 0)
     return torch.device("cpu")
 
 
@@ -108,6 +108,8 @@ def distill(
     config, world = params.distill, World.current()
     if device.type == "cpu":
         torch.set_num_threads(config.threads_per_worker)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what NCCL and kernels take that are told of none
     cache = LatentCache.open(job.latents, verify=world.rank == 0)  # one worker reads it all for its checksums
     student, null, default, schedule = _models(params, job, cache, device)
     perceptual = PerceptualLoss(
