@@ -59,6 +59,18 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def put_in_place(source: str | Path, path: str | Path) -> None:
+    """Make `path` a directory with the files of `source`, whole or not at all; `source` stays.
+
+    The files are hard links where the file system has them: at once, and no second time on the disk.
+    """
+    with atomic_directory(path) as aside:
+        for file in sorted(file for file in Path(source).rglob("*") if file.is_file()):
+            target = aside / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(file, target)
+
+
 @contextmanager
 def telling_of_no_space(path: str | Path) -> Iterator[None]:
     """An error of the block that says that there is no space left becomes a `UserError` that names `path`."""
@@ -102,6 +114,27 @@ def read_json(path: str | Path) -> Any:
 def sha256_file(path: str | Path) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_code(*paths: Path) -> str:
+    """sha256 over Python sources, files and all below folders: a part of the key of what other code must not go on."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """sha256 of a plain value: equal values have equal keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 def _umask() -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -16,6 +17,10 @@ def break_off(writing, name=None):
     with writing as aside:
         (aside / name if name else aside).write_text("half")
         raise RuntimeError
+
+
+def refused(*paths):
+    raise OSError(errno.EXDEV, "another disk")
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -55,6 +60,33 @@ def test_a_directory_is_replaced_whole(tmp_path):
         break_off(files.atomic_directory(target), "broken")
     assert names(target) == ["new"]
     assert names(tmp_path) == ["student"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_finished_directory_takes_the_place_of_another_and_stays(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(files.os, "link", refused)
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "deep").mkdir(parents=True)
+    (source / "a").write_text("1")
+    (source / "deep/b").write_text("2")
+    target.mkdir()
+    (target / "old").write_text("0")
+    files.put_in_place(source, target)
+    assert names(target) == names(source) == ["a", "deep"]
+    assert (target / "deep/b").read_text() == "2"
+    assert names(tmp_path) == ["source", "target"]
+
+
+def test_code_has_one_digest_until_it_is_edited(tmp_path):
+    (tmp_path / "area").mkdir()
+    (tmp_path / "area/a.py").write_text("x = 1")
+    (tmp_path / "b.py").write_text("y = 1")
+    before = files.sha256_code(tmp_path / "area", tmp_path / "b.py")
+    (tmp_path / "area/notes.txt").write_text("no code")
+    assert files.sha256_code(tmp_path / "area", tmp_path / "b.py") == before
+    (tmp_path / "area/a.py").write_text("x = 2")
+    assert files.sha256_code(tmp_path / "area", tmp_path / "b.py") != before
 
 
 def test_json_is_stable_and_readable(tmp_path):

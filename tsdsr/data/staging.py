@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -95,9 +94,5 @@ def _stamp(path: Path | None) -> list[int] | None:
 def _key(params: Params) -> str:
     values = params.to_dict()
     wanted = {name: values[name] for name in ("seed", "data", "captions", "degradation")}
-    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
-    package = Path(__file__).parents[1]
-    for name in CODE:
-        for path in sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    code = files.sha256_code(*(Path(__file__).parents[1] / name for name in CODE))
+    return files.sha256_json([wanted, code])[:16]
