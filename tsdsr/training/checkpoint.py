@@ -34,6 +34,17 @@ class Checkpoint:
     values: dict[str, Any]
 
 
+class Stopped(Exception):
+    """The run was asked to stop and did, with a checkpoint of its last step."""
+
+    def __init__(self, step: int, steps: int) -> None:
+        super().__init__(f"stopped after step {step} of {steps}; its checkpoint is saved")
+        self.step, self.steps = step, steps
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int, int]]:
+        return type(self), (self.step, self.steps)
+
+
 class CheckpointStore:
     """Checkpoints of one run under one directory.
 

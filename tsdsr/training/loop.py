@@ -19,7 +19,7 @@ from tsdsr.config import DistillConfig, PhaseConfig
 from tsdsr.data.dataset import Batch, DistillationData
 from tsdsr.models import adapters
 from tsdsr.models.student import Student
-from tsdsr.training.checkpoint import Checkpoint, CheckpointStore
+from tsdsr.training.checkpoint import Checkpoint, CheckpointStore, Stopped
 from tsdsr.training.diagnostics import Diagnostics
 from tsdsr.training.optim import NetworkOptimizer
 from tsdsr.training.step import DistillationModel, Distiller
@@ -30,17 +30,6 @@ logger = logging.getLogger(__name__)
 
 class NonFiniteError(RuntimeError):
     """A loss or a gradient stopped being finite; the network at fault is as it was before the step."""
-
-
-class Stopped(Exception):
-    """The run was asked to stop and did, with a checkpoint of its last step."""
-
-    def __init__(self, step: int, steps: int) -> None:
-        super().__init__(f"stopped after step {step} of {steps}; its checkpoint is saved")
-        self.step, self.steps = step, steps
-
-    def __reduce__(self) -> tuple[type[Stopped], tuple[int, int]]:
-        return type(self), (self.step, self.steps)
 
 
 @dataclass(frozen=True)

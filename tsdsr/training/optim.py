@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -56,20 +57,30 @@ class NetworkOptimizer:
         self.adamw.step()
 
     def state(self) -> dict[str, Tensor]:
-        """`<parameter>.<exp_avg ...>` -> tensor."""
-        return {
-            f"{name}.{key}": torch.as_tensor(value)
-            for name, parameter in self.named.items()
-            for key, value in self.adamw.state[parameter].items()
-        }
+        return adamw_state(self.adamw, self.named)
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state` gave; the moments in their parameter's memory layout, as the fused update wants them."""
-        for name, parameter in self.named.items():
-            self.adamw.state[parameter] = {
-                "step": tensors[f"{name}.step"].to(parameter.device),
-                **{
-                    key: torch.empty_like(parameter).copy_(tensors[f"{name}.{key}"])
-                    for key in ("exp_avg", "exp_avg_sq")
-                },
-            }
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        load_adamw_state(self.adamw, self.named, tensors)
+
+
+def adamw_state(adamw: torch.optim.AdamW, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """`<parameter>.<exp_avg ...>` -> tensor."""
+    return {
+        f"{name}.{key}": torch.as_tensor(value)
+        for name, parameter in named.items()
+        for key, value in adamw.state[parameter].items()
+    }
+
+
+def load_adamw_state(
+    adamw: torch.optim.AdamW, named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+) -> None:
+    """Restore what `adamw_state` gave; the moments in their parameter's memory layout, as the fused update wants them.
+
+    The fused update counts its steps on the parameter's device, the others on the CPU.
+    """
+    for name, parameter in named.items():
+        adamw.state[parameter] = {
+            "step": tensors[f"{name}.step"].to(parameter.device if adamw.defaults["fused"] else "cpu"),
+            **{key: torch.empty_like(parameter).copy_(tensors[f"{name}.{key}"]) for key in ("exp_avg", "exp_avg_sq")},
+        }
