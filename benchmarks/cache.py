@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tsdsr import seeding
 from tsdsr.data.cache import DTYPES, NULL_PROMPT, LatentCache, Sample
+from tsdsr.data.cache_writer import CacheWriter
 from tsdsr.models.prompt import Prompt
 
 LATENT, EMBEDS, POOLED = (16, 64, 64), (333, 4096), (2048,)
@@ -76,18 +77,13 @@ def open_pt(root: Path) -> Callable[[int], Triple]:
 
 def write_cache(root: Path, count: int, dtype: str) -> None:
     nothing = Prompt(torch.zeros(EMBEDS), torch.zeros(POOLED))
-    LatentCache.write(
-        root,
-        prompts=(
-            (NULL_PROMPT, nothing) if index < 0 else (f"caption {index}", Prompt(*entry(index)[1:]))
-            for index in range(-1, count)
-        ),
-        samples=(Sample(f"{index:06d}", f"caption {index}", entry(index)[0]) for index in range(count)),
-        default_prompt=NULL_PROMPT,
-        dtype=dtype,
-        shard_rows=1024,
-        origin={},
+    writer = CacheWriter(root.with_suffix(".growing"), key="", dtype=dtype, shard_rows=1024)
+    writer.add_prompts(
+        (NULL_PROMPT, nothing) if index < 0 else (f"caption {index}", Prompt(*entry(index)[1:]))
+        for index in range(-1, count)
     )
+    writer.add_samples(Sample(f"{index:06d}", f"caption {index}", entry(index)[0]) for index in range(count))
+    writer.finish(default_prompt=NULL_PROMPT, origin={}).rename(root)
 
 
 def open_cache(root: Path) -> Callable[[int], Triple]:

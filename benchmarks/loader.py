@@ -18,6 +18,7 @@ import torch
 
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache, Sample, mirrored
+from tsdsr.data.cache_writer import CacheWriter
 from tsdsr.data.dataset import Batch, DistillationData
 from tsdsr.data.pairs import PairFolder, write_png
 from tsdsr.data.synthesis import degrade_again
@@ -78,18 +79,12 @@ def data(folder: Path, preset: presets.Preset, *, side: int, params: Params) -> 
         for stored in (name, mirrored(name)):
             samples.append(Sample(stored, "", torch.randn(shape["in_channels"], latent_side, latent_side)))
     prompts = [(text, random_prompt(preset)) for text in ("", "default")]
-    LatentCache.write(
-        folder / "latents",
-        samples=samples,
-        prompts=prompts,
-        default_prompt="default",
-        dtype="bfloat16",
-        shard_rows=64,
-        origin={},
-    )
+    writer = CacheWriter(folder / "latents", key="", dtype="bfloat16", shard_rows=64)
+    writer.add_prompts(prompts)
+    writer.add_samples(samples)
     return DistillationData(
         PairFolder(folder / "pairs"),
-        LatentCache.open(folder / "latents"),
+        LatentCache.open(writer.finish(default_prompt="default", origin={})),
         seed=0,
         degrade=lambda hq, pair, epoch: degrade_again(hq, pair, epoch, params.seed, params),
         flip=True,

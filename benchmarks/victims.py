@@ -61,7 +61,13 @@ def prepare_stage(directory: Path, **distill: object) -> None:
     write_random_teacher(directory / "data/teacher")
     write_pairs(directory / "data/pairs/train", count=4, side=64)
     write_pairs(directory / "data/pairs/test", count=2, side=64, seed=1)
-    precompute(params, directory / "data/pairs/train", directory / "data/teacher", directory / "data/latents")
+    precompute(
+        params,
+        directory / "data/pairs/train",
+        directory / "data/teacher",
+        directory / "data/latents",
+        directory / "growing",
+    )
 
 
 @dataclass

@@ -1,24 +1,25 @@
 """teacher: the SD3-format teacher, data/teacher - trained here (preset tiny), or named and checked (sd3-medium).
 
-Reads the params sections seed, prompts and teacher, and the HQ sides of data/pairs.
+Reads the params sections seed, prompts and teacher, and the HQ sides of data/pairs. Interrupted or killed, it goes on
+from its last checkpoint when it is started again, and ends with the same bytes. A second one meanwhile is refused.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
-import tempfile
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline import stage
-from pipeline.precompute import device, precision, write_cache
+import tsdsr
+from pipeline import exclusive, stage
+from pipeline.precompute import device, grow_cache, precision
+from pipeline.teacher_work import Work
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache
@@ -30,46 +31,57 @@ from tsdsr.models import adapters, presets, text
 from tsdsr.models import teacher as teachers
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.quiet import quiet
+from tsdsr.training.steps import Session, Values
 
 PAIRS = Path("data/pairs")
 OUT = Path("data/teacher")
 CURVE = Path("reports/curves/teacher.csv")
 METRICS = Path("reports/metrics/teacher.json")
+UNFINISHED = Path(".tsdsr/checkpoints/teacher")
+LOCK = Path(".tsdsr/running/teacher/lock")
 STATISTICS_ROWS = 1024
-CURVE_EVERY = 10  # steps a row of the curve averages
+# A change of these makes checkpoints worthless.
+LIBRARY = ("data", "models", "flow.py", "seeding.py", "training/optim.py", "training/steps.py", "training/teacher.py")
+CODE = [Path(__file__), *(Path(tsdsr.__file__).parent / name for name in LIBRARY)]
 
 log = logging.getLogger("teacher")
 
 
 def main() -> None:
-    make(stage.load_params(__doc__), PAIRS, OUT, CURVE, METRICS)
+    params = stage.load_params(__doc__)
+    with exclusive.alone(LOCK, "the stage teacher"):
+        make(params, PAIRS, OUT, CURVE, METRICS, UNFINISHED)
 
 
-def make(params: Params, pairs: Path, out: Path, curve: Path, metrics: Path) -> None:
-    """Write the teacher's directory, whole or not at all, its loss curve and its measures."""
+def make(params: Params, pairs: Path, out: Path, curve: Path, metrics: Path, unfinished: Path) -> None:
+    """Write the teacher's directory, whole or not at all, its loss curve and its measures.
+
+    `unfinished` keeps what a run that does not come to its end has done; it is removed last of all.
+    """
     preset = presets.get(params.teacher.preset)
     train = train_tiny if preset.trained else point_to_source
-    losses = Curve()
-    with files.atomic_directory(out) as aside:
-        report = train(preset, params, pairs, aside, losses)
-        if params.teacher.finetune.enabled:
-            report |= finetune(params, pairs, aside, losses)
-    _write_curve(curve, losses.rows)
+    work = Work(unfinished, params)
+    report = train(preset, params, pairs, work)
+    if params.teacher.finetune.enabled:
+        report |= finetune(params, pairs, work)
+    files.put_in_place(work.teacher, out)
+    _write_curve(curve, work.curve)
     files.write_json(metrics, report)
+    shutil.rmtree(unfinished)
 
 
-def point_to_source(preset: presets.Preset, params: Params, pairs: Path, out: Path, curve: Curve) -> dict[str, Any]:
+def point_to_source(preset: presets.Preset, params: Params, pairs: Path, work: Work) -> dict[str, Any]:
     """Check a finished teacher and record where it is; every later stage loads it from there."""
     source = params.teacher.source
     if source is None:
         raise UserError(f"teacher.source: the preset {preset.name} needs a hub id or a local directory, found null")
     record = teachers.inspect(source, preset)
-    files.write_json(out / teachers.RECORD, record)
+    files.write_json(work.teacher / teachers.RECORD, record)
     log.info("%s is a teacher of preset %s and is pointed to", source, preset.name)
     return {"preset": preset.name, "source": record["source"], "revision": record["revision"]}
 
 
-def train_tiny(preset: presets.Preset, params: Params, pairs: Path, out: Path, curve: Curve) -> dict[str, Any]:
+def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) -> dict[str, Any]:
     """Train the autoencoder, then the transformer, on the training pairs' HQ sides; measure on the test pairs'."""
     from diffusers import StableDiffusion3Pipeline
 
@@ -81,90 +93,112 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, out: Path, c
     config = params.teacher
     train, test = PairFolder(pairs / "train"), PairFolder(pairs / "test")
     images = torch.stack([read_image(train.hq_path(name)) for name in train.ids])
+    captions = [train.caption(name) for name in train.ids]
+    key = {
+        "images": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
+        "captions": captions,
+        "prompt": params.prompts.default,
+        "config": config.model_dump(exclude={"checkpoint", "finetune"}),
+        "seed": params.seed,
+        "code": files.sha256_code(*CODE),
+    }
 
     vae = presets.build_vae(preset, seed=params.seed)
-    with progress("teacher: autoencoder", config.vae.steps) as show:
-        train_vae(vae, images, config.vae, seed=params.seed, on_step=curve.watch(show))
+    work.train(
+        "autoencoder",
+        config.vae.steps,
+        key,
+        lambda session: train_vae(vae, images, config.vae, seed=params.seed, session=session),
+    )
     plain = LatentCodec(vae, config.use_shift)
     modes = encode_all(plain, images)
     vae.register_to_config(scaling_factor=round(1.0 / float(modes.std()), 6))
     latents = torch.cat([modes, encode_all(plain, images.flip(-1))]) * vae.config.scaling_factor
 
-    captions = [train.caption(name) for name in train.ids]
     distinct = [*sorted(set(captions) - {""}), ""]
     components = text.build_text(preset, [*distinct, params.prompts.default], seed=params.seed)
     transformer = presets.build_transformer(preset, seed=params.seed)
     scheduler = presets.build_scheduler(preset)
     pipe = StableDiffusion3Pipeline(transformer=transformer, vae=vae, scheduler=scheduler, **components)
     prompts = text.encode_prompts(pipe, distinct)
-    with progress("teacher: transformer", config.flow.steps) as show:
-        train_flow(
+    data = LatentsInMemory(latents, [distinct.index(caption) for caption in captions] * 2, prompts, prompts[-1])
+    work.train(
+        "transformer",
+        config.flow.steps,
+        key,
+        lambda session: train_flow(
             transformer,
-            list(transformer.parameters()),
-            LatentsInMemory(latents, [distinct.index(caption) for caption in captions] * 2, prompts, prompts[-1]),
+            dict(transformer.named_parameters()),
+            data,
             config.flow,
             FlowSchedule.from_scheduler(scheduler),
             seed=params.seed,
             shift_positions=True,
-            on_step=curve.watch(show),
-        )
+            session=session,
+        ),
+    )
     report = measure(pipe, test, statistics=(latents.mean((0, 2, 3)), latents.var((0, 2, 3))), params=params)
     with quiet():
-        pipe.save_pretrained(out)
+        pipe.save_pretrained(work.teacher)
     record = {"format": teachers.FORMAT, "preset": preset.name, "source": None, "revision": None}
-    files.write_json(out / teachers.RECORD, record)
+    files.write_json(work.teacher / teachers.RECORD, record)
     return report
 
 
-def finetune(params: Params, pairs: Path, out: Path, curve: Curve) -> dict[str, Any]:
-    """Train a LoRA adapter of the teacher in `out` on the training pairs' HQ sides, and put it beside it.
+def finetune(params: Params, pairs: Path, work: Work) -> dict[str, Any]:
+    """Train a LoRA adapter of the teacher on the training pairs' HQ sides, and put it beside it.
 
     Latents and prompts go through a cache on disk, since those of many photographs fit in no memory.
     """
     from tsdsr.training.teacher import CachedLatents, train_flow
 
     config = params.teacher.finetune
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".finetune-") as folder:
-        scratch = Path(folder) / "latents"
-        storage = params.precompute.model_copy(update={"dtype": "bfloat16", "flips": False})
-        write_cache(
-            pairs / "train",
-            out,
-            scratch,
-            default_prompt=params.prompts.default,
-            use_shift=params.teacher.use_shift,
-            config=storage,
-        )
-        cache = LatentCache.open(scratch, verify=False)
-        teacher = teachers.load_teacher(out, text_encoders=False, dtype=precision(), device=device())
-        transformer = teacher.transformer
-        adapters.add_adapter(
+    directory = grow_cache(
+        pairs / "train",
+        work.teacher,
+        work.latents,
+        default_prompt=params.prompts.default,
+        use_shift=params.teacher.use_shift,
+        config=params.precompute.model_copy(update={"dtype": "bfloat16", "flips": False}),
+    )
+    cache = LatentCache.open(directory, verify=False)
+    teacher = teachers.load_teacher(work.teacher, text_encoders=False, dtype=precision(), device=device())
+    transformer = teacher.transformer
+    adapters.add_adapter(
+        transformer,
+        adapters.TEACHER,
+        rank=config.rank,
+        alpha=config.rank,
+        targets=adapters.ATTENTION_TARGETS,
+        seed=params.seed,
+    )
+    if device().type == "cuda":
+        transformer.enable_gradient_checkpointing()
+    key = {
+        "latents": cache.manifest,
+        "config": config.model_dump(),
+        "seed": params.seed,
+        "device": device().type,
+        "code": files.sha256_code(*CODE),
+    }
+
+    def training(session: Session) -> list[Values]:
+        curve = train_flow(
             transformer,
-            adapters.TEACHER,
-            rank=config.rank,
-            alpha=config.rank,
-            targets=adapters.ATTENTION_TARGETS,
+            adapters.parameters(transformer, adapters.TEACHER),
+            CachedLatents(cache),
+            config,
+            teacher.schedule,
             seed=params.seed,
+            shift_positions=False,
+            session=session,
         )
-        if device().type == "cuda":
-            transformer.enable_gradient_checkpointing()
-        with (
-            progress("teacher: fine-tuning", config.steps) as show,
-            adapters.active(transformer, adapters.TEACHER),
-        ):
-            train_flow(
-                transformer,
-                list(adapters.parameters(transformer, adapters.TEACHER).values()),
-                CachedLatents(cache),
-                config,
-                teacher.schedule,
-                seed=params.seed,
-                shift_positions=False,
-                on_step=curve.watch(show, rename="finetune"),
-            )
-        statistics = _statistics(cache)
-    adapters.save(transformer, adapters.TEACHER, out / teachers.FINETUNED)
-    return _measure_finetuned(teacher, out, PairFolder(pairs / "test"), statistics, params)
+        return [{"step": row["step"], "finetune": row["flow"]} for row in curve]
+
+    with adapters.active(transformer, adapters.TEACHER):
+        work.train("fine-tuning", config.steps, key, training)
+    adapters.save(transformer, adapters.TEACHER, work.teacher / teachers.FINETUNED)
+    return _measure_finetuned(teacher, work.teacher, PairFolder(pairs / "test"), _statistics(cache), params)
 
 
 def _statistics(cache: LatentCache) -> tuple[Tensor, Tensor]:
@@ -229,54 +263,7 @@ def encode_all(codec: LatentCodec, images: Tensor, rows: int = 8) -> Tensor:
     return torch.cat([codec.encode(part) for part in images.split(rows)])
 
 
-class progress:
-    """A bar with time left and the last losses, for a `with` block."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self._bar = tqdm(total=total, desc=title, unit="step")
-        self._redirect = logging_redirect_tqdm()
-
-    def __enter__(self) -> Callable[[dict[str, float]], None]:
-        self._redirect.__enter__()
-        return self._show
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-        self._redirect.__exit__(None, None, None)
-
-    def _show(self, values: dict[str, float]) -> None:
-        self._bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
-        self._bar.update()
-
-
-class Curve:
-    """Losses by step, averaged over `CURVE_EVERY` steps; each training's steps follow those of the one before."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, float]] = []
-        self._recent: list[dict[str, float]] = []
-        self._step = 0
-
-    def watch(
-        self, show: Callable[[dict[str, float]], None], rename: str | None = None
-    ) -> Callable[[int, dict[str, float]], None]:
-        """A callback for one training; `rename` is the column that its loss `flow` goes to."""
-        self._recent.clear()
-
-        def on_step(step: int, values: dict[str, float]) -> None:
-            show(values)
-            self._step += 1
-            self._recent.append({rename or name: value for name, value in values.items()})
-            if step % CURVE_EVERY == 0:
-                names = self._recent[0]
-                means = {name: sum(row[name] for row in self._recent) / len(self._recent) for name in names}
-                self.rows.append({"step": self._step, **means})
-                self._recent.clear()
-
-        return on_step
-
-
-def _write_curve(path: Path, rows: list[dict[str, float]]) -> None:
+def _write_curve(path: Path, rows: list[Values]) -> None:
     columns = ["step", "vae_reconstruction", "vae_divergence", "flow", "finetune"]
     with files.atomic_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline import exclusive
 from pipeline import precompute as stage
 from tests.teachers import write_pairs, write_random_teacher
+from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache, mirrored
 from tsdsr.data.images import read_image
@@ -36,7 +38,7 @@ def small(params: Params) -> Params:
 
 
 def test_the_cache_holds_what_the_teacher_makes_of_the_pairs(small, pairs, teacher, tmp_path):
-    stage.precompute(small, pairs, teacher, tmp_path / "latents")
+    stage.precompute(small, pairs, teacher, tmp_path / "latents", tmp_path / "growing")
     cache, folder = LatentCache.open(tmp_path / "latents"), PairFolder(pairs)
     loaded = teachers.load_teacher(teacher, text_encoders=True)
     codec = LatentCodec(loaded.vae, use_shift=False)
@@ -55,7 +57,9 @@ def test_the_cache_holds_what_the_teacher_makes_of_the_pairs(small, pairs, teach
 
 
 def test_mirror_images_have_latents_of_their_own(small, pairs, teacher, tmp_path):
-    stage.precompute(small.overlay({"precompute": {"flips": True}}), pairs, teacher, tmp_path / "latents")
+    stage.precompute(
+        small.overlay({"precompute": {"flips": True}}), pairs, teacher, tmp_path / "latents", tmp_path / "growing"
+    )
     cache, folder = LatentCache.open(tmp_path / "latents"), PairFolder(pairs)
     assert len(cache) == 2 * len(folder)
     codec = LatentCodec(teachers.load_teacher(teacher, text_encoders=False).vae, use_shift=False)
@@ -68,7 +72,7 @@ def test_mirror_images_have_latents_of_their_own(small, pairs, teacher, tmp_path
 
 def test_equal_input_gives_equal_bytes(small, pairs, teacher, tmp_path):
     for name in ("one", "two"):
-        stage.precompute(small, pairs, teacher, tmp_path / name)
+        stage.precompute(small, pairs, teacher, tmp_path / name, tmp_path / "growing")
     for path in sorted((tmp_path / "one").iterdir()):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
@@ -76,17 +80,17 @@ def test_equal_input_gives_equal_bytes(small, pairs, teacher, tmp_path):
 def test_an_edited_caption_reaches_the_cache(small, pairs, teacher, tmp_path):
     name = PairFolder(pairs).ids[0]
     (pairs / "captions" / f"{name}.txt").write_text("a cat, awake\n")
-    stage.precompute(small, pairs, teacher, tmp_path / "latents")
+    stage.precompute(small, pairs, teacher, tmp_path / "latents", tmp_path / "growing")
     cache = LatentCache.open(tmp_path / "latents")
     assert cache.texts[cache.prompt_index(0)] == "a cat, awake"
 
 
 def test_an_unreadable_photograph_is_named_and_the_old_cache_stays(small, pairs, teacher, tmp_path):
-    stage.precompute(small, pairs, teacher, tmp_path / "latents")
+    stage.precompute(small, pairs, teacher, tmp_path / "latents", tmp_path / "growing")
     path = PairFolder(pairs).hq_path(PairFolder(pairs).ids[-1])
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=path.name):
-        stage.precompute(small, pairs, teacher, tmp_path / "latents")
+        stage.precompute(small, pairs, teacher, tmp_path / "latents", tmp_path / "growing")
     assert len(LatentCache.open(tmp_path / "latents")) == 5
 
 
@@ -94,5 +98,91 @@ def test_a_missing_teacher_is_named(small, pairs, teacher, tmp_path):
     shutil.copytree(teacher, tmp_path / "teacher")
     shutil.rmtree(tmp_path / "teacher" / "vae")
     with pytest.raises(UserError, match="cannot load the teacher"):
-        stage.precompute(small, pairs, tmp_path / "teacher", tmp_path / "latents")
+        stage.precompute(small, pairs, tmp_path / "teacher", tmp_path / "latents", tmp_path / "growing")
     assert not (tmp_path / "latents").exists()
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[int]:
+    """The rows of each batch that the encoder has seen."""
+    encode, seen = LatentCodec.encode, []
+
+    def counted(codec: LatentCodec, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return encode(codec, images)
+
+    monkeypatch.setattr(LatentCodec, "encode", counted)
+    return seen
+
+
+class KilledError(Exception):
+    """Stands for a SIGKILL."""
+
+
+def killed(*args: object) -> None:
+    raise KilledError
+
+
+def killed_at(photograph: int, small: Params, pairs: Path, teacher: Path, tmp_path: Path) -> None:
+    """Run, and be killed when it reads the photograph of this number."""
+    wanted = PairFolder(pairs).hq_path(PairFolder(pairs).ids[photograph])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "read_image", lambda path: killed() if path == wanted else read_image(path))
+        with pytest.raises(KilledError):
+            stage.precompute(small, pairs, teacher, tmp_path / "latents", tmp_path / "growing")
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_a_killed_run_is_gone_on_with_to_the_same_bytes(small, pairs, teacher, tmp_path, monkeypatch, encoded, flips):
+    """Shards of three rows end within batches of two photographs: a batch that has begun is encoded whole again."""
+    small = small.overlay({"precompute": {"flips": flips}})
+    stage.precompute(small, pairs, teacher, tmp_path / "whole", tmp_path / "growing")
+    batches = len(encoded)
+    killed_at(2, small, pairs, teacher, tmp_path)
+    killed_at(4, small, pairs, teacher, tmp_path)
+    encoded.clear()
+    monkeypatch.setattr(text, "encode_prompts", killed)
+    stage.precompute(small, pairs, teacher, tmp_path / "latents", tmp_path / "growing")
+    assert content(tmp_path / "latents") == content(tmp_path / "whole")
+    assert len(encoded) < batches
+    assert not (tmp_path / "growing").exists()
+
+
+def test_a_run_killed_as_it_publishes_computes_nothing_again(small, pairs, teacher, tmp_path, monkeypatch, encoded):
+    put = files.put_in_place
+    monkeypatch.setattr(files, "put_in_place", lambda *paths: killed(put(*paths)))
+    with pytest.raises(KilledError):
+        stage.precompute(small, pairs, teacher, tmp_path / "latents", tmp_path / "growing")
+    monkeypatch.setattr(files, "put_in_place", put)
+    before = content(tmp_path / "latents")
+    shutil.rmtree(tmp_path / "latents")  # as DVC does to the outputs of a stage that did not come to its end
+    encoded.clear()
+    stage.precompute(small, pairs, teacher, tmp_path / "latents", tmp_path / "growing")
+    assert content(tmp_path / "latents") == before
+    assert encoded == []
+
+
+@pytest.mark.parametrize("changed", ["photograph", "caption", "params"])
+def test_what_is_left_of_other_inputs_is_not_used(small, pairs, teacher, tmp_path, changed):
+    killed_at(4, small, pairs, teacher, tmp_path)
+    first = PairFolder(pairs).ids[0]
+    if changed == "photograph":
+        shutil.copyfile(PairFolder(pairs).hq_path(PairFolder(pairs).ids[1]), PairFolder(pairs).hq_path(first))
+    elif changed == "caption":
+        (pairs / "captions" / f"{first}.txt").write_text("a cat, awake\n")
+    else:
+        small = small.overlay({"precompute": {"shard_rows": 2}})
+    for name, growing in (("latents", "growing"), ("anew", "elsewhere")):
+        stage.precompute(small, pairs, teacher, tmp_path / name, tmp_path / growing)
+    assert content(tmp_path / "latents") == content(tmp_path / "anew")
+
+
+def test_a_second_one_meanwhile_is_refused(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["precompute", "--params", str(root / "params.yaml")])
+    with exclusive.alone(stage.LOCK, "x"), pytest.raises(UserError, match="the stage precompute is under way already"):
+        stage.main()

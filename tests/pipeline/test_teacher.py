@@ -2,17 +2,26 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline import exclusive
 from pipeline import teacher as stage
+from pipeline.interruption import Interrupted
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 from tsdsr.models import teacher as teachers
+from tsdsr.training import steps
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def make(params: Params, pairs: Path, folder: Path) -> Path:
-    stage.make(params, pairs, folder / "teacher", folder / "curve.csv", folder / "metrics.json")
+    stage.make(params, pairs, folder / "teacher", folder / "curve.csv", folder / "metrics.json", folder / "unfinished")
     return folder / "teacher"
 
 
@@ -77,7 +86,7 @@ def test_an_interrupted_training_leaves_the_old_teacher(short, pairs, tmp_path, 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(short, pairs, tmp_path):
     wild = short.overlay({"teacher": {"vae": {"learning_rate": 1e30}}})
-    with pytest.raises(FloatingPointError, match="VAE step"):
+    with pytest.raises(FloatingPointError, match="autoencoder step"):
         make(wild, pairs, tmp_path)
     assert not (tmp_path / "teacher").exists()
 
@@ -132,3 +141,83 @@ def test_fine_tuning_adds_an_adapter_that_lowers_the_loss(params, pairs, tmp_pat
 def test_a_preset_and_a_source_that_do_not_fit(params, pairs, tmp_path, changes, reason):
     with pytest.raises(UserError, match=reason):
         make(params.overlay({"teacher": changes}), pairs, tmp_path)
+
+
+class KilledError(Exception):
+    """Stands for a SIGKILL."""
+
+
+def kill(*args: object) -> None:
+    raise KilledError
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """The stage's outputs; whatever else were left would be among them."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def after(step: int, end: Callable[[], None]) -> Iterator[list[int]]:
+    """`end` comes when so many steps, of whatever trainings, are done; yields those that are."""
+    done: list[int] = []
+    update = steps._update
+
+    def counted(*args: Any) -> None:
+        update(*args)
+        done.append(len(done) + 1)
+        if len(done) == step:
+            end()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "_update", counted)
+        yield done
+
+
+def test_killed_and_interrupted_it_goes_on_to_the_same_bytes(short, pairs, tmp_path, monkeypatch):
+    """Before the first checkpoint, in each of three trainings (20, 10 and 12 steps), and as the results are written."""
+    recipe = {"enabled": True, "rank": 4, "steps": 12, "batch_size": 2, "learning_rate": 0.01}
+    tuned = short.overlay({"teacher": {"finetune": recipe, "checkpoint": {"every": 4}}})
+    make(tuned, pairs, tmp_path / "undisturbed")
+    folder = tmp_path / "disturbed"
+    for step in (3, 11):
+        with after(step, kill), pytest.raises(KilledError):
+            make(tuned, pairs, folder)
+    with after(14, lambda: os.kill(os.getpid(), signal.SIGTERM)), pytest.raises(Interrupted) as caught:
+        make(tuned, pairs, folder)
+    assert caught.value.code == 75
+    assert "transformer: stopped after step 2 of 10; its checkpoint is saved" in str(caught.value)
+    with after(8 + 6, kill), pytest.raises(KilledError):
+        make(tuned, pairs, folder)
+    with after(3, lambda: os.kill(os.getpid(), signal.SIGINT)), pytest.raises(Interrupted) as caught:
+        make(tuned, pairs, folder)
+    assert caught.value.code == 130
+    assert "fine-tuning: stopped after step 7 of 12" in str(caught.value)
+    assert {path.name for path in folder.iterdir()} == {"unfinished"}
+    with after(0, kill) as done, monkeypatch.context() as patch:
+        patch.setattr(stage, "_write_curve", kill)
+        with pytest.raises(KilledError):
+            make(tuned, pairs, folder)
+    assert len(done) == 5
+    shutil.rmtree(folder / "teacher")  # as DVC does to the outputs of a stage that did not come to its end
+    with after(0, kill) as done:
+        make(tuned, pairs, folder)
+    assert done == []
+    assert content(folder) == content(tmp_path / "undisturbed")
+
+
+def test_checkpoints_of_other_inputs_are_not_gone_on_from(short, pairs, tmp_path):
+    short = short.overlay({"teacher": {"checkpoint": {"every": 4}}})
+    with after(11, kill), pytest.raises(KilledError):
+        make(short, pairs, tmp_path / "disturbed")
+    captions = sorted((pairs / "train/captions").iterdir())
+    captions[0].write_text("a cat, awake\n")
+    for name in ("disturbed", "anew"):
+        make(short, pairs, tmp_path / name)
+    assert content(tmp_path / "disturbed") == content(tmp_path / "anew")
+
+
+def test_a_second_one_meanwhile_is_refused(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["teacher", "--params", str(root / "params.yaml")])
+    with exclusive.alone(stage.LOCK, "x"), pytest.raises(UserError, match="the stage teacher is under way already"):
+        stage.main()

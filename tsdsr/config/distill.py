@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tsdsr.config.section import Count, NonNegative, Positive, Probability, Section, ordered
+from tsdsr.config.section import CheckpointConfig, Count, NonNegative, Positive, Probability, Section, ordered
 
 
 class LoRAConfig(Section):
@@ -79,11 +79,6 @@ class ScheduleConfig(Section):
     name: Literal["constant", "cosine_with_restarts"]
     warmup_steps: Annotated[int, Field(ge=0)]
     cycles: Count
-
-
-class CheckpointConfig(Section):
-    every: Count
-    keep: Count
 
 
 class ValidationConfig(Section):

@@ -23,3 +23,8 @@ class Section(BaseModel):
     """A mapping of params.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class CheckpointConfig(Section):
+    every: Count  # steps
+    keep: Count  # of the newest

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tsdsr.config.section import Count, Positive, Probability, Section
+from tsdsr.config.section import CheckpointConfig, Count, Positive, Probability, Section
 
 
 class TeacherVAEConfig(Section):
@@ -33,6 +33,7 @@ class TeacherConfig(Section):
     source: str | None
     use_shift: bool
     threads: Count
+    checkpoint: CheckpointConfig
     vae: TeacherVAEConfig
     flow: TeacherFlowConfig
     finetune: TeacherFinetuneConfig

@@ -14,11 +14,11 @@ Legend: C h w a latent's channels and sides, L prompt tokens, D their width, P p
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,6 @@ from tsdsr.models.prompt import Prompt
 MANIFEST = "manifest.json"
 FORMAT = 1
 NULL_PROMPT = ""
-RECORD_BATCH_BYTES = 64 * 2**20  # what a writer holds in memory, at most (a single row may be more)
 
 CacheDtype = Literal["float32", "bfloat16"]
 # How a dtype is stored: torch's, and the integer of equal width that numpy can hold it as.
@@ -67,7 +66,7 @@ class LatentCache:
         """Open a cache.
 
         Args:
-            directory: what `write` made.
+            directory: what `tsdsr.data.cache_writer` made.
             verify: read every shard and compare its sha256; without, only the shards' sizes are compared.
 
         Raises:
@@ -77,7 +76,7 @@ class LatentCache:
         manifest = _read_manifest(directory / MANIFEST)
         shards = [shard for kind in manifest["shards"].values() for shard in kind]
         with ThreadPoolExecutor() as pool:
-            problems = [text for text in pool.map(lambda shard: _damage(directory, shard, verify), shards) if text]
+            problems = [text for text in pool.map(lambda shard: damage(directory, shard, verify), shards) if text]
         if problems:
             raise UserError(f"{directory}: damaged: {'; '.join(problems)}; run `dvc repro precompute` again")
         return cls(directory, manifest)
@@ -129,48 +128,6 @@ class LatentCache:
     def _tensor(self, value: Any, name: str) -> Tensor:
         return decode(value.as_buffer(), self.manifest["dtype"], self.manifest["shapes"][name])
 
-    @staticmethod
-    def write(
-        directory: str | Path,
-        *,
-        samples: Iterable[Sample],
-        prompts: Iterable[tuple[str, Prompt]],
-        default_prompt: str,
-        dtype: CacheDtype,
-        shard_rows: int,
-        origin: Mapping[str, Any],
-    ) -> None:
-        """Write a cache, whole or not at all; samples and prompts are consumed one by one.
-
-        Args:
-            directory: replaced if it exists.
-            samples: equal in shape; each caption must be among `prompts`.
-            prompts: distinct texts with their embeddings; the default and the empty prompt among them.
-            dtype: what tensors are stored as.
-            shard_rows: rows a file, at most.
-            origin: what the values were made from (the teacher's fingerprint, ...), for the manifest.
-
-        Raises:
-            ValueError: for a repeated, missing or misshapen entry.
-        """
-        with files.atomic_directory(directory) as aside:
-            shapes: dict[str, list[int]] = {}
-            rows: dict[str, int] = {}
-            prompt_shards = _write_shards(aside, "prompts", _prompt_rows(prompts, dtype, shapes, rows), shard_rows)
-            for text in (default_prompt, NULL_PROMPT):
-                if text not in rows:
-                    raise ValueError(f"the prompt {text!r} is not among the prompts")
-            latent_shards = _write_shards(aside, "latents", _latent_rows(samples, dtype, shapes, rows), shard_rows)
-            manifest = {
-                "format": FORMAT,
-                "dtype": dtype,
-                "shapes": shapes,
-                "default_prompt": default_prompt,
-                "origin": dict(origin),
-                "shards": {"latents": latent_shards, "prompts": prompt_shards},
-            }
-            files.write_json(aside / MANIFEST, manifest)
-
 
 def mirrored(name: str) -> str:
     """The id under which the latent of a pair's mirror image is stored: an encoder does not commute with mirroring."""
@@ -193,82 +150,13 @@ def decode(buffer: Any, dtype: str, shape: Sequence[int]) -> Tensor:
     return values.view(stored).float().reshape(*shape)
 
 
-Row = dict[str, Any]
-
-
-def _prompt_rows(
-    prompts: Iterable[tuple[str, Prompt]], dtype: str, shapes: dict[str, list[int]], rows: dict[str, int]
-) -> Iterator[Row]:
-    for text, prompt in prompts:
-        if text in rows:
-            raise ValueError(f"the prompt {text!r} comes twice")
-        rows[text] = len(rows)
-        for name, tensor in (("embeds", prompt.embeds), ("pooled", prompt.pooled)):
-            _same_shape(shapes, name, tensor, text)
-        yield {"text": text, "embeds": encode(prompt.embeds, dtype), "pooled": encode(prompt.pooled, dtype)}
-
-
-def _latent_rows(
-    samples: Iterable[Sample], dtype: str, shapes: dict[str, list[int]], rows: Mapping[str, int]
-) -> Iterator[Row]:
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise ValueError(f"the sample {sample.id} comes twice")
-        if sample.caption not in rows:
-            raise ValueError(f"{sample.id}: its caption {sample.caption!r} is not among the prompts")
-        seen.add(sample.id)
-        _same_shape(shapes, "latent", sample.latent, sample.id)
-        yield {"id": sample.id, "prompt": rows[sample.caption], "latent": encode(sample.latent, dtype)}
-
-
-def _same_shape(shapes: dict[str, list[int]], name: str, tensor: Tensor, label: str) -> None:
-    wanted = shapes.setdefault(name, list(tensor.shape))
-    if list(tensor.shape) != wanted:
-        raise ValueError(f"{label}: {name} has shape {list(tensor.shape)}, the ones before have {wanted}")
-
-
-def _write_shards(directory: Path, kind: str, rows: Iterator[Row], shard_rows: int) -> list[dict[str, Any]]:
-    """Consume `rows` into files of at most `shard_rows`; returns their manifest entries."""
-    entries: list[dict[str, Any]] = []
-    while (first := next(rows, None)) is not None:
-        path = directory / f"{kind}-{len(entries):05d}.arrow"
-        count = _write_shard(path, first, islice(rows, shard_rows - 1))
-        entries.append(
-            {"file": path.name, "rows": count, "bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
-        )
-    if not entries:
-        raise ValueError(f"there are no {kind} to write")
-    return entries
-
-
-def _write_shard(path: Path, first: Row, rest: Iterator[Row]) -> int:
-    schema = pa.schema([(name, _arrow_type(value)) for name, value in first.items()])
-    row_bytes = sum(len(value) for value in first.values() if isinstance(value, bytes))
-    per_batch = max(1, RECORD_BATCH_BYTES // row_bytes)
-    count = 0
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        batch = [first, *islice(rest, per_batch - 1)]
-        while batch:
-            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
-            count += len(batch)
-            batch = list(islice(rest, per_batch))
-    return count
-
-
-def _arrow_type(value: Any) -> pa.DataType:
-    if isinstance(value, bytes):
-        return pa.binary(len(value))
-    return pa.string() if isinstance(value, str) else pa.int32()
-
-
 @dataclass
 class _Table:
     """Rows spread over shards, each mapped into memory when first touched."""
 
     directory: Path
     shards: list[dict[str, Any]]
-    _open: dict[int, _Shard] = field(default_factory=dict)
+    _open: dict[int, Shard] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._ends = list(accumulate(shard["rows"] for shard in self.shards))
@@ -287,16 +175,16 @@ class _Table:
     def column(self, name: str) -> list[Any]:
         return [value for number in range(len(self.shards)) for value in self._shard(number).column(name)]
 
-    def _shard(self, number: int) -> _Shard:
+    def _shard(self, number: int) -> Shard:
         if number not in self._open:
-            self._open[number] = _Shard(self.directory / self.shards[number]["file"])
+            self._open[number] = Shard(self.directory / self.shards[number]["file"])
         return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:  # a copy in another process maps the files itself
         return {**self.__dict__, "_open": {}}
 
 
-class _Shard:
+class Shard:
     """One Arrow file, mapped read-only."""
 
     def __init__(self, path: Path) -> None:
@@ -329,7 +217,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _damage(directory: Path, shard: Mapping[str, Any], verify: bool) -> str | None:
+def damage(directory: Path, shard: Mapping[str, Any], verify: bool) -> str | None:
     """What is wrong with a shard, naming it; None if nothing is."""
     path = directory / shard["file"]
     if not path.is_file():

@@ -8,11 +8,10 @@ guidance). The autoencoder's start is this project's own (`tsdsr.models.linear_s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,35 +22,35 @@ from tsdsr.data.cache import LatentCache
 from tsdsr.flow import FlowSchedule, add_noise, velocity
 from tsdsr.models.linear_start import linear_start
 from tsdsr.models.prompt import Prompt
+from tsdsr.training.steps import Session, Values, descend
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
-OnStep = Callable[[int, dict[str, float]], None]
-
-WARMUP_STEPS = 50
-BETAS = (0.9, 0.99)
-CLIP_NORM = 1.0
 # Weights of the autoencoder's loss, per pixel: mean squared error decides what PSNR measures, the mean absolute error
 # keeps edges from blurring, and a small KL divergence keeps latents of moderate size and smooth.
 SQUARED, ABSOLUTE, DIVERGENCE = 3.0, 1.0, 1e-5
 
 
-def train_vae(vae: AutoencoderKL, images: Tensor, config: TeacherVAEConfig, *, seed: int, on_step: OnStep) -> None:
-    """Train an autoencoder in place on crops of `images`.
+def train_vae(
+    vae: AutoencoderKL, images: Tensor, config: TeacherVAEConfig, *, seed: int, session: Session
+) -> list[Values]:
+    """Train an autoencoder in place on crops of `images`; returns the curve of its losses.
 
     Args:
         vae: freshly made.
         images: [N,3,H,W] in [-1, 1].
         config: steps, batch, crop side in pixels, learning rate.
         seed: every draw belongs to (seed, step).
-        on_step: called with the step (from 1) and its losses.
+        session: what is around it.
+
+    Raises:
+        Stopped: by the session.
     """
     linear_start(vae, images)
     vae.train()
-    parameters = list(vae.parameters())
-    optimizer, schedule = _optimizer(parameters, config.learning_rate, config.steps)
-    for step in range(1, config.steps + 1):
+
+    def losses(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         generator = seeding.generator(seed, "teacher", "vae", step)
         crops = _random_crops(images, config.batch_size, config.crop_size, generator)
         posterior = vae.encode(crops).latent_dist
@@ -59,9 +58,14 @@ def train_vae(vae: AutoencoderKL, images: Tensor, config: TeacherVAEConfig, *, s
         restored = vae.decode(posterior.mean + posterior.std * noise).sample
         reconstruction = SQUARED * (restored - crops).pow(2).mean() + ABSOLUTE * (restored - crops).abs().mean()
         divergence = posterior.kl().sum() / crops.numel()
-        _update(parameters, optimizer, schedule, reconstruction + DIVERGENCE * divergence, f"VAE step {step}")
-        on_step(step, {"vae_reconstruction": reconstruction.item(), "vae_divergence": divergence.item()})
+        terms = {"vae_reconstruction": reconstruction, "vae_divergence": divergence}
+        return reconstruction + DIVERGENCE * divergence, terms
+
+    curve = descend(
+        dict(vae.named_parameters()), losses, learning_rate=config.learning_rate, steps=config.steps, session=session
+    )
     vae.eval().requires_grad_(False)
+    return curve
 
 
 def _random_crops(images: Tensor, count: int, side: int, generator: torch.Generator) -> Tensor:
@@ -132,27 +136,31 @@ class CachedLatents:
 
 def train_flow(
     transformer: SD3Transformer2DModel,
-    parameters: Sequence[nn.Parameter],
+    parameters: Mapping[str, nn.Parameter],
     data: FlowData,
     config: TeacherFlowConfig,
     schedule: FlowSchedule,
     *,
     seed: int,
     shift_positions: bool,
-    on_step: OnStep,
-) -> None:
-    """Train in place: E || v(z_t, t, c) - (noise - z) ||^2, t uniform in (0, 1000].
+    session: Session,
+) -> list[Values]:
+    """Train in place: E || v(z_t, t, c) - (noise - z) ||^2, t uniform in (0, 1000]; returns the curve of the loss.
 
     Args:
         transformer: on the device and in the dtype to train in; adapters that take part are active.
         parameters: those to train, of it; float32.
         data: latents and prompts; the null prompt takes a caption's place at `config.caption_dropout`.
+        seed: every draw belongs to (seed, step).
         shift_positions: put the patches at random places of the model's sample size.
-        on_step: called with the step (from 1) and its losses.
+        session: what is around it.
+
+    Raises:
+        Stopped: by the session.
     """
     transformer.train()
-    optimizer, rate = _optimizer(parameters, config.learning_rate, config.steps)
-    for step in range(1, config.steps + 1):
+
+    def losses(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         generator = seeding.generator(seed, "teacher", "flow", step)
         z, prompts = data.rows(torch.randint(len(data), (config.batch_size,), generator=generator).tolist())
         dropped = torch.rand(len(z), generator=generator) < config.caption_dropout
@@ -165,9 +173,11 @@ def train_flow(
         with _shifted_positions(transformer, room, generator):
             predicted = predict(transformer, add_noise(z, noise, sigma), schedule.timestep(sigma), prompts)
         loss = flow_losses(predicted, z.to(predicted.device), noise.to(predicted.device)).mean()
-        _update(parameters, optimizer, rate, loss, f"flow step {step}")
-        on_step(step, {"flow": loss.item()})
+        return loss, {"flow": loss}
+
+    curve = descend(parameters, losses, learning_rate=config.learning_rate, steps=config.steps, session=session)
     transformer.eval().requires_grad_(False)
+    return curve
 
 
 def predict(transformer: SD3Transformer2DModel, z_t: Tensor, timestep: Tensor, prompts: Sequence[Prompt]) -> Tensor:
@@ -205,28 +215,3 @@ def _shifted_positions(transformer: SD3Transformer2DModel, room: int, generator:
         yield
     finally:
         embed.pos_embed = table
-
-
-def _optimizer(parameters: Sequence[nn.Parameter], rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW with a short warm-up and a cosine to (almost) zero."""
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=BETAS, weight_decay=0.0)
-    warmup = min(WARMUP_STEPS, max(1, steps // 10))
-
-    def factor(step: int) -> float:
-        return min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _update(
-    parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, schedule: Any, loss: Tensor, where: str
-) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"{where}: the loss is {loss.item()}")
-    optimizer.zero_grad()
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-    if not torch.isfinite(norm):
-        raise FloatingPointError(f"{where}: the gradient's norm is {norm.item()}")
-    optimizer.step()
-    schedule.step()

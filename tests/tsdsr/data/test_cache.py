@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.caches import write_cache
 from tsdsr import seeding
 from tsdsr.data import cache as caches
 from tsdsr.data.cache import LatentCache, Sample
@@ -34,17 +35,11 @@ def samples(count: int) -> list[Sample]:
     ]
 
 
-def write(directory: Path, *, count: int = 7, **changes) -> Path:
-    options = {
-        "samples": iter(samples(count)),
-        "prompts": iter(prompts()),
-        "default_prompt": DEFAULT,
-        "dtype": "float32",
-        "shard_rows": 3,
-        "origin": {"teacher": "abc"},
-    }
-    LatentCache.write(directory, **(options | changes))
-    return directory
+def write(root: Path, *, count: int = 7, dtype: str = "float32", shard_rows: int = 3) -> Path:
+    """The directory of a cache."""
+    return write_cache(
+        root, samples(count), prompts(), default_prompt=DEFAULT, dtype=dtype, shard_rows=shard_rows
+    ).directory
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -58,7 +53,6 @@ def test_what_is_written_is_read(tmp_path):
         assert cache.prompt(number).pooled.equal(texts[sample.caption].pooled)
     assert cache.default.embeds.equal(texts[DEFAULT].embeds)
     assert cache.null.pooled.equal(texts[""].pooled)
-    assert cache.manifest["origin"] == {"teacher": "abc"}
     assert cache.manifest["shapes"] == {"latent": [C, SIDE, SIDE], "embeds": [L, D], "pooled": [P]}
 
 
@@ -71,33 +65,6 @@ def test_bfloat16_rounds_once_and_halves_the_size(tmp_path):
     sizes = [path.stat().st_size for path in (whole / "latents-00000.arrow", half / "latents-00000.arrow")]
     payload = 60 * C * SIDE * SIDE * 2
     assert sizes[0] - sizes[1] == payload
-
-
-def test_each_distinct_caption_is_stored_once(tmp_path):
-    cache = LatentCache.open(write(tmp_path / "cache", count=40))
-    assert sum(shard["rows"] for shard in cache.manifest["shards"]["prompts"]) == 4
-    assert [cache.texts[cache.prompt_index(number)] for number in range(4)] == CAPTIONS * 2
-
-
-def test_shards_hold_at_most_their_rows(tmp_path):
-    directory = write(tmp_path / "cache", count=7)
-    assert [shard["rows"] for shard in LatentCache.open(directory).manifest["shards"]["latents"]] == [3, 3, 1]
-    assert not list(directory.glob("*.p*"))
-
-
-def test_record_batches_bound_the_writer_and_change_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(caches, "RECORD_BATCH_BYTES", 2 * C * SIDE * SIDE * 4)
-    cache = LatentCache.open(write(tmp_path / "cache", shard_rows=5))
-    for number, sample in enumerate(samples(7)):
-        assert cache.latent(number).equal(sample.latent)
-
-
-def test_equal_input_gives_equal_bytes(tmp_path):
-    one, two = write(tmp_path / "one"), write(tmp_path / "two")
-    names = sorted(path.name for path in one.iterdir())
-    assert names == sorted(path.name for path in two.iterdir())
-    for name in names:
-        assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
 def test_a_read_row_is_the_readers_own(tmp_path):
@@ -142,26 +109,6 @@ def test_a_folder_that_is_no_cache_is_said_so(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(UserError, match="format 99"):
         LatentCache.open(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"samples": [*samples(2), samples(1)[0]]}, "photo-000 comes twice"),
-        ({"samples": [Sample("a", "unheard of", draw(C, SIDE, SIDE, label=0))]}, "'unheard of' is not among"),
-        ({"samples": [*samples(2), Sample("odd", "a cat", draw(C, SIDE, 3, label=0))]}, "odd: latent has shape"),
-        ({"samples": []}, "no latents"),
-        ({"prompts": prompts((DEFAULT, *CAPTIONS))}, "prompt '' is not among"),
-        ({"prompts": [*prompts(), *prompts()]}, "comes twice"),
-    ],
-)
-def test_bad_input_leaves_what_was_there(tmp_path, changes, reason):
-    directory = write(tmp_path / "cache")
-    changes = {name: iter(value) for name, value in changes.items()}
-    with pytest.raises(ValueError, match=reason):
-        write(directory, **changes)
-    assert len(LatentCache.open(directory)) == 7
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def read_all(directory: str, results) -> None:

@@ -14,7 +14,8 @@ compat.apply()
 from diffusers import StableDiffusion3Pipeline  # noqa: E402
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel  # noqa: E402
 
-from tsdsr.data.cache import LatentCache, Sample  # noqa: E402
+from tests.caches import write_cache  # noqa: E402
+from tsdsr.data.cache import Sample  # noqa: E402
 from tsdsr.models import presets  # noqa: E402
 from tsdsr.models.codec import LatentCodec  # noqa: E402
 from tsdsr.models.prompt import Prompt  # noqa: E402
@@ -78,16 +79,13 @@ def test_the_text_encoders_embeddings():
 @pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
 def test_the_manifest_and_the_bytes(tmp_path, dtype, width):
     texts = ("a sharp photograph", "")
-    LatentCache.write(
+    cache = write_cache(
         tmp_path / "cache",
-        samples=[Sample(f"photo-{number}", "", torch.ones(SHAPES["latent"])) for number in range(2)],
-        prompts=[(text, Prompt(torch.ones(SHAPES["embeds"]), torch.ones(SHAPES["pooled"]))) for text in texts],
+        [Sample(f"photo-{number}", "", torch.ones(SHAPES["latent"])) for number in range(2)],
+        [(text, Prompt(torch.ones(SHAPES["embeds"]), torch.ones(SHAPES["pooled"]))) for text in texts],
         default_prompt=texts[0],
         dtype=dtype,
-        shard_rows=1024,
-        origin={},
     )
-    cache = LatentCache.open(tmp_path / "cache")
     assert cache.manifest["dtype"] == dtype
     assert cache.manifest["shapes"] == SHAPES
     (latents,), (prompts,) = cache.manifest["shards"]["latents"], cache.manifest["shards"]["prompts"]

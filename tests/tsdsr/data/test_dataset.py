@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.caches import write_cache
 from tests.tiny import CHANNELS, random_prompt
 from tsdsr import seeding
 from tsdsr.data.cache import LatentCache, Sample, mirrored
@@ -28,18 +29,15 @@ def pairs(tmp_path) -> PairFolder:
 
 @pytest.fixture
 def cache(tmp_path) -> LatentCache:
-    return write_cache(tmp_path / "latents", IDS)
+    return cache_of(tmp_path / "latents", IDS)
 
 
-def write_cache(directory, ids) -> LatentCache:
+def cache_of(directory, ids) -> LatentCache:
     """One latent a pair, stored in another order than the pairs', and two captions."""
     samples = [Sample(name, f"caption {i % 2}", latent(name)) for i, name in enumerate(reversed(ids))]
     texts = ["caption 0", "caption 1", "", "default"]
     prompts = [(text, random_prompt(i)) for i, text in enumerate(texts)]
-    LatentCache.write(
-        directory, samples=samples, prompts=prompts, default_prompt="default", dtype="float32", shard_rows=2, origin={}
-    )
-    return LatentCache.open(directory)
+    return write_cache(directory, samples, prompts, default_prompt="default", shard_rows=2)
 
 
 def latent(name: str) -> torch.Tensor:
@@ -130,11 +128,11 @@ def test_each_epoch_degrades_anew(pairs, cache):
 
 def test_pairs_without_a_latent_are_named(pairs, tmp_path):
     with pytest.raises(UserError, match=f"2 training images lack a cached latent .first: {IDS[3]}.*precompute"):
-        DistillationData(pairs, write_cache(tmp_path / "fewer", IDS[:3]), seed=0)
+        DistillationData(pairs, cache_of(tmp_path / "fewer", IDS[:3]), seed=0)
 
 
 def test_a_cache_may_hold_more_than_the_pairs(pairs, tmp_path):
-    data = DistillationData(pairs, write_cache(tmp_path / "more", [*IDS, "another-c000"]), seed=0)
+    data = DistillationData(pairs, cache_of(tmp_path / "more", [*IDS, "another-c000"]), seed=0)
     assert len(data) == 5
 
 
@@ -156,12 +154,8 @@ def aligned(tmp_path) -> DistillationData:
         write_png(tmp_path / "aligned/lq" / f"{name}.png", np.ascontiguousarray(hq[::4, ::4]))
         samples += [Sample(name, "", blocks(hq)), Sample(mirrored(name), "", blocks(hq[:, ::-1]))]
     prompts = [(text, random_prompt(i)) for i, text in enumerate(["", "default"])]
-    LatentCache.write(
-        tmp_path / "cache", samples=samples, prompts=prompts, default_prompt="default", dtype="float32",
-        shard_rows=4, origin={},
-    )  # fmt: skip
-    cache, pairs = LatentCache.open(tmp_path / "cache"), PairFolder(tmp_path / "aligned")
-    return DistillationData(pairs, cache, seed=0, crop_size=16, flip=True)
+    cache = write_cache(tmp_path / "cache", samples, prompts, default_prompt="default")
+    return DistillationData(PairFolder(tmp_path / "aligned"), cache, seed=0, crop_size=16, flip=True)
 
 
 def blocks(pixels: np.ndarray) -> torch.Tensor:
