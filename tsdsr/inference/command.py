@@ -200,7 +200,7 @@ def _megapixels(job: Job, settings: Settings) -> float:
     """Of the result, from the input's header; of one that cannot be read, 0: its turn will say why."""
     from tsdsr.inference.pictures import read_size
 
-    if job.source == STANDARD_STREAM:
+    if job.source == STANDARD_STREAM or not job.source.is_file():  # a pipe can be read only once
         return 1.0
     try:
         height, width = settings.target.of(*read_size(job.source))

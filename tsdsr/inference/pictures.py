@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageCms
 from torch import Tensor
 
 from tsdsr.errors import UserError
+from tsdsr.inference.sixteen_bits import decode_16_bit, has_16_bit_colour
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,10 @@ def read_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path, str(path)) as image:
         width, height = image.size
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) < 5
-    return (width, height) if upright else (height, width)
+        exif = _exif(image)
+        turned = exif is not None and exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        turned = turned and image.format != "TIFF"  # whose size Pillow has turned already
+    return (height, width) if turned else (width, height)
 
 
 def read_picture(source: Path | BinaryIO, name: str) -> Picture:
@@ -110,6 +113,9 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
         if frames > 1 and image.format not in _FRAMES_ARE_ONE_PICTURE:
             raise UserError(f"{name}: has {frames} frames or pages; save the one to enlarge as a picture of its own")
         exif = _exif(image)
+        if exif is None:
+            logger.warning("%s: its EXIF data cannot be read and is left out", name)
+            exif = Image.Exif()
         orientation = exif.pop(ExifTags.Base.Orientation, 1)
         try:
             values, alpha, icc = _decode(image, data)
@@ -122,35 +128,41 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
         return Picture(np.ascontiguousarray(upright(values)), alpha, icc, exif, image.format or "PNG")
 
 
-def _opened(source: Path | BinaryIO, name: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(source)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: enormous: {error}") from None
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
-    except OSError as error:
-        reason = error.strerror or "not a picture in a format that can be read"
-        raise UserError(f"{name}: {reason}") from None
+@contextmanager
+def _opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+    """The picture before it is decoded. What Pillow warns of is either an error later on or harmless."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(source)
+        except Image.DecompressionBombError as error:
+            raise UserError(f"{name}: enormous: {error}") from None
+        except FileNotFoundError:
+            raise UserError(f"{name}: no such file") from None
+        except OSError as error:
+            reason = error.strerror or "not a picture in a format that can be read"
+            raise UserError(f"{name}: {reason}") from None
+        except Exception as error:  # what Pillow's readers of headers say of metadata that are too large, or damaged
+            raise UserError(f"{name}: damaged ({error})") from None
+        with image:
+            yield image
 
 
-def _exif(image: Image.Image) -> Image.Exif:
+def _exif(image: Image.Image) -> Image.Exif | None:
+    """None where it cannot be read: damaged EXIF must not lose the picture."""
     try:
         exif = image.getexif()
         exif.get_ifd(ExifTags.IFD.Exif)
-    except Exception:  # damaged EXIF must not lose the picture
-        logger.warning("its EXIF data cannot be read and is left out")
-        return Image.Exif()
+    except Exception:  # Pillow raises many types
+        return None
     return exif  # the thumbnail's directory is not asked for, and so is not written again
 
 
 def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
     """values (H, W, C), alpha (H, W) or None, and the profile."""
     icc = image.info.get("icc_profile")
-    if _has_16_bit_colour(image, data):
-        return *_split(_decode_16_bit(data)), icc
+    if has_16_bit_colour(image, data):
+        return *_split(decode_16_bit(image, data)), icc
     if image.mode.startswith("I"):
         return _grey_16(np.asarray(image))[..., None], None, icc
     if image.mode == "F":
@@ -170,26 +182,6 @@ def _split(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return array[..., None], None
     depth = array.shape[2]
     return (array[..., : depth - 1], array[..., -1]) if depth in (2, 4) else (array, None)
-
-
-def _has_16_bit_colour(image: Image.Image, data: bytes) -> bool:
-    """Whether Pillow would cut 16 bits of colour to 8."""
-    if image.format == "PNG":
-        depth, color_type = data[24:26]  # of the header chunk, which comes first
-        return depth == 16 and color_type != 0
-    bits = image.tag_v2.get(258, ()) if image.format == "TIFF" else ()  # type: ignore[attr-defined]
-    return len(bits) > 1 and max(bits) == 16
-
-
-def _decode_16_bit(data: bytes) -> np.ndarray:
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise UserError("damaged or truncated")
-    if array.ndim == 3:
-        order = [2, 1, 0, 3][: array.shape[2]]  # OpenCV keeps blue first
-        array = array[..., order]
-    grey = array.ndim == 3 and array.shape[2] == 4 and bool((array[..., :1] == array[..., 1:3]).all())
-    return array[..., [0, 3]] if grey else array
 
 
 def _grey_16(array: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 import io
+import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,6 +12,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from tsdsr.errors import UserError
 from tsdsr.inference.pictures import read_picture, read_size
+from tsdsr.inference.png import PngWriter
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (20, 30, 3), np.uint8)
@@ -22,19 +25,76 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> io.Byte
     return stream
 
 
+def sixteen_bit_tiff(orientation: int) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, RGB.astype(np.uint16) * 257, photometric="rgb", extratags=[(274, 3, 1, orientation, True)])
+    return stream.getvalue()
+
+
+def lzw_tiff(orientation: int) -> bytes:
+    """Only OpenCV writes LZW here, and no orientation: the tag that says that channels are interleaved becomes one."""
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, 5]
+    data = cv2.imencode(".tif", RGB[..., ::-1].astype(np.uint16) * 257, options)[1].tobytes()
+    interleaved, turned = (struct.pack("<HHIHH", *entry) for entry in ((284, 3, 1, 1, 0), (274, 3, 1, orientation, 0)))
+    assert data.count(interleaved) == 1
+    return data.replace(interleaved, turned)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_applied_once(orientation: int, tmp_path: Path) -> None:
+def test_orientation_is_applied_once(orientation: int, kind: str, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     exif[0x010F] = "Maker"
-    path = tmp_path / "a.png"
-    path.write_bytes(encoded(Image.fromarray(RGB), exif=exif).getvalue())
-    picture = read_picture(path, "a.png")
-    expected = ImageOps.exif_transpose(Image.open(path))
+    path = tmp_path / "a"
+    path.write_bytes(encoded(Image.fromarray(RGB), kind, exif=exif, lossless=True).getvalue())
+    picture = read_picture(path, "a")
+    shown = Image.open(encoded(Image.fromarray(RGB), kind, lossless=True))
+    expected = ImageOps.exif_transpose(Image.open(encoded(shown, exif=exif)))
     np.testing.assert_array_equal(picture.values, np.asarray(expected))
     assert read_size(path) == expected.size
     assert 0x0112 not in picture.exif
     assert picture.exif[0x010F] == "Maker"
+
+
+@pytest.mark.parametrize("made", [sixteen_bit_tiff, lzw_tiff])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_sixteen_bits_is_applied_once(orientation: int, made: Callable[[int], bytes]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    expected = ImageOps.exif_transpose(Image.open(encoded(Image.fromarray(RGB), exif=exif)))
+    picture = read_picture(io.BytesIO(made(orientation)), "a")
+    np.testing.assert_array_equal(picture.values, np.asarray(expected).astype(np.uint16) * 257)
+
+
+def test_sixteen_bits_in_separate_channels() -> None:
+    pixels = RNG.integers(0, 65536, (20, 30, 3), np.uint16)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    stream.seek(0)
+    np.testing.assert_array_equal(read_picture(stream, "a").values, pixels)
+
+
+def test_sixteen_bits_multiplied_by_alpha_are_divided_by_it() -> None:
+    pixels = np.full((20, 30, 4), (10_000, 5_000, 0, 20_000), np.uint16)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels, photometric="rgb", extrasamples=["assocalpha"])
+    stream.seek(0)
+    picture = read_picture(stream, "a")
+    np.testing.assert_array_equal(picture.values[0, 0], [32_768, 16_384, 0])
+    assert (picture.alpha == 20_000).all()
+
+
+def test_sixteen_bits_of_grey_with_alpha() -> None:
+    grey, alpha = RNG.integers(0, 65536, (2, 20, 30), np.uint16)
+    writer = PngWriter(stream := io.BytesIO(), (20, 30), channels=1, alpha=True, bits=16)
+    writer.write(np.dstack([grey, alpha]))
+    writer.close()
+    stream.seek(0)
+    picture = read_picture(stream, "a")
+    assert (picture.channels, picture.bits) == (1, 16)
+    np.testing.assert_array_equal(picture.values[..., 0], grey)
+    np.testing.assert_array_equal(picture.alpha, alpha)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +152,19 @@ def animated() -> bytes:
     return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]).getvalue()
 
 
+def swollen(chunk: bytes, head: bytes) -> bytes:
+    """A PNG file with a chunk of metadata that is small compressed and 80 MB large."""
+    data = encoded(Image.fromarray(RGB)).getvalue()
+    body = chunk + head + zlib.compress(bytes(80_000_000))
+    return data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
+
+
+def cmyk_tiff() -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, RNG.integers(0, 65536, (20, 30, 4), np.uint16), photometric="separated")
+    return stream.getvalue()
+
+
 def enormous() -> bytes:
     data = bytearray(encoded(Image.fromarray(RGB)).getvalue())
     data[16:24] = (60_000).to_bytes(4, "big") * 2
@@ -108,17 +181,23 @@ def enormous() -> bytes:
         (encoded(Image.fromarray(RGB)).getvalue()[:300], "truncated"),
         (animated(), "3 frames"),
         (enormous(), "enormous"),
+        (swollen(b"iCCP", b"name\0\0"), "damaged"),
+        (swollen(b"zTXt", b"name\0\0"), "damaged"),
+        (sixteen_bit_tiff(1)[:1000], "damaged"),
+        (cmyk_tiff(), "SEPARATED; save it in RGB"),
         (encoded(Image.fromarray(RGB[..., 0].astype(np.float32)), "TIFF").getvalue(), "floating-point"),
     ],
-    ids=["empty", "text", "truncated jpeg", "truncated png", "animated", "enormous", "float"],
-)
-def test_bad_files_are_one_line_that_names_them(data: bytes, message: str, tmp_path: Path) -> None:
+    ids=["empty", "text", "truncated jpeg", "truncated png", "animated", "enormous", "swollen profile", "swollen text",
+         "truncated tiff", "cmyk tiff", "float"],
+)  # fmt: skip
+def test_bad_files_are_one_line_that_names_them(data: bytes, message: str, tmp_path: Path, capfd) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(data)
     with pytest.raises(UserError, match=message) as caught:
         read_picture(path, "photo.png")
     assert str(caught.value).startswith("photo.png: ")
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # no decoder has more to say
 
 
 def test_damaged_exif_does_not_lose_the_picture() -> None:
