@@ -71,19 +71,19 @@ def free_port(host: str) -> int:
 
 def shortage(error: BaseException, cure: str = CURE) -> str | None:
     """What is short, and the cure, where Ray's error means that; None for any other error."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if type(cause).__module__.startswith("ray.") and type(cause).__name__ in SHORTAGES:
             return f"{SHORTAGES[type(cause).__name__]} (Ray: {_first_line(cause)}). {cure}"
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The error, what it was raised from, and what failed on Ray Train's workers."""
     yield error
     wrapped = [getattr(error, name, None) for name in ("cause", "health_check_failure", "controller_failure")]
     for cause in [error.__cause__, *wrapped, *getattr(error, "worker_failures", {}).values()]:
         if isinstance(cause, BaseException) and cause is not error:
-            yield from _causes(cause)
+            yield from causes(cause)
 
 
 def _first_line(error: BaseException) -> str:

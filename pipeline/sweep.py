@@ -20,8 +20,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipeline import provenance, runtime, stage, storage, sweep_report, tracking
-from pipeline.sweep_ledger import FINISHED, STOPPED, Ledger, TrialRecord
-from pipeline.sweep_space import Point, distributions, planned, point_key
+from pipeline.sweep_ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord
+from pipeline.sweep_space import Point, distributions, planned, point_key, shown_value
 from pipeline.sweep_trial import Setup, run, run_name, split_pairs
 from tsdsr.config import Params
 from tsdsr.errors import UserError
@@ -34,6 +34,7 @@ RETRIES = 2  # of a trial whose worker died
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would take Ctrl-C for the end of the sweep
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that diverges before its first rung has no score
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
@@ -142,7 +143,8 @@ def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], sam
     resources = {"CPU": params.sweep.resources.cpus, "GPU": params.sweep.resources.gpus}
     if place.url:  # trials share the ledger, and a mirror is of one host
         resources |= _this_host()
-    name = f"sweep-{params.sweep.name}-{os.getpid()}"
+    name = f"sweep-{params.sweep.name}"
+    shutil.rmtree(RAY / name, ignore_errors=True)  # of one that was killed
     try:
         results = tune.Tuner(
             tune.with_resources(_trainable(setup), resources),
@@ -158,9 +160,15 @@ def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], sam
         ).fit()
     finally:
         shutil.rmtree(RAY / name, ignore_errors=True)
-    errors = [str(error) for error in results.errors]
-    if errors:
-        raise UserError(f"{len(errors)} trials failed; run the sweep again to continue them. The first:\n{errors[0]}")
+    if results.errors:
+        reason = _in_words(results.errors[0])
+        raise UserError(f"trials that failed: {len(results.errors)}; the sweep, run again, continues them. {reason}")
+
+
+def _in_words(error: Exception) -> str:
+    """What went wrong in a trial: a line where that is known, else its traceback."""
+    mistakes = (str(cause) for cause in runtime.causes(error) if type(cause) is UserError)
+    return next(mistakes, None) or runtime.shortage(error) or f"The first:\n{error}"
 
 
 def _trainable(setup: Setup) -> Any:
@@ -187,13 +195,20 @@ def _callback(ledger: Ledger, place: storage.Place) -> Any:
     class CloseStopped(Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             key = point_key(trial.config.get("point", trial.config))
-            record = next(record for record in ledger.records() if record.key == key)
+            record = ledger.read(key)
             if record.end is None:
                 ledger.close(key, STOPPED)
                 tracking.end_child(run_name(record), {"stopped_early_at_step": record.last_step})
             place.push([ledger.folder(key)])
+            _say(ledger.read(key))
 
     return CloseStopped()
+
+
+def _say(record: TrialRecord) -> None:
+    values = ", ".join(f"{key} {shown_value(value)}" for key, value in record.values.items())
+    score = "" if record.score is None else f" at step {record.last_step} with {record.score:.6g}"
+    logger.info("trial %d %s%s: %s", record.number, record.end, score, values)
 
 
 def _log_best(params: Params, ledger: Ledger, tracked: tracking.Run) -> None:
@@ -202,7 +217,8 @@ def _log_best(params: Params, ledger: Ledger, tracked: tracking.Run) -> None:
         tracked.metrics({f"best/{params.sweep.metric}": best.score})
         tracked.tags({"best.trial": run_name(best), **{f"best.{key}": value for key, value in best.values.items()}})
     ends = [record.end for record in ledger.records()]
-    logger.info("%d trials: %d finished, %d stopped early", len(ends), ends.count(FINISHED), ends.count(STOPPED))
+    counts = ", ".join(f"{ends.count(end)} {end}" for end in (FINISHED, STOPPED, FAILED) if end in ends)
+    logger.info("%d trials: %s", len(ends), counts)
 
 
 def _check_inputs() -> None:

@@ -104,12 +104,16 @@ class Ledger:
 
     def close(self, key: str, end: str, reason: str | None = None) -> None:
         """Write how a trial ended, unless that is known already; its checkpoints are no longer needed."""
-        record = _read(self.folder(key) / "trial.json")
+        record = self.read(key)
         if record.end is None:
             record.end, record.reason = end, reason
             self.write(record)
         for name in ("checkpoints", "rung", "restored"):
             shutil.rmtree(self.folder(key) / name, ignore_errors=True)
+
+    def read(self, key: str) -> TrialRecord:
+        """The record of a trial that has begun."""
+        return _read(self.folder(key) / "trial.json")
 
     def records(self) -> list[TrialRecord]:
         """Every trial, in the order in which they began."""

@@ -60,11 +60,12 @@ def best_overlay(params: Params, record: TrialRecord) -> str:
     """An overlay on params.yaml, checked against it."""
     overlay = nested(record.values)
     params.overlay(overlay, origin="best.yaml")
-    about = (
-        f"# The best of sweep `{params.sweep.name}`: {params.sweep.metric} {record.score:.6g} on held-out training\n"
-    )
-    about += f"# photographs after {record.last_step} steps. For `dvc exp run`: python -m pipeline.params flags\n"
-    return about + yaml.safe_dump(overlay, sort_keys=True)
+    about = [
+        f"The best of sweep `{params.sweep.name}`: {params.sweep.metric} {record.score:.6g} on held-out training",
+        f"photographs after {record.last_step} steps. To train with these values to the end:",
+        "    dvc exp run $(python -m pipeline.params flags reports/sweep/best.yaml)",
+    ]
+    return "".join(f"# {line}\n" for line in about) + yaml.safe_dump(overlay, sort_keys=True)
 
 
 def importance(params: Params, records: Sequence[TrialRecord]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pipeline.sweep_ledger import FAILED, FINISHED, Ledger, TrialRecord
 from pipeline.sweep_space import Point, nested
 from tsdsr import seeding
 from tsdsr.config import Params
+from tsdsr.errors import UserError
 
 if TYPE_CHECKING:
     from tsdsr.training.checkpoint import Checkpoint
@@ -78,7 +79,11 @@ def run(values: Point, setup: Setup, report: Report) -> None:
 def _train(base: Params, ledger: Ledger, record: TrialRecord, report: Report) -> None:
     from tsdsr.training.loop import NonFiniteError
 
-    params = trial_params(base, record.values)
+    try:
+        params = trial_params(base, record.values)
+    except UserError as error:  # values that each are in their space, and together are not valid
+        ledger.close(record.key, FAILED, str(error))
+        return
     try:
         with tracking.child(params, run_name(record)) as tracked:
             tracked.tags({"trial": record.number})
@@ -218,7 +223,6 @@ def split_pairs(params: Params, source: Path, target: Path) -> None:
     """
     from tsdsr import files
     from tsdsr.data.pairs import PairFolder
-    from tsdsr.errors import UserError
 
     pairs = PairFolder(source)
     manifest = files.read_json(source.parent / "manifest.json")

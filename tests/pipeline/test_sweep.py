@@ -257,18 +257,23 @@ def test_a_trial_that_is_killed_goes_on_to_the_same_end(here: Path) -> None:
 @pytest.mark.repro
 @pytest.mark.timeout(1800)
 def test_a_sweep_runs_what_is_left_and_then_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    params = Params.load("params.yaml").overlay({"sweep": {"trials": 2, "search": "optuna"}})
+    space = [{"key": "distill.tsd.lambda", "uniform": [0.0, 1.0]}, {"key": "distill.accumulation", "choice": [1, 3]}]
+    params = Params.load("params.yaml").overlay({"sweep": {"trials": 3, "search": "optuna", "space": space}})
     ledger = Ledger(sweep.SWEEPS / params.sweep.name)
-    ended = ledger.begin({"distill.tsd.lambda": 0.125})  # as from an earlier session
+    ended = ledger.begin({"distill.tsd.lambda": 0.125, "distill.accumulation": 1})  # as from an earlier session
     ended.scores = {2: (50.0, None, None), 4: (60.0, None, None)}
     ledger.write(ended)
     ledger.close(ended.key, FINISHED)
-    interrupted = ledger.begin({"distill.tsd.lambda": 0.375})
+    interrupted = ledger.begin({"distill.tsd.lambda": 0.375, "distill.accumulation": 1})
+    impossible = ledger.begin({"distill.tsd.lambda": 0.5, "distill.accumulation": 3})  # of a batch of two
     result = sweep.sweep(params)
-    assert [record.key for record in result] == [ended.key, interrupted.key]  # continued, and no third one made up
+    # Continued, and no fourth one made up.
+    assert [record.key for record in result] == [ended.key, interrupted.key, impossible.key]
     # ASHA remembers the 50 dB of the earlier session, which nothing honest reaches.
     assert (result[1].end, result[1].last_step) == (STOPPED, 2)
-    assert overlays.read_overlays(["reports/sweep/best.yaml"]) == nested({"distill.tsd.lambda": 0.125})
+    assert (result[2].end, result[2].score) == (FAILED, None)
+    assert "accumulation" in str(result[2].reason)
+    assert overlays.read_overlays(["reports/sweep/best.yaml"]) == nested(ended.values)
 
     monkeypatch.setattr(sweep, "_fit", lambda *arguments: pytest.fail("nothing is left to run"))
     assert sweep.sweep(params) == result
