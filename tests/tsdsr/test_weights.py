@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -126,11 +130,68 @@ def test_fetch_of_other_bytes_leaves_nothing(caches: Path, capsys: pytest.Captur
     assert not list((caches / "torch").rglob("*.pth"))
 
 
-def test_fetch_without_network_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = weights.Weight("net", "pyiqa/net-1234.pth", "http://127.0.0.1:9/net.pth", DIGEST, ("metric x",))
+@contextlib.contextmanager
+def server(answer: bytes) -> Iterator[str]:
+    """The address of a server that takes one request, sends `answer` and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/net.pth"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"nonsense",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\ncut off",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\ncut off",
+        b"HTTP/1.1 302 Found\r\nLocation: gopher://elsewhere/\r\n\r\n",
+    ],
+)
+def test_a_server_that_fails_is_one_line_and_leaves_nothing(
+    answer: bytes, caches: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with server(answer) as address:
+        row = weights.Weight("net", "pyiqa/net-1234.pth", address, DIGEST, ("metric x",))
+        monkeypatch.setitem(weights.WEIGHTS, "net", row)
+        assert run("fetch", "net") == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("net: ")
+    assert not [path for path in (caches / "torch").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "http://127.0.0.1:no", "socks9://127.0.0.1:9"])
+def test_a_proxy_that_does_not_answer_is_one_line(
+    proxy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", proxy)
+    row = weights.Weight("net", "pyiqa/net-1234.pth", "http://weights.invalid/net.pth", DIGEST, ("metric x",))
     monkeypatch.setitem(weights.WEIGHTS, "net", row)
-    with pytest.raises(UserError, match="cannot be fetched"):
-        weights.fetch("net")
+    assert run("fetch", "net") == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "cannot be fetched" in line
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(caches / "torch", b"a file where the folder should be")
+    assert run("fetch", "net") == 1
+    assert "cannot be put into" in capsys.readouterr().out
 
 
 def test_import_takes_the_files_it_knows_at_any_depth(caches: Path) -> None:
@@ -140,11 +201,22 @@ def test_import_takes_the_files_it_knows_at_any_depth(caches: Path) -> None:
     assert weights.missing("net") is None
 
 
-def test_import_refuses_a_damaged_file_and_a_folder_without_weights(caches: Path) -> None:
+def test_a_damaged_file_stops_no_other_import(
+    caches: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = weights.Weight("web", "pyiqa/web.pth", "http://weights.invalid/web.pth", DIGEST, ("metric y",))
+    monkeypatch.setitem(weights.WEIGHTS, "web", row)
     write(caches / "stick/net-1234.pth", b"cut off")
-    with pytest.raises(UserError, match="expected"):
-        run("import", str(caches / "stick"))
+    write(caches / "stick/web.pth")
+    assert run("import", str(caches / "stick")) == 1
+    damaged, copied = capsys.readouterr().out.splitlines()
+    assert "expected" in damaged
+    assert copied.startswith("web: copied to")
     assert weights.find("net") is None
+    assert weights.missing("web") is None
+
+
+def test_import_of_a_folder_without_weights_is_a_mistake(caches: Path) -> None:
     with pytest.raises(UserError, match="holds none"):
         run("import", str(write(caches / "other/a.txt").parent))
     with pytest.raises(UserError, match="no such folder"):

@@ -6,7 +6,7 @@ compat.apply()
 
 from tsdsr.metrics.executor import Batch, BatchScores, Executor, LocalExecutor, choose_device  # noqa: E402
 from tsdsr.metrics.registry import COLUMNS, METRICS, Metric, select  # noqa: E402
-from tsdsr.metrics.results import compare, environment, json_path, read_csv, summarise, to_csv, write  # noqa: E402
+from tsdsr.metrics.results import check_out, compare, environment, json_path, read_csv, summarise, to_csv, write  # noqa: E402
 from tsdsr.metrics.scoring import DEFAULT_CACHE, Scores, score_folder  # noqa: E402
 from tsdsr.metrics.statistics import Interval, mean_interval, paired_difference  # noqa: E402
 
@@ -21,6 +21,7 @@ __all__ = [
     "LocalExecutor",
     "Metric",
     "Scores",
+    "check_out",
     "choose_device",
     "compare",
     "environment",

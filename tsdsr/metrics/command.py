@@ -35,16 +35,19 @@ def run(args: argparse.Namespace) -> int:
     """Score, write and print.
 
     Returns:
-        0, or 1 when the results are partial: some image could not be scored by a metric that was available. An
-        interruption writes what there is, as partial, and goes on to the caller.
+        0; 1 when the results are partial: some image could not be scored by a metric that was available; 2 when no
+        metric that was asked for is available. An interruption writes what there is, as partial, and goes on to the
+        caller.
 
     Raises:
-        UserError: when nothing can be scored.
+        UserError: when no image can be scored, or a file that is named cannot be read or written: before the work.
     """
     from tsdsr import metrics
 
     device = metrics.choose_device(args.device)
-    metrics.json_path(args.out)  # a bad name fails before the work
+    metrics.check_out(args.out)
+    if args.against:
+        metrics.read_csv(args.against)
     method = args.method or Path(args.restored).resolve().name
 
     def keep(scores: metrics.Scores) -> None:
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     keep(scores)
     if args.against:
         sys.stdout.write(describe_differences(args.out, args.against) + "\n")
-    return int(scores.partial)
+    return int(scores.partial) if scores.means() else 2
 
 
 def describe(summary: dict) -> str:
@@ -89,8 +92,7 @@ def describe_differences(ours: str | Path, theirs: str | Path) -> str:
 
     lines = [f"{ours} - {theirs}, paired over images (* the 95 % interval leaves out 0)"]
     for name, item in metrics.compare(ours, theirs).items():
-        bounds = "" if item.low is None else f"  [{item.low:+.4f}, {item.high:+.4f}]" + " *" * item.excludes_zero
-        lines.append(
-            f"  {metrics.METRICS[name].label if name in metrics.METRICS else name:8} {item.mean:+9.4f}{bounds}"
-        )
+        bounds = "" if item.low is None else f"  [{item.low:+.4f}, {item.high:+.4f}]"
+        label = metrics.METRICS[name].label if name in metrics.METRICS else name
+        lines.append(f"  {label:8} {item.mean:+9.4f}{bounds}  {item.images} images" + " *" * item.excludes_zero)
     return "\n".join(lines)

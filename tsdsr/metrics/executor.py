@@ -93,7 +93,14 @@ class LocalExecutor:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is a CUDA device when there is one, else the CPU."""
+    """`auto` is a CUDA device when there is one, else the CPU.
+
+    Raises:
+        UserError: for `cuda` where there is none.
+    """
+    available = torch.cuda.is_available()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if available else "cpu"
+    if name == "cuda" and not available:
+        raise UserError("no CUDA device is here, or torch was installed without CUDA; choose cpu or auto")
     return torch.device(name)

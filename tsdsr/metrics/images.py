@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tsdsr.errors import UserError
 from tsdsr.metrics.registry import Metric
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+_SIXTEEN_BITS = re.compile(r"(RGB[AaX]?|LA);16")  # in Pillow's name for how a file lays out its pixels
 KEPT_BYTES = 1 << 30  # decoded images are kept up to this many bytes; beyond, they are decoded again when scored
 
 
@@ -74,6 +76,11 @@ def collect(restored: str | Path, reference: str | Path | None) -> tuple[list[It
     items, kept = [], 0
     for name, (path, other) in pairs.items():
         try:
+            name.encode()
+        except UnicodeEncodeError:
+            problems.append(Problem(ascii(name), "its name is not UTF-8; rename it"))
+            continue
+        try:
             item = Item(name, _open(path), None if other is None else _open(other))
         except UserError as error:
             problems.append(Problem(name, str(error)))
@@ -107,9 +114,13 @@ def _list(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of images")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and path.name[0] != "." and not path.is_dir()
+    )
     if not files:
-        raise UserError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))}); folders inside it are not searched")
     return {path.name: path for path in files}
 
 
@@ -139,7 +150,10 @@ def _match(
 
 
 def _open(path: Path) -> Picture:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not data:
         raise UserError(f"{path} is empty")
     try:
@@ -154,9 +168,14 @@ def _open(path: Path) -> Picture:
 
 def _decode(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"{image.mode} has more than 8 bits a channel; save it as 8-bit RGB")
+        if image.mode.startswith(("I", "F")) or _cut_to_8_bits(image):
+            raise ValueError("more than 8 bits a channel; save it as 8-bit RGB")
         return np.asarray(image.convert("RGB"))
+
+
+def _cut_to_8_bits(image: Image.Image) -> bool:
+    """Whether Pillow would drop the lower half of 16 bits of colour without a word."""
+    return any(_SIXTEEN_BITS.search(str(tile[3])) for tile in getattr(image, "tile", ()))
 
 
 def _size(picture: Picture) -> str:

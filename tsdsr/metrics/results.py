@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -62,6 +63,22 @@ def json_path(out: str | Path) -> Path:
     return out.with_suffix(".json")
 
 
+def check_out(out: str | Path) -> None:
+    """Find out before the work whether `write` can write `out`.
+
+    Raises:
+        UserError: when `out` is no name for a CSV, or its folder cannot be made or written.
+    """
+    out = Path(out)
+    if out.is_dir() or json_path(out).is_dir():
+        raise UserError(f"{out} is a folder; name a file, such as {out / 'scores.csv'}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+
+
 def to_csv(scores: Scores) -> str:
     """Columns name, psnr, ssim, ...; six decimals; a score that is not there is an empty cell."""
     text = io.StringIO()
@@ -82,6 +99,8 @@ def read_csv(path: str | Path) -> dict[str, dict[str, float]]:
         return {column: {row["name"]: float(row[column]) for row in rows if row[column]} for column in columns}
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a CSV of scores (columns name, {', '.join(COLUMNS)}): {error}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def compare(ours: str | Path, theirs: str | Path, seed: int = 0) -> dict[str, Interval]:
@@ -89,9 +108,14 @@ def compare(ours: str | Path, theirs: str | Path, seed: int = 0) -> dict[str, In
 
     Returns:
         metric -> mean difference with its bootstrap interval.
+
+    Raises:
+        UserError: when a file cannot be read, or the two have no score of the same image in common.
     """
     left, right = read_csv(ours), read_csv(theirs)
     shared = [name for name in left if left[name].keys() & right.get(name, {}).keys()]
+    if not shared:
+        raise UserError(f"{ours} and {theirs} have no score of an image of the same name in common")
     return {name: paired_difference(left[name], right[name], seed) for name in shared}
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from tsdsr.errors import UserError
 from tsdsr.weights.registry import WEIGHTS
 from tsdsr.weights.search import find, missing, places
-from tsdsr.weights.store import fetch, import_folder
+from tsdsr.weights.store import fetch, import_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,13 +86,23 @@ def _fetch(names: list[str], folders: list[str]) -> int:
 
 
 def _import(folder: str) -> int:
-    imported = import_folder(folder)
-    for name, path in imported.items():
-        _say(f"{name}: copied to {path}")
-    if not imported:
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder that holds the downloaded weights")
+    status, imported = 0, False
+    for name in WEIGHTS:
+        try:
+            path = import_file(name, folder)
+        except UserError as error:
+            _say(str(error))
+            status = 1
+            continue
+        if path is not None:
+            _say(f"{name}: copied to {path}")
+            imported = True
+    if not imported and not status:
         wanted = ", ".join(weight.filename for weight in WEIGHTS.values())
         raise UserError(f"{folder}: holds none of the files wanted: {wanted}")
-    return 0
+    return status
 
 
 def _say(text: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 from tsdsr.errors import UserError
-from tsdsr.files import atomic_file, sha256_file
+from tsdsr.files import atomic_file, is_no_space, sha256_file
 from tsdsr.weights.registry import WEIGHTS, Weight
 from tsdsr.weights.search import torch_hub
 
@@ -21,52 +23,52 @@ def fetch(name: str) -> Path:
     """Download one file into torch.hub's folder, checked against its digest before it gets its name.
 
     Raises:
-        UserError: when the server cannot be reached, or sends something else.
+        UserError: when the server cannot be reached, or sends something else, or the folder cannot be written.
     """
     weight = WEIGHTS[name]
-    target = torch_hub() / weight.file
     logger.info("fetching %s from %s", name, weight.url)
-    with atomic_file(target) as aside:
+    with _checked(weight, weight.url) as aside:
         try:
             with urllib.request.urlopen(weight.url, timeout=TIMEOUT_SECONDS) as source, aside.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except (OSError, HTTPException, ValueError) as error:  # of the network, the protocol, a proxy's address
+            if is_no_space(error):
+                raise
             raise UserError(
-                f"{name}: {weight.url} cannot be fetched ({getattr(error, 'reason', error)}); "
+                f"{name}: {weight.url} cannot be fetched ({getattr(error, 'reason', None) or error}); "
                 "download it on another machine, then `tsdsr weights import DIR` here"
             ) from None
-        _check(weight, aside, weight.url)
-    return target
+    return torch_hub() / weight.file
 
 
-def import_folder(folder: str | Path) -> dict[str, Path]:
-    """Copy every file of the registry that lies in `folder` (at any depth) into torch.hub's folder.
+def import_file(name: str, folder: str | Path) -> Path | None:
+    """Copy one file of the registry from `folder`, where it may lie at any depth, into torch.hub's folder.
 
     Returns:
-        name -> where it now lies; empty when the folder holds none of them.
+        Where it now lies; None when the folder does not hold it.
 
     Raises:
-        UserError: when there is no such folder, or a file with a registered name has another digest.
+        UserError: when the file has another digest, or torch.hub's folder cannot be written.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder that holds the downloaded weights")
-    imported = {}
-    for name, weight in WEIGHTS.items():
-        source = next((path for path in sorted(folder.rglob(weight.filename)) if path.is_file()), None)
-        if source is None:
-            continue
-        target = torch_hub() / weight.file
-        with atomic_file(target) as aside:
-            shutil.copyfile(source, aside)
-            _check(weight, aside, str(source))
-        imported[name] = target
-    return imported
+    weight = WEIGHTS[name]
+    source = next((path for path in sorted(Path(folder).rglob(weight.filename)) if path.is_file()), None)
+    if source is None:
+        return None
+    with _checked(weight, str(source)) as aside:
+        shutil.copyfile(source, aside)
+    return torch_hub() / weight.file
 
 
-def _check(weight: Weight, path: Path, origin: str) -> None:
-    digest = sha256_file(path)
-    if not digest.startswith(weight.sha256):
-        raise UserError(
-            f"{weight.name}: {origin} has sha256 {digest}, expected {weight.sha256}...; the file is not used"
-        )
+@contextmanager
+def _checked(weight: Weight, origin: str) -> Iterator[Path]:
+    """A path to write to, which takes the file's place in torch.hub's folder if its digest is right."""
+    try:
+        with atomic_file(torch_hub() / weight.file) as aside:
+            yield aside
+            digest = sha256_file(aside)
+            if not digest.startswith(weight.sha256):
+                raise UserError(
+                    f"{weight.name}: {origin} has sha256 {digest}, expected {weight.sha256}...; the file is not used"
+                )
+    except OSError as error:
+        raise UserError(f"{weight.name}: cannot be put into {torch_hub()}: {error}") from None

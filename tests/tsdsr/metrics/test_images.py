@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,6 +78,26 @@ def test_what_is_no_image_or_has_16_bits_is_named(folders: tuple[Path, Path], sa
     found = faults(restored, reference)
     assert found.keys() == {"a.png", "b.png"}
     assert "more than 8 bits" in found["b.png"]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_colour_of_16_bits_is_not_cut_to_8_in_silence(save: Save, tmp_path: Path, channels: int, suffix: str) -> None:
+    save("x/a.png", FLAT)
+    cv2.imwrite(str(tmp_path / f"x/b.{suffix}"), np.full((32, 32, channels), 1000, dtype=np.uint16))
+    assert "more than 8 bits" in faults(tmp_path / "x", None)[f"b.{suffix}"]
+
+
+def test_what_cannot_be_opened_or_written_down_costs_that_name_alone(folders: tuple[Path, Path]) -> None:
+    restored, _ = folders
+    (restored / "link.png").symlink_to(restored / "nowhere.png")
+    (restored / "folder.png").mkdir()
+    (restored / os.fsdecode(b"d\xff.png")).write_bytes((restored / "a.png").read_bytes())
+    items, problems = images.collect(restored, None)
+    assert [item.name for item in items] == ["a.png", "b.png", "c.png"]
+    found = {problem.name: problem.message for problem in problems}
+    assert found.keys() == {"link.png", "'d\\udcff.png'"}
+    assert "No such file" in found["link.png"]
 
 
 def test_other_files_are_left_alone(folders: tuple[Path, Path]) -> None:

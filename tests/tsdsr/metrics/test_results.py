@@ -88,6 +88,9 @@ def test_methods_are_compared_over_the_images_and_metrics_they_share(scores: met
     differences = metrics.compare(tmp_path / "ours.csv", tmp_path / "theirs.csv")
     assert list(differences) == ["psnr"]
     assert (differences["psnr"].mean, differences["psnr"].images) == (0.75, 2)
+    files.write_text(tmp_path / "others.csv", "name,psnr\nc.png,19.5\n")
+    with pytest.raises(UserError, match="no score of an image of the same name in common"):
+        metrics.compare(tmp_path / "ours.csv", tmp_path / "others.csv")
 
 
 def test_what_is_no_csv_of_scores_is_named(tmp_path: Path) -> None:
@@ -108,6 +111,36 @@ def test_the_command_scores_and_compares(folders: tuple[Path, Path], capsys: pyt
     assert "LPIPS            - weights alexnet" in printed
     difference = next(line for line in printed.splitlines() if line.lstrip().startswith("PSNR") and line.endswith("*"))
     assert float(difference.split()[1]) < -40
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--against", "nowhere.csv", "nowhere.csv cannot be read"),
+        ("--against", "a.txt", "not a CSV of scores"),
+        ("--out", "scores.json", "name the CSV"),
+        ("--out", "restored", "is a folder"),
+        ("--out", "a.txt/scores.csv", "cannot be written"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_before_the_work(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, option: str, value: str, reason: str
+) -> None:
+    files.write_text("a.txt", "a\n1\n")
+    monkeypatch.setattr(metrics, "score_folder", lambda *_, **__: pytest.fail("scored"))
+    with pytest.raises(UserError, match=reason):
+        run("--restored", str(folders[0]), "--out", "out.csv", option, value)
+
+
+def test_a_gpu_that_is_not_there_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no CUDA device"):
+        run("--restored", "x", "--out", "out.csv", "--device", "cuda")
+
+
+def test_no_score_at_all_is_told_by_the_status(folders: tuple[Path, Path]) -> None:
+    assert run("--restored", str(folders[0]), "--metrics", "psnr,lpips", "--out", "out.csv") == 2
+    assert "needs a reference" in files.read_json("out.json")["metrics"]["psnr"]["reason"]
 
 
 def test_partial_results_are_kept_marked_and_told_by_the_status(folders: tuple[Path, Path]) -> None:
