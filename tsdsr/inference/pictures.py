@@ -112,10 +112,8 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format not in _FRAMES_ARE_ONE_PICTURE:
             raise UserError(f"{name}: has {frames} frames or pages; save the one to enlarge as a picture of its own")
-        exif = _exif(image)
-        if exif is None:
-            logger.warning("%s: its EXIF data cannot be read and is left out", name)
-            exif = Image.Exif()
+        found = _exif(image)
+        exif = Image.Exif() if found is None else found
         orientation = exif.pop(ExifTags.Base.Orientation, 1)
         try:
             values, alpha, icc = _decode(image, data)
@@ -123,6 +121,8 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
             raise UserError(f"{name}: {error}") from None
         except Exception as error:  # Pillow's decoders raise many types for damaged data
             raise UserError(f"{name}: damaged or truncated ({error})") from None
+        if found is None:
+            logger.warning("%s: its EXIF data cannot be read and is left out", name)
         upright = _ORIENTATIONS.get(orientation, lambda a: a)
         alpha = None if alpha is None else np.ascontiguousarray(upright(alpha))
         return Picture(np.ascontiguousarray(upright(values)), alpha, icc, exif, image.format or "PNG")

@@ -43,6 +43,7 @@ def decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray:
     """
     if image.format == "TIFF":
         return _decode_tiff(data)
+    image.load()  # raises for damaged data, of which libpng would print more lines
     array = _decode_by_opencv(data)
     return array[..., [0, 3]] if data[25] == _GREY_WITH_ALPHA else array  # OpenCV makes that coloured
 

@@ -159,6 +159,10 @@ def swollen(chunk: bytes, head: bytes) -> bytes:
     return data[:33] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
 
 
+def sixteen_bit_png() -> bytes:
+    return cv2.imencode(".png", RNG.integers(0, 65536, (20, 30, 3), np.uint16))[1].tobytes()
+
+
 def cmyk_tiff() -> bytes:
     stream = io.BytesIO()
     tifffile.imwrite(stream, RNG.integers(0, 65536, (20, 30, 4), np.uint16), photometric="separated")
@@ -183,12 +187,13 @@ def enormous() -> bytes:
         (enormous(), "enormous"),
         (swollen(b"iCCP", b"name\0\0"), "damaged"),
         (swollen(b"zTXt", b"name\0\0"), "damaged"),
+        (sixteen_bit_png()[:-1000], "truncated"),
         (sixteen_bit_tiff(1)[:1000], "damaged"),
         (cmyk_tiff(), "SEPARATED; save it in RGB"),
         (encoded(Image.fromarray(RGB[..., 0].astype(np.float32)), "TIFF").getvalue(), "floating-point"),
     ],
     ids=["empty", "text", "truncated jpeg", "truncated png", "animated", "enormous", "swollen profile", "swollen text",
-         "truncated tiff", "cmyk tiff", "float"],
+         "truncated 16-bit png", "truncated tiff", "cmyk tiff", "float"],
 )  # fmt: skip
 def test_bad_files_are_one_line_that_names_them(data: bytes, message: str, tmp_path: Path, capfd) -> None:
     path = tmp_path / "a.png"
