@@ -22,6 +22,7 @@ from tsdsr.config import ExternalConfig, Params
 from tsdsr.data.pairs import PairFolder, write_png
 from tsdsr.errors import UserError
 from tsdsr.metrics import command
+from tsdsr.metrics.images import collect
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def evaluate(params: Params) -> bool:
     Returns:
         Whether every image could be scored by every metric whose weights are here.
     """
-    _check_external(params)
+    _check(params)
     _drop_former_external(params)
     executor = scoring_workers.executor(params)
     with tracking.parent(params):
@@ -182,8 +183,9 @@ def _reference(params: Params, entry: ExternalConfig) -> Path:
     return TEST / "hq" if entry.dataset == TEST_SET else Path(params.evaluate.references[entry.dataset])
 
 
-def _check_external(params: Params) -> None:
-    """Folders that params name must be there before any work begins."""
+def _check(params: Params) -> None:
+    """What params name must be there before any work begins, and every fault of other methods' outputs is told."""
+    metrics.select(params.evaluate.metrics)
     wanted: Iterable[tuple[str, Path]] = [
         place
         for index, entry in enumerate(params.evaluate.external)
@@ -195,6 +197,12 @@ def _check_external(params: Params) -> None:
     absent = [f"{key}: {path} is not a folder" for key, path in wanted if not path.is_dir()]
     if absent:
         raise UserError("; ".join(absent))
+    for entry in params.evaluate.external:
+        items, problems = collect(entry.dir, _reference(params, entry))
+        for problem in problems:
+            logger.error("%s: %s", _external_name(entry), problem)
+        if not items:
+            raise UserError(f"{entry.dir}: no image has a partner in {_reference(params, entry)} that can be scored")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -146,6 +146,30 @@ def test_an_external_folder_that_is_not_there_stops_the_stage_before_any_work(
     assert not Path("data/restored").exists()
 
 
+def test_faults_of_external_outputs_are_told_before_any_work(
+    workplace: Path, small: Params, recorded: dict[str, Recorder], caplog: pytest.LogCaptureFixture
+) -> None:
+    save(workplace / "theirs/p0.png", np.zeros((64, 64, 3), dtype=np.uint8))
+    params = small.overlay({"evaluate": {"external": [{"name": "A", "dataset": "test", "dir": "theirs"}]}})
+    with pytest.raises(UserError, match="theirs: no image has a partner"):
+        evaluate.evaluate(params)
+    assert "A-test: p0.png: is 64x64, its reference 192x192" in caplog.text
+    assert "A-test: p1.png: a reference without a restored image" in caplog.text
+    assert not Path("data/restored").exists()
+
+
+def test_a_metric_that_nobody_knows_stops_the_stage_before_any_work(workplace: Path, small: Params) -> None:
+    with pytest.raises(UserError, match="unknown metric psnrr"):
+        evaluate.evaluate(small.overlay({"evaluate": {"metrics": ["psnrr"]}}))
+    assert not Path("data/restored").exists()
+
+
+def test_external_rows_of_one_name_are_refused(small: Params) -> None:
+    rows = [{"name": "A B", "dataset": "test", "dir": "x"}, {"name": "A_B", "dataset": "test", "dir": "y"}]
+    with pytest.raises(UserError, match="twice"):
+        small.overlay({"evaluate": {"external": rows}})
+
+
 def test_an_external_data_set_without_references_is_refused(small: Params) -> None:
     with pytest.raises(UserError, match="drealsr"):
         small.overlay({"evaluate": {"external": [{"name": "A", "dataset": "drealsr", "dir": "x"}]}})

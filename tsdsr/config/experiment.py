@@ -31,11 +31,14 @@ class EvaluateConfig(Section):
     external: tuple[ExternalConfig, ...]
 
     @model_validator(mode="after")
-    def _references_known(self) -> Self:
+    def _external_rows(self) -> Self:
         known = {"test", *self.references}
         unknown = [item.dataset for item in self.external if item.dataset not in known]
         if unknown:
             raise ValueError(f"external names {unknown}, but references has only {sorted(self.references)} (and test)")
+        rows = [(item.name.replace(" ", "_"), item.dataset) for item in self.external]
+        if len(set(rows)) < len(rows):
+            raise ValueError("external names the same method and data set twice; their scores are one file")
         return self
 
 
