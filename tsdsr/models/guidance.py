@@ -58,11 +58,13 @@ class GuidedVelocity:
     def __call__(self, z_t: Tensor, timestep: Tensor) -> Tensor:
         """z_t [nB,C,h,w], timestep [nB] = 1000 sigma -> guided velocity, shaped like z_t."""
         blocks = z_t.shape[0] // self.embeds.shape[0]
-        embeds, pooled = self.embeds.repeat(blocks, 1, 1), self.pooled.repeat(blocks, 1)
+        dtype = self.transformer.dtype  # cast before they are repeated: they are larger than what is noised
+        embeds, pooled = self.embeds.to(dtype).repeat(blocks, 1, 1), self.pooled.to(dtype).repeat(blocks, 1)
         with adapters.active(self.transformer, *self.names):
             if self.scale == 1:
                 return predict_velocity(self.transformer, z_t, timestep, embeds, pooled)
-            null_embeds, null_pooled = self.null.embeds.expand_as(embeds), self.null.pooled.expand_as(pooled)
+            null_embeds = self.null.embeds.to(dtype).expand_as(embeds)
+            null_pooled = self.null.pooled.to(dtype).expand_as(pooled)
             if self.low_memory:
                 v_null = predict_velocity(self.transformer, z_t, timestep, null_embeds, null_pooled)
                 v_cond = predict_velocity(self.transformer, z_t, timestep, embeds, pooled)
