@@ -101,6 +101,6 @@ def euler_step(z_t: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor) -> Ten
 
 def gaussian_like(z: Tensor, generators: list[torch.Generator]) -> Tensor:
     """Standard normal noise shaped like `z`, row i from `generators[i]` (CPU), so that a row's noise does not depend on
-    which batch or worker it is in."""
+    which batch or worker it is in; z's device is not waited for."""
     rows = [torch.randn(z.shape[1:], generator=generator, dtype=torch.float32) for generator in generators]
-    return torch.stack(rows).to(device=z.device, dtype=z.dtype)
+    return torch.stack(rows).to(device=z.device, dtype=z.dtype, non_blocking=True)

@@ -187,9 +187,9 @@ class Distiller:
     def _noise(self, z: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Each sample's time (B,), offset of DASM's last time (B,), and noise like z, from its own generator."""
         tsd = self.config.tsd
-        t, offset = _uniform(generators, tsd.t_range).to(z.device), None
+        t, offset = _uniform(generators, tsd.t_range, z.device), None
         if tsd.dasm.random_offset:
-            offset = _uniform(generators, (-tsd.dasm.step_size / 2, tsd.dasm.step_size / 2)).to(z.device)
+            offset = _uniform(generators, (-tsd.dasm.step_size / 2, tsd.dasm.step_size / 2), z.device)
         return t, offset, gaussian_like(z, generators)
 
     def fake_score_turn(self, batch: Batch, z_hat: Tensor, update: int, share: float = 1.0) -> Tensor:
@@ -199,8 +199,8 @@ class Distiller:
         """
         config = self.config.fake_score
         generators = [seeding.generator(self.seed, "fake_score", position, update) for position in batch.positions]
-        t = _uniform(generators, config.t_range).to(z_hat.device)
-        dropped = (_uniform(generators, (0.0, 1.0)) < config.caption_dropout).to(z_hat.device)
+        t = _uniform(generators, config.t_range, z_hat.device)
+        dropped = _uniform(generators, (0.0, 1.0), z_hat.device) < config.caption_dropout
         noise = gaussian_like(z_hat, generators)
         sigma = self.schedule.sigma(t)
         embeds = torch.where(dropped[:, None, None], self.null.embeds, batch.embeds)
@@ -218,7 +218,8 @@ class Distiller:
         )
 
 
-def _uniform(generators: list[torch.Generator], bounds: tuple[float, float]) -> Tensor:
-    """(B,), one draw from each sample's generator."""
+def _uniform(generators: list[torch.Generator], bounds: tuple[float, float], device: torch.device) -> Tensor:
+    """(B,), one draw from each sample's generator; the device is not waited for."""
     low, high = bounds
-    return torch.stack([torch.rand((), generator=generator) for generator in generators]) * (high - low) + low
+    draws = torch.stack([torch.rand((), generator=generator) for generator in generators]) * (high - low) + low
+    return draws.to(device, non_blocking=True)
