@@ -98,6 +98,7 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
         "images": hashlib.sha256(images.numpy().tobytes()).hexdigest(),
         "captions": captions,
         "prompt": params.prompts.default,
+        "shape": preset.shape,
         "config": config.model_dump(exclude={"checkpoint", "finetune"}),
         "seed": params.seed,
         "code": files.sha256_code(*CODE),
