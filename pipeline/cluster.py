@@ -114,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         if not given.storage.is_dir():
             raise UserError(f"--storage {given.storage}: no such folder")
+        _check_ports({"--port": (given.host, given.port), "--dashboard-port": (LOOPBACK, given.dashboard_port)})
         environment = head_environment(given.storage.resolve(), given.host)
         command = head_command(given.port, given.dashboard_port, given.host)
         _make_token(environment)
@@ -127,6 +128,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.temp_dir:
         command.append(f"--temp-dir={given.temp_dir.resolve()}")
     os.execve(command[0], command, environment)
+
+
+def _check_ports(wanted: Mapping[str, tuple[str, int]]) -> None:
+    for option, (host, port) in wanted.items():
+        if runtime.is_taken(host, port):
+            raise UserError(
+                f"{option} {port}: taken on {host}, by another cluster's head perhaps; end that, or name another"
+            )
 
 
 def _find_token(environment: Mapping[str, str]) -> None:

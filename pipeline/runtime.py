@@ -53,6 +53,7 @@ def start(num_cpus: int | None = None) -> None:
     if not os.environ.get("RAY_ADDRESS"):
         options["address"] = "local"  # or Ray would join whatever cluster was last started on this machine
         options["num_cpus"] = max(os.cpu_count() or 1, num_cpus or 1)
+        options["dashboard_port"] = free_port("127.0.0.1")  # Ray's own choice is that of `make cluster`
     with interruption.kept():
         ray.init(**options)
 
@@ -62,11 +63,15 @@ def free_port(host: str) -> int:
 
     It is below those that the system gives to whoever asks for any: nobody takes it before the server does.
     """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            if probe.connect_ex((host, port)) != 0:
-                return port
+    while is_taken(host, port := random.SystemRandom().randrange(20_000, 32_000)):
+        pass
+    return port
+
+
+def is_taken(host: str, port: int) -> bool:
+    """Does something listen there?"""
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
 
 
 def shortage(error: BaseException, cure: str = CURE) -> str | None:

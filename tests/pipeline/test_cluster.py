@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline import cluster, provenance, storage
+from pipeline import cluster, provenance, runtime, storage
 from pipeline.tree_store import TreeStore
 from tsdsr.config import Params
 from tsdsr.errors import UserError
@@ -173,3 +174,10 @@ def test_what_is_sent_is_small_and_holds_no_data(root: Path) -> None:
     assert {"pipeline", "tsdsr", "params.yaml"} <= names
     assert names.isdisjoint({".git", ".venv", "data", "reports", "mlruns", ".tsdsr", "tests"})
     assert sum(path.stat().st_size for path in sent) < 5e6
+
+
+def test_a_second_head_is_told_that_there_is_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(UserError, match=f"--dashboard-port {port}: taken on 127.0.0.1"):
+            cluster.main(["--port", str(runtime.free_port("127.0.0.1")), "--dashboard-port", str(port)])
