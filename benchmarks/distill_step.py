@@ -239,11 +239,12 @@ def timed(work: Callable[[], object], device: torch.device) -> tuple[float, floa
 
 
 def peak_memory(work: Callable[[], object], device: torch.device) -> int:
-    """Bytes at the peak: CUDA's own count, or what torch allocates beyond the start on a CPU."""
+    """Bytes at the peak beyond what is there before, by CUDA's own count or the CPU profiler's."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
         work()
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         work()
     held = peak = 0

@@ -160,8 +160,7 @@ def measured(params: Params, literal: bool, device: torch.device) -> int:
     phase = hungriest(params)[-1]
     rehearsal.step(phase)  # warms up, and leaves gradients and moments
     if device.type == "cuda":
-        torch.cuda.empty_cache()
-        return peak_memory(lambda: rehearsal.step(phase), device)
+        return torch.cuda.memory_allocated() + peak_memory(lambda: rehearsal.step(phase), device)
     for made in rehearsal.optimizers:
         made.zero_grad()  # the profiler does not see what goes that was there before it
     storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in rehearsal.tensors()}
