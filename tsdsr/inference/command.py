@@ -134,13 +134,19 @@ def _attempt(pipe: TSDSRPipeline, job: Job, settings: Settings, step: Callable[[
     try:
         _upscale(pipe, job, settings, step)
     except UserError as error:
-        text = str(error)
-        logger.error("error: %s", text if text.startswith(str(job.source)) else f"{job.source}: {text}")
+        text, name = str(error), _name(job.source)
+        logger.error("error: %s", text if text.startswith((name, str(job.target))) else f"{name}: {text}")
     except (OSError, MemoryError) as error:  # no space, no permission, out of memory
-        logger.error("error: %s: %s", getattr(error, "filename", None) or job.target, _reason(error))
+        named = getattr(error, "filename", None)  # perhaps of the file aside, of which nobody knows
+        known = named in [str(path) for path in (job.source, *job.target.parents)]
+        logger.error("error: %s: %s", named if known else job.target, _reason(error))
     else:
         return True
     return False
+
+
+def _name(source: Path) -> str:
+    return "standard input" if source == STANDARD_STREAM else str(source)
 
 
 def _reason(error: BaseException) -> str:
@@ -152,10 +158,7 @@ def _upscale(pipe: TSDSRPipeline, job: Job, settings: Settings, step: Callable[[
     from tsdsr.inference.formats import by_kind
     from tsdsr.inference.pictures import read_picture
 
-    standard = job.source == STANDARD_STREAM
-    picture = read_picture(
-        sys.stdin.buffer if standard else job.source, "standard input" if standard else str(job.source)
-    )
+    picture = read_picture(sys.stdin.buffer if job.source == STANDARD_STREAM else job.source, _name(job.source))
     form = job.form or by_kind(picture.kind)
     with _destination(job.target) as stream:
         enlarge(pipe, picture, settings, stream, form, step)

@@ -45,8 +45,8 @@ def plan_jobs(inputs: list[str], output: str, form: str | None, suffixes: dict[s
     Raises:
         UserError: for inputs that are not there, and outputs that are ambiguous, would collide or overwrite an input.
     """
-    found = [item for pattern in inputs for item in _expand(pattern)]
     target = Path(output)
+    found = [item for pattern in inputs for item in _expand(pattern, target)]
     whole_folder = len(inputs) > 1 or any(Path(pattern).is_dir() for pattern in inputs) or len(found) > 1
     named_form = next((name for name, known in suffixes.items() if target.suffix.lower() in known), None)
     if output == "-" or (named_form and not whole_folder):
@@ -66,12 +66,15 @@ def plan_jobs(inputs: list[str], output: str, form: str | None, suffixes: dict[s
     return _checked([_below(item, target, form, suffixes) for item in found])
 
 
-def _expand(pattern: str) -> list[_Found]:
+def _expand(pattern: str, target: Path) -> list[_Found]:
+    """What an input stands for. Below a folder nothing that lies in the output folder: those are earlier results."""
     path = Path(pattern)
     if pattern == "-":
         return [_Found(STANDARD_STREAM, Path("stdin"))]
     if path.is_dir():
+        results = target.resolve() if path.resolve() in target.resolve().parents else None
         files = sorted(item for item in path.rglob("*") if item.suffix.lower() in READABLE and item.is_file())
+        files = [item for item in files if results not in item.resolve().parents]
         if not files:
             raise UserError(f"{path}: no pictures in this folder or below it")
         return [_Found(item, item.relative_to(path)) for item in files]

@@ -33,6 +33,11 @@ _ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 _PLAIN = {"1": "L", "P": "RGB", "RGBX": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "CMYK": "RGB"}
 _WITH_ALPHA = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA", "P": "RGBA", "RGB": "RGBA", "L": "LA"}
+_EXIF_OF_TIFF = {  # tags of a TIFF's first directory that are about the photograph, not about how the file stores it
+    *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Orientation),
+    *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
+    *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
+}
 _FRAMES_ARE_ONE_PICTURE = ("MPO",)  # a telephone's photograph with a preview behind it
 
 
@@ -153,6 +158,10 @@ def _exif(image: Image.Image) -> Image.Exif | None:
     try:
         exif = image.getexif()
         exif.get_ifd(ExifTags.IFD.Exif)
+        exif.get_ifd(ExifTags.IFD.GPSInfo)
+        if image.format == "TIFF":
+            for tag in set(exif) - _EXIF_OF_TIFF:
+                del exif[tag]
     except Exception:  # Pillow raises many types
         return None
     return exif  # the thumbnail's directory is not asked for, and so is not written again

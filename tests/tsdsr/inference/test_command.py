@@ -137,6 +137,13 @@ def test_streams(place: Path, monkeypatch) -> None:
     assert (result.format, result.size) == ("WEBP", (80, 64))
 
 
+def test_standard_input_that_is_no_picture_is_one_line(place: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"hello")))
+    assert upscale("-", "-o", "out.png") == 1
+    assert "error: standard input: not a picture in a format that can be read" in caplog.text
+    assert not Path("out.png").exists()
+
+
 def test_a_seed_makes_a_sample_that_can_be_made_again(place: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert upscale("photo.png", "-o", f"{name}.png", "--seed", seed) == 0
@@ -165,6 +172,14 @@ def test_no_permission_is_one_line(place: Path, monkeypatch, caplog) -> None:
     monkeypatch.setattr("tsdsr.inference.command.atomic_file", denied)
     assert upscale("photo.png", "-o", "out/a.png") == 1
     assert "error: out: Permission denied" in caplog.text
+
+
+def test_a_file_in_the_way_of_the_output_is_named_and_the_file_aside_is_not(place: Path, caplog) -> None:
+    Path("file").touch()
+    assert upscale("photo.png", "-o", "file/a.png", "--scale", "1") == 1
+    assert upscale("photo.png", "-o", "/proc/a.png", "--scale", "1") == 1
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert errors == ["error: file: File exists", "error: /proc/a.png: No such file or directory"]
 
 
 def test_an_interruption_leaves_nothing_behind(place: Path, monkeypatch, capsys) -> None:

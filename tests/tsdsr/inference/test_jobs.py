@@ -37,6 +37,14 @@ def test_a_folder_keeps_its_tree(tree: Path) -> None:
     }
 
 
+def test_earlier_results_below_an_input_folder_are_no_inputs(tree: Path) -> None:
+    first = plan("in", output="in/deep/large")
+    (tree / "in/deep/large").mkdir()
+    (tree / "in/deep/large/a.jpg").touch()
+    assert plan("in", output="in/deep/large") == first
+    assert list(plan("in/deep/large", output="out")) == ["in/deep/large/a.jpg"]
+
+
 def test_files_and_globs_to_a_folder(tree: Path) -> None:
     assert plan("*.jpg", "two.png", output="out", form="webp") == {
         "one.jpg": ("out/one.webp", "webp"),

@@ -208,3 +208,19 @@ def test_bad_files_are_one_line_that_names_them(data: bytes, message: str, tmp_p
 def test_damaged_exif_does_not_lose_the_picture() -> None:
     data = encoded(Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff\xff").getvalue()
     np.testing.assert_array_equal(read_picture(io.BytesIO(data), "x").values, RGB)
+
+
+def test_the_exif_of_a_tiff_says_nothing_of_how_it_is_stored() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
+    exif.get_ifd(0x8825)[1] = "N"
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    stored = encoded(Image.fromarray(RGB), "TIFF", exif=exif.tobytes(), icc_profile=icc)
+    picture = read_picture(stored, "x")
+    assert picture.icc == icc
+    assert set(picture.exif) == {0x010F, 0x8769, 0x8825}
+    written = Image.Exif()
+    written.load(picture.exif.tobytes())
+    assert (written[0x010F], written.get_ifd(0x8769)[0x9003]) == ("Maker", "2020:01:02 03:04:05")
+    assert written.get_ifd(0x8825)[1] == "N"
