@@ -1,13 +1,16 @@
 """One training step: ours against the literal version of Algorithm 1, on the same weights, batch and noise.
 
     python benchmarks/distill_step.py [--quick] [--profile] [--preset tiny|sd3-medium] [--threads N]
+                                      [--precision float32|bfloat16]
 
 Checks that every loss and every gradient agree (relative 1e-4 in float32), then times whole steps - both turns,
 clipping and AdamW - alternating the two, and apart from them ours with psi on the photographs' trajectories computed
 beforehand (`distill.tsd.trajectory_draws`). The last line is JSON. On a CPU the time is the process's own CPU time at
-one thread, which neighbours on the machine disturb least; wall time stands beside it.
+one thread, which neighbours on the machine disturb least; wall time stands beside it. On a GPU steps are timed in
+bfloat16, in which people train there: frozen weights in bfloat16, adapters in float32, the literal version's networks
+under autocast.
 
-SD3-medium's shape needs a GPU (40 GB or more for the literal version); its weights are random.
+SD3-medium's shape needs a GPU (80 GB for the check in float32); its weights are random.
 """
 
 from __future__ import annotations
@@ -54,10 +57,10 @@ DRAWS = 2  # noises a photograph
 LOSSES = {"lpips": 1.0, "tsd": 2.0, "latent_mse": 1.0}
 
 
-def network(preset: presets.Preset, config: Any, device: torch.device) -> tuple[Student, Any]:
+def network(preset: presets.Preset, config: Any, device: torch.device, dtype: torch.dtype) -> tuple[Student, Any]:
     """A student and a fake score on one base, with random adapters: B is not zero, so that everything takes part."""
-    transformer = presets.build_transformer(preset, seed=0).to(device).requires_grad_(False).eval()
-    vae = presets.build_vae(preset, seed=0).to(device).requires_grad_(False).eval()
+    transformer = presets.build_transformer(preset, seed=0).to(device, dtype).requires_grad_(False).eval()
+    vae = presets.build_vae(preset, seed=0).to(device, dtype).requires_grad_(False).eval()
     randomize_zeros(transformer)
     student = Student(vae, transformer, use_shift=False)
     lora = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": 0}
@@ -203,7 +206,7 @@ def gradients(side: Any) -> dict[str, Tensor]:
     losses = {**side.student_turn(), "fake_score": side.fake_score_turn()}
     found = {f"loss.{name}": value for name, value in losses.items()}
     for name, made in zip(("student", "fake_score"), side.optimizers, strict=True):
-        found |= {f"{name}.{key}": p.grad.clone() for key, p in made.named.items() if p.grad is not None}
+        found |= {f"{name}.{key}": p.grad.clone() for key, p in made.named.items()}
     return found
 
 
@@ -218,10 +221,10 @@ def compare(ours: dict[str, Tensor], literal: dict[str, Tensor]) -> tuple[float,
     return apart[worst], worst
 
 
-def matmul_peak(device: torch.device) -> float:
-    """FLOP/s of a large float32 product: what the machine can do at most."""
+def matmul_peak(device: torch.device, precision: str) -> float:
+    """FLOP/s of a large product: what the machine can do at most."""
     side = 1024 if device.type == "cpu" else 8192
-    a, b = (torch.randn(side, side, device=device) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, precision)) for _ in range(2))
     times = [timed(lambda: a @ b, device)[0] for _ in range(7)]
     return 2 * side**3 / min(times)
 
@@ -287,7 +290,9 @@ def draws_of(config: Any, batch: Batch) -> Draws:
     return Draws(gaussian_like(batch.z, tsd), t, gaussian_like(batch.z, fake), fake_t, dropped)
 
 
-def build(preset_name: str, device: torch.device, folder: str) -> tuple[Ours, Literal, Ours]:
+def build(
+    preset_name: str, device: torch.device, folder: str, dtype: torch.dtype = torch.float32
+) -> tuple[Ours, Literal, Ours]:
     """Both sides on equal weights, and ours with psi on the photographs' trajectories known (kept in `folder`).
 
     The last one draws other noises, so it has no part in the comparison of gradients; that its step equals the one that
@@ -298,9 +303,12 @@ def build(preset_name: str, device: torch.device, folder: str) -> tuple[Ours, Li
     config = Params.load(ROOT / "params.yaml").overlay({"distill": overlay}).distill
     preset = presets.get(preset_name)
     torch.manual_seed(0)
-    student, transformer = network(preset, config, device)
+    student, transformer = network(preset, config, device, dtype)
     vae = student.vae
     copies = tuple(pefts_own(copy.deepcopy(model)) for model in (transformer, transformer, vae))
+    if dtype != torch.float32:
+        for model, name in zip((*copies, copies[-1]), ("forward", "forward", "encode", "decode"), strict=True):
+            setattr(model, name, torch.autocast(device.type, dtype)(getattr(model, name)))
     batch = random_batch(preset, config.batch_size, recipe["crop"], student, device)
     prompts = {
         name: Prompt(p.embeds.to(device), p.pooled.to(device))
@@ -338,11 +346,12 @@ def pefts_own(model: Any) -> Any:
     return model
 
 
-def profile(side: Any, label: str) -> None:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+def profile(side: Any, label: str, device: torch.device) -> None:
+    with torch.profiler.profile() as profiled:  # of the CPU, and of a GPU where there is one
         whole_step(side, 0)
     print(f"\n{label}: where the time goes")
-    print(profiled.key_averages().table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=40))
+    key = f"self_{device.type}_time_total"
+    print(profiled.key_averages().table(sort_by=key, row_limit=18, max_name_column_width=40))
 
 
 def main() -> None:
@@ -351,18 +360,40 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the costliest operations of both")
     parser.add_argument("--preset", choices=RECIPES, default="sd3-medium" if torch.cuda.is_available() else "tiny")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="bfloat16" if torch.cuda.is_available() else "float32",
+        help="of the frozen weights in the steps that are timed",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions, of ten bits; too few for the check
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        measure(options, device, *build(options.preset, device, folder))
+        sides = build(options.preset, device, folder)
+        difference = check(*sides[:2])
+        if options.precision != "float32":
+            del sides  # its memory
+            sides = build(options.preset, device, f"{folder}/{options.precision}", getattr(torch, options.precision))
+        measure(options, device, difference, *sides)
 
 
-def measure(options: argparse.Namespace, device: torch.device, ours: Ours, literal: Literal, precomputed: Ours) -> None:
+def check(ours: Ours, literal: Literal) -> float:
+    found = gradients(ours)
+    difference, where = compare(found, gradients(literal))
+    print(f"largest relative difference of {len(found)} losses and gradients: {difference:.2e} ({where})")
+    return difference
 
-    difference, where = compare(gradients(ours), gradients(literal))
-    print(f"largest relative difference of {len(gradients(ours))} losses and gradients: {difference:.2e} ({where})")
 
+def measure(
+    options: argparse.Namespace,
+    device: torch.device,
+    difference: float,
+    ours: Ours,
+    literal: Literal,
+    precomputed: Ours,
+) -> None:
     sides = {"literal": literal, "ours": ours, PRECOMPUTED: precomputed}
     repeats = 3 if options.quick else 9
     cpu: dict[str, list[float]] = {name: [] for name in sides}
@@ -380,8 +411,8 @@ def measure(options: argparse.Namespace, device: torch.device, ours: Ours, liter
             wall[name].append(wall_seconds)
     if options.profile:
         for name, side in sides.items():
-            profile(side, name)
-    report(sides, cpu, wall, flops, memory, matmul_peak(device), device, options, difference)
+            profile(side, name, device)
+    report(sides, cpu, wall, flops, memory, matmul_peak(device, options.precision), device, options, difference)
 
 
 def report(
@@ -397,7 +428,8 @@ def report(
 ) -> None:
     name_of = torch.cuda.get_device_name() if device.type == "cuda" else (platform.processor() or platform.machine())
     best = {name: median(cpu[name]) for name in sides}
-    print(f"\n{options.preset}, {name_of}, {options.threads} thread(s); matmul peak {peak / 1e9:.1f} GFLOP/s")
+    print(f"\n{options.preset}, {options.precision}, {name_of}, {options.threads} thread(s)")
+    print(f"matmul peak {peak / 1e9:.1f} GFLOP/s")
     print(f"{'':14}{'ms':>10}{'wall ms':>10}{'GFLOP':>10}{'of peak':>10}{'peak MiB':>10}")
     for name in sides:
         row = best[name] * 1e3, median(wall[name]) * 1e3, flops[name] / 1e9, flops[name] / best[name] / peak
@@ -405,6 +437,7 @@ def report(
     result = {
         "name": "distill_step",
         "preset": options.preset,
+        "precision": options.precision,
         "baseline": best["literal"] * 1e3,
         "ours": best["ours"] * 1e3,
         "unit": "ms of CPU time a step" if device.type == "cpu" else "ms a step",
