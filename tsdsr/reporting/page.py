@@ -128,8 +128,7 @@ class _Origins:
 def _interval(cell: Cell) -> str | None:
     if cell.low is None or cell.high is None:
         return None
-    kind = "" if cell.note else " (95 %, bootstrap over images)"
-    return f"{cell.text}, interval {cell.low:.4g} to {cell.high:.4g}{kind}"
+    return f"{cell.text}, interval {cell.low:.4g} to {cell.high:.4g} ({cell.ends})"
 
 
 def themed_svg(text: str) -> str:

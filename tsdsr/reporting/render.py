@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Mapping
 from string import ascii_lowercase
 
 from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table
 
+WIDE = 6  # columns of figures that one column of a two-column paper still shows
+_NUMBER = re.compile(r"^Table \d+\. ")
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -115,13 +118,15 @@ def _origin(origin: Provenance) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs table; bold = best, underlined = second best. Needs `\\usepackage{booktabs}`."""
+    """A booktabs table as wide as its text; bold = best, underlined = second best. LaTeX numbers it itself."""
     letters = footnotes(table)
     width = len(table.columns) + 1
     head = " & ".join(map(_tex, [table.stub, *[column.heading for column in table.columns]])) + r" \\"
-    caption = _tex(f"{table.title}. {table.caption}".strip())
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
-    lines += [rf"\label{{tab:{table.name}}}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
+    caption = _tex(f"{_NUMBER.sub('', table.title)}. {table.caption}".strip())
+    environment = "table*" if len(table.columns) > WIDE else "table"
+    lines = [r"% \usepackage{booktabs,graphicx}", rf"\begin{{{environment}}}", r"\centering", rf"\caption{{{caption}}}"]
+    lines += [rf"\label{{tab:{table.name}}}", r"\resizebox{\linewidth}{!}{%"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
     if any(heading for heading, _ in table.blocks):
         spans = [rf"\multicolumn{{{count}}}{{c}}{{{_tex(heading)}}}" for heading, count in table.blocks]
         lines.append(" & ".join(["", *spans]) + r" \\")
@@ -131,12 +136,12 @@ def to_latex(table: Table) -> str:
             lines += [r"\midrule"] if index else []
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{_tex(group)}}}}} \\")
         lines += [_latex_row(row, table, letters) for row in table.rows_of(group)]
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
     for text, letter in letters.items():
         lines.append(rf"\par\footnotesize$^{{{letter}}}$ {_tex(text)}")
     lines += [rf"\par\footnotesize {_tex(note)}" for note in table.notes]
     lines += [f"% {source}" for source in _sources(table)]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    return "\n".join([*lines, rf"\end{{{environment}}}"]) + "\n"
 
 
 def _latex_row(row: Row, table: Table, letters: Mapping[str, str]) -> str:
@@ -159,7 +164,7 @@ def _tex(text: str) -> str:
 
 def to_csv(table: Table) -> str:
     """One line a row: label, group, each column's figure (and the ends of its interval, where any row has one), what is
-    empty and why, where the row comes from."""
+    empty and why, what there is to know about a figure, where the row comes from."""
     with_interval = {
         column.key for column in table.columns if any(row.cells[column.key].low is not None for row in table.rows)
     }
@@ -168,7 +173,7 @@ def to_csv(table: Table) -> str:
         header += [column.key, *([f"{column.key}_low", f"{column.key}_high"] if column.key in with_interval else [])]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*header, "empty_because", "provenance"])
+    writer.writerow([*header, "empty_because", "notes", "provenance"])
     for row in table.rows:
         values: list[str] = [row.label, row.group]
         for column in table.columns:
@@ -177,7 +182,8 @@ def to_csv(table: Table) -> str:
             if column.key in with_interval:
                 values += ["" if end is None else column.show(end) for end in (cell.low, cell.high)]
         why = "; ".join(f"{key}: {cell.reason}" for key, cell in row.cells.items() if cell.reason)
-        writer.writerow([*values, why, _origin(row.provenance) if row.provenance else ""])
+        notes = "; ".join(f"{key}: {cell.note}" for key, cell in row.cells.items() if cell.note)
+        writer.writerow([*values, why, notes, _origin(row.provenance) if row.provenance else ""])
     return buffer.getvalue()
 
 

@@ -41,12 +41,14 @@ class Score:
     Args:
         mean: over the images; None with a `reason`.
         low, high: its 95 % bootstrap interval, where it has one.
+        images: over how many.
         provenance: where the figure comes from, with the metric's own weights and protocol.
     """
 
     mean: float | None
     low: float | None
     high: float | None
+    images: int
     reason: str | None
     provenance: Provenance
 
@@ -59,6 +61,7 @@ class MethodScores:
         method: `full`, `<variant>-seed<n>`, `bicubic`, `round_trip`, or an external's name.
         images: how many were scored.
         partial: whether an image could not be scored by a metric that was available.
+        departures: how the images differ from the published test set of that name.
         metrics: by metric name; a metric that was not asked for is missing.
         per_image: metric -> image -> score.
     """
@@ -67,6 +70,7 @@ class MethodScores:
     dataset: str
     images: int
     partial: bool
+    departures: Sequence[str]
     metrics: Mapping[str, Score]
     per_image: Mapping[str, Mapping[str, float]]
     provenance: Provenance
@@ -122,6 +126,7 @@ def _load(path: Path) -> MethodScores:
             dataset=values["dataset"],
             images=values["images"],
             partial=values["partial"],
+            departures=tuple(values["departures"]),
             metrics={name: _score(values, entry) for name, entry in values["metrics"].items()},
             per_image=metrics.read_csv(path.with_suffix(".csv")),
             provenance=_provenance(values),
@@ -133,7 +138,7 @@ def _load(path: Path) -> MethodScores:
 
 def _score(values: Mapping[str, Any], entry: Mapping[str, Any]) -> Score:
     provenance = _provenance(values, {"weights sha256": entry["weights"], "protocol": entry["protocol"]})
-    return Score(entry["mean"], entry["low"], entry["high"], entry["reason"], provenance)
+    return Score(entry["mean"], entry["low"], entry["high"], entry["images"], entry["reason"], provenance)
 
 
 def _provenance(values: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> Provenance:
@@ -166,9 +171,22 @@ def pooled_cell(column: Column, runs: Sequence[MethodScores], metric: str) -> Ce
     mean = sum(means) / len(means)
     if len(runs) == 1:
         score = present[0][0]
-        return Cell(mean, column.show(mean), score.low, score.high, provenance=score.provenance)
-    note = f"mean over {len(means)} seeds; the interval is the lowest and the highest seed"
-    return Cell(mean, column.show(mean), min(means), max(means), note=note, provenance=_pool([s for s, _ in present]))
+        note = _reservations(runs, [score.images])
+        return Cell(mean, column.show(mean), score.low, score.high, note=note, provenance=score.provenance)
+    ends = "the lowest and the highest seed"
+    seeds = f"mean over {len(means)} seeds; the interval is {ends}"
+    note = "; ".join(filter(None, (seeds, _reservations(runs, [score.images for score, _ in present]))))
+    origin = _pool([score for score, _ in present])
+    return Cell(mean, column.show(mean), min(means), max(means), ends, note=note, provenance=origin)
+
+
+def _reservations(runs: Sequence[MethodScores], images: Sequence[int]) -> str | None:
+    """Why a figure is not over the images that one would think."""
+    texts = list(dict.fromkeys(departure for run in runs for departure in run.departures))
+    if any(run.partial for run in runs):
+        counts = ", ".join(map(str, dict.fromkeys(images)))
+        texts.append(f"partial: over the {counts} images that could be scored")
+    return "; ".join(texts) or None
 
 
 def _pool(scores: Sequence[Score]) -> Provenance:

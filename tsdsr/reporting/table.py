@@ -37,7 +37,8 @@ class Cell:
     Args:
         value: the number that ranks and sorts; None for a text, and when the cell is empty.
         text: the number as shown (for printed figures: as printed), or the text.
-        low, high: the ends of its 95 % interval, where there is one.
+        low, high: the ends of its interval, where there is one.
+        ends: what they are.
         reason: why the cell is empty.
         note: anything to know about the figure; a footnote.
         mark: a sign after the figure, explained in the table's caption.
@@ -49,6 +50,7 @@ class Cell:
     text: str = ""
     low: float | None = None
     high: float | None = None
+    ends: str = "95 %, bootstrap over images"
     reason: str | None = None
     note: str | None = None
     mark: str = ""

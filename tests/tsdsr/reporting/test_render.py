@@ -1,5 +1,6 @@
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -13,16 +14,22 @@ def table() -> Table:
     origin = Provenance("measured", "measured here on x_y")
     rows = [
         Row("A & B_1", {"here.psnr": Cell(25.0, "25.00", 24.1, 26.0), "paper.psnr": Cell(27.0, "27.0")}, "S", origin),
-        Row("C|D", {"here.psnr": Cell(24.0, "24.00"), "paper.psnr": Cell(reason="not printed; 100 %")}, "S", origin),
+        Row(
+            "C|D",
+            {"here.psnr": Cell(24.0, "24.00", note="of 2_3 images"), "paper.psnr": Cell(reason="not printed; 100 %")},
+            "S",
+            origin,
+        ),
     ]
-    return ranked(Table("t", "Title", "Variant", columns, rows, "50 % of λ"))
+    return ranked(Table("t", "Table 7. Title", "Variant", columns, rows, "50 % of λ"))
 
 
 def test_markdown_marks_ranks_and_reasons(table: Table) -> None:
     text = to_markdown(table)
     assert "| A & B_1 | **25.00** | 27.0 |" in text
-    assert "| C\\|D | <u>24.00</u> | — <sup>a</sup> |" in text
-    assert "<sup>a</sup> not printed; 100 %" in text
+    assert "| C\\|D | <u>24.00</u> <sup>a</sup> | — <sup>b</sup> |" in text
+    assert "<sup>a</sup> of 2_3 images" in text
+    assert "<sup>b</sup> not printed; 100 %" in text
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
     assert widths == {4}
 
@@ -30,11 +37,21 @@ def test_markdown_marks_ranks_and_reasons(table: Table) -> None:
 def test_latex_escapes_and_marks(table: Table) -> None:
     text = to_latex(table)
     assert r"A \& B\_1 & \textbf{25.00} & 27.0 \\" in text
-    assert r"\underline{24.00} & ---$^{a}$ \\" in text
+    assert r"\underline{24.00}$^{a}$ & ---$^{b}$ \\" in text
+    assert r"\caption{Title. 50 \% of $\lambda$}" in text  # LaTeX puts its own number there
     assert r"not printed; 100 \%" in text
-    assert r"50 \% of $\lambda$" in text
     assert r"\multicolumn{1}{c}{Measured here}" in text
+    assert r"\begin{table}" in text
+    assert r"\end{table}" in text
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_a_wide_table_spans_both_columns_of_a_paper(table: Table) -> None:
+    columns = [Column(f"c{index}", "PSNR") for index in range(9)]
+    rows = [Row("A", {column.key: Cell(1.0, "1.00") for column in columns})]
+    text = to_latex(replace(table, columns=columns, rows=rows))
+    assert r"\begin{table*}" in text
+    assert r"\end{table*}" in text
 
 
 def test_csv_reads_back(table: Table) -> None:
@@ -44,4 +61,5 @@ def test_csv_reads_back(table: Table) -> None:
     assert "paper.psnr_low" not in rows[0]
     assert rows[1]["paper.psnr"] == ""
     assert rows[1]["empty_because"] == "paper.psnr: not printed; 100 %"
+    assert rows[1]["notes"] == "here.psnr: of 2_3 images"
     assert rows[1]["provenance"] == "measured here on x_y"

@@ -67,4 +67,6 @@ def test_a_partial_run_says_so(workspace: Path) -> None:
     full = scores.load(path.parent)[0]
     assert "partial" in full.provenance.summary
     assert dict(full.provenance.details)["not the published test set"] == "6 images, not 93"
+    note = scores.pooled_cell(PSNR, [full], "psnr").note
+    assert note == f"6 images, not 93; partial: over the {len(IDS)} images that could be scored"
     assert replace(full, partial=False) != full
