@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch import Tensor
+
+from tsdsr.errors import UserError
+from tsdsr.files import is_no_space, no_space
 
 IN_MEMORY_BYTES = 16 * 2**20
 
@@ -21,9 +25,19 @@ class RowStore:
         self.height = 0
 
     def append(self, strip: Tensor) -> None:
-        """Add rows (B, C, n, W) at the bottom."""
-        self._file.seek(self.height * self._row_bytes)
-        self._file.write(memoryview(strip.detach().permute(2, 0, 1, 3).to("cpu", torch.float32).contiguous().numpy()))
+        """Add rows (B, C, n, W) at the bottom.
+
+        Raises:
+            UserError: if the temporary folder is full.
+        """
+        values = strip.detach().permute(2, 0, 1, 3).to("cpu", torch.float32).contiguous()
+        try:
+            self._file.seek(self.height * self._row_bytes)
+            self._file.write(memoryview(values.numpy()))
+        except OSError as error:
+            if not is_no_space(error):
+                raise
+            raise UserError(f"{no_space(Path(tempfile.gettempdir(), 'rows'))}; TMPDIR names another folder") from error
         self.height += strip.shape[2]
 
     def read(self, start: int, stop: int) -> Tensor:

@@ -165,6 +165,21 @@ def test_no_space_leaves_nothing_behind(place: Path, monkeypatch, caplog) -> Non
     assert list(Path("new").iterdir()) == []
 
 
+def test_a_full_temporary_folder_is_the_one_that_is_named(place: Path, monkeypatch, caplog) -> None:
+    from tsdsr.inference import rows
+
+    class Full(io.BytesIO):
+        def write(self, values: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    (place / "temporary").mkdir()
+    monkeypatch.setattr(rows.tempfile, "tempdir", str(place / "temporary"))
+    monkeypatch.setattr(rows.tempfile, "SpooledTemporaryFile", lambda max_size: Full())
+    assert upscale("photo.png", "-o", "new/out.png", "--scale", "1") == 1
+    assert f"{place / 'temporary'}/rows: no space left" in caplog.text
+    assert list(Path("new").iterdir()) == []
+
+
 def test_no_permission_is_one_line(place: Path, monkeypatch, caplog) -> None:
     def denied(path: object) -> None:
         raise PermissionError(13, "Permission denied", "out")
