@@ -62,13 +62,27 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 def put_in_place(source: str | Path, path: str | Path) -> None:
     """Make `path` a directory with the files of `source`, whole or not at all; `source` stays.
 
-    The files are hard links where the file system has them: at once, and no second time on the disk.
+    The files are hard links where the file system has them: at once, and no second time on the disk. One process at a
+    time; what one that was killed left beside `path` is removed.
     """
-    with atomic_directory(path) as aside:
-        for file in sorted(file for file in Path(source).rglob("*") if file.is_file()):
-            target = aside / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link(file, target)
+    source, path = Path(source), Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = (path.parent / f".{path.name}.{which}" for which in ("new", "old"))
+    try:
+        _remove(aside, old)
+        with telling_of_no_space(path):
+            for file in sorted(file for file in source.rglob("*") if file.is_file()):
+                target = aside / file.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(file, target)
+        old.mkdir()
+        if path.exists():
+            path.replace(old / path.name)
+        aside.replace(path)
+    finally:
+        if (old / path.name).exists() and not path.exists():
+            (old / path.name).replace(path)
+        _remove(aside, old)
 
 
 @contextmanager
@@ -128,6 +142,11 @@ def sha256_code(*paths: Path) -> str:
 def sha256_json(value: Any) -> str:
     """sha256 of a plain value: equal values have equal keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _remove(*directories: Path) -> None:
+    for directory in directories:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
 from tsdsr import files
+from tsdsr.errors import UserError
 
 
 def names(folder):
@@ -21,6 +23,10 @@ def break_off(writing, name=None):
 
 def refused(*paths):
     raise OSError(errno.EXDEV, "another disk")
+
+
+def full_disk(*paths):
+    raise OSError(errno.ENOSPC, "no space")
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -70,12 +76,36 @@ def test_a_finished_directory_takes_the_place_of_another_and_stays(tmp_path, mon
     (source / "deep").mkdir(parents=True)
     (source / "a").write_text("1")
     (source / "deep/b").write_text("2")
-    target.mkdir()
-    (target / "old").write_text("0")
+    for left in (target, tmp_path / ".target.new", tmp_path / ".target.old"):  # the two by one that was killed
+        left.mkdir()
+        (left / "old").write_text("0")
     files.put_in_place(source, target)
     assert names(target) == names(source) == ["a", "deep"]
     assert (target / "deep/b").read_text() == "2"
     assert names(tmp_path) == ["source", "target"]
+
+
+def test_a_full_disk_or_an_interruption_leaves_the_directory_that_is_there(tmp_path, monkeypatch):
+    for name in ("source", "target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("1")
+    replace = Path.replace
+
+    def interrupted(path, target):
+        if path.name == ".target.new":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        files.put_in_place(tmp_path / "source", tmp_path / "target")
+    assert names(tmp_path) == ["source", "target"]
+    assert names(tmp_path / "target") == ["target"]
+    monkeypatch.setattr(files, "_link", full_disk)
+    with pytest.raises(UserError, match="target: no space left"):
+        files.put_in_place(tmp_path / "source", tmp_path / "target")
+    assert names(tmp_path) == ["source", "target"]
+    assert names(tmp_path / "target") == ["target"]
 
 
 def test_code_has_one_digest_until_it_is_edited(tmp_path):
