@@ -38,6 +38,8 @@ def node_environment(host: str) -> dict[str, str]:
         # Else workers might choose an address for one another that the other hosts do not reach.
         "GLOO_SOCKET_IFNAME": interface,
         "NCCL_SOCKET_IFNAME": interface,
+        # `ray job stop` kills after 3 s, which a large model's step and checkpoint do not end in.
+        "RAY_JOB_STOP_WAIT_TIME_S": "600",
         **os.environ,
         **runtime.ENVIRONMENT,
         **alone,

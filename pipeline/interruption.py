@@ -49,7 +49,10 @@ class Request:
 def raising() -> Iterator[None]:
     """In the main thread SIGTERM raises `Interrupted`, and Ctrl-C a KeyboardInterrupt that becomes one at the end."""
 
+    request = Request()
+
     def leave(signum: int, frame: Any) -> None:
+        request.signum = signum
         raise KeyboardInterrupt if signum == signal.SIGINT else Interrupted(signum)
 
     try:
@@ -57,6 +60,10 @@ def raising() -> Iterator[None]:
             yield
     except KeyboardInterrupt as interrupt:
         raise Interrupted(signal.SIGINT) from interrupt
+    except SystemExit as end:
+        if request.signum is None or isinstance(end, Interrupted):
+            raise
+        raise Interrupted(request.signum) from end  # Ray makes an exit of its own of ours, where it waits
 
 
 @contextmanager

@@ -22,6 +22,7 @@ def test_every_port_of_the_head_is_on_loopback_and_asks_for_a_token(tmp_path: Pa
     environment = cluster.head_environment(tmp_path)
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    assert int(environment["RAY_JOB_STOP_WAIT_TIME_S"]) >= 600  # time for a step and a checkpoint
     assert environment[storage.VARIABLE] == environment[provenance.ROOT_VARIABLE] == str(tmp_path)
 
 

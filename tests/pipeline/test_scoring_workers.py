@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import runtime, scoring_workers
+from pipeline import interruption, runtime, scoring_workers
 from tsdsr import metrics
 from tsdsr.metrics import Batch
 
@@ -51,3 +52,14 @@ def test_a_full_object_store_and_a_killed_worker_cost_no_score(small_store: Any)
             os.kill(small_store.get(worker.__ray_call__.remote(lambda self: os.getpid())), signal.SIGKILL)
     wanted = {f"{number}.png": 20 * np.log10(255 / (1 + 3 * number) * 255 / 219) for number in range(4)}  # of luma
     assert found == pytest.approx(wanted, abs=0.01)
+
+
+@pytest.mark.repro
+def test_sigterm_while_ray_waits_is_an_interruption(small_store: Any) -> None:
+    def end_driver(pid: int) -> None:
+        os.kill(pid, signal.SIGTERM)
+        threading.Event().wait()
+
+    with pytest.raises(interruption.Interrupted) as caught, interruption.raising():
+        small_store.wait([small_store.remote(end_driver).remote(os.getpid())])
+    assert caught.value.code == 75
