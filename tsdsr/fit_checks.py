@@ -101,6 +101,9 @@ def _files(params: Params) -> list[Finding]:
         found.append(Finding(BAD, "teacher.source", f"{source} is not a directory", "correct the path"))
     if params.data.source != "bundled" and not _exists(params.data.source):
         found.append(Finding(BAD, "data.source", f"{params.data.source}: no such folder", "correct the path"))
+    folder = params.evaluate.weights_dir
+    if folder and not Path(folder).expanduser().is_dir():
+        found.append(Finding(WARN, "evaluate.weights_dir", f"{folder} is not a directory", "correct the path"))
     if lpips.weights == "published" and lpips.path is None and not lpips.download:
         missing = [reason for name in LPIPS_FILES[lpips.net] if (reason := weights.missing(name))]
         if missing:

@@ -63,6 +63,7 @@ def test_the_committed_params_fit_on_a_machine_with_room(params: Params) -> None
         ({"data": {"source": "no/such/folder"}}, BAD, "data.source", "path"),
         ({"teacher": {"preset": "sd3-medium"}}, BAD, "teacher.source", "hub id"),
         ({"teacher": {"preset": "sd3-medium", "source": "./absent"}}, BAD, "teacher.source", "path"),
+        ({"evaluate": {"weights_dir": "no/such"}}, WARN, "evaluate.weights_dir", "path"),
         ({"sweep": {"resources": {"gpus": 1}}}, WARN, "sweep.resources", "gpus: 0"),
         ({"sweep": {"resources": {"cpus": 64}}}, WARN, "sweep.resources", "cpus: 8"),
     ],
@@ -128,6 +129,14 @@ def test_the_command_says_all_of_it(root: Path, capsys: pytest.CaptureFixture[st
         "batch_sizes",
     ):
         assert word in printed
+
+
+def test_in_a_process_of_its_own_it_comes_to_its_end(root: Path) -> None:
+    """Here other tests have imported what it needs, in an order that works."""
+    command = [sys.executable, "-m", "tsdsr", "doctor"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert "distill memory" in done.stdout
 
 
 def test_help_needs_no_torch() -> None:
