@@ -21,28 +21,49 @@ _BASE_LICENCES = {
 }
 
 
-def write_card(student: Path, directory: Path, name: str) -> None:
+# What the weights are, and how to use them: of the streamlined export, and of the plain one.
+_STREAMLINED = (
+    "Its adapters are merged and its transformer is streamlined for the one timestep and prompt it is used with.",
+    """\
+from tsdsr.inference import TSDSRPipeline
+pipe = TSDSRPipeline.from_pretrained("{name}")
+pipe(image, scale={scale}).images[0].save("out.png")""",
+)
+_PLAIN = (
+    "Its adapters are merged into plain diffusers networks; the prompt's embeddings lie in `prompt.safetensors`, the "
+    "step's numbers in `step.json`: z = z_L - transformer(z_L, timestep, prompt), with z_L the latent of the bicubic "
+    "enlargement.",
+    """\
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+vae = AutoencoderKL.from_pretrained("{name}", subfolder="vae")
+transformer = SD3Transformer2DModel.from_pretrained("{name}", subfolder="transformer")""",
+)
+
+
+def write_card(student: Path, directory: Path, name: str, *, plain: bool = False) -> None:
     """Write `README.md` into an exported model's directory.
 
     Args:
         student: the student directory that the export came from; its scores are read from `reports/scores`.
         directory: the export.
         name: what the model is called.
+        plain: whether the export is of plain diffusers networks.
 
     Raises:
         UserError: if `student` is not a student directory.
     """
     config = read_config(student)
-    files.write_text(directory / "README.md", card(config, _scores(student.name), name))
+    files.write_text(directory / "README.md", card(config, _scores(student.name), name, plain=plain))
 
 
-def card(config: dict[str, Any], scores: dict[str, Any] | None, name: str) -> str:
+def card(config: dict[str, Any], scores: dict[str, Any] | None, name: str, *, plain: bool = False) -> str:
     """The card's text.
 
     Args:
         config: of `student.json`.
         scores: the summary that scoring wrote, or None.
         name: of the model.
+        plain: whether the export is of plain diffusers networks.
     """
     named = config.get("teacher")
     teacher = named if isinstance(named, dict) else {}
@@ -52,19 +73,17 @@ def card(config: dict[str, Any], scores: dict[str, Any] | None, name: str) -> st
     head += [f"base_model: {source}"] if source else []
     head += ["tags:", "- super-resolution", "- one-step-diffusion", "- tsd-sr", "---"]
     scale = config["scale"]
+    form, code = _PLAIN if plain else _STREAMLINED
     return "\n".join(
         [
             *head,
             f"# {name}",
             "",
             f"A one-step diffusion upscaler (x{scale}), distilled with target score distillation (TSD-SR, "
-            f"arXiv 2411.18263) by tsdsr {__version__}. Its adapters are merged and its transformer is streamlined for "
-            "the one timestep and prompt it is used with.",
+            f"arXiv 2411.18263) by tsdsr {__version__}. {form}",
             "",
             "```python",
-            "from tsdsr.inference import TSDSRPipeline",
-            f'pipe = TSDSRPipeline.from_pretrained("{name}")',
-            f"pipe(image, scale={scale}).images[0].save('out.png')",
+            code.format(name=name, scale=scale),
             "```",
             "",
             "## Licences",

@@ -77,7 +77,7 @@ def _plain(args: argparse.Namespace, place: Path) -> int:
     with atomic_directory(args.output) as aside:
         count = export_plain(args.teacher or teacher_of(place), place, aside, dtype=getattr(torch, args.dtype))
         if args.card:
-            write_card(place, aside, args.output.name)
+            write_card(place, aside, args.output.name, plain=True)
     return count
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tsdsr.inference.pipeline import TSDSRPipeline
 
 logger = logging.getLogger(__name__)
+for _name in ("onnxscript", "onnx_ir"):
+    logging.getLogger(_name).setLevel(logging.ERROR)  # they name every node that they simplify
 TOLERANCE = 1e-3  # largest difference from PyTorch, of a range of 2
 _LARGEST_FILE = 1_500_000_000  # bytes of weights; a single ONNX file ends at 2 GiB
 _SAMPLE_TOKENS = (6, 8)  # rows and columns of the picture that a dynamic graph is traced with

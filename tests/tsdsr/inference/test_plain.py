@@ -25,7 +25,11 @@ def test_plain_diffusers_and_peft_give_the_same_picture(model: Model, tmp_path: 
         "transformer",
         "vae",
     ]
-    assert main([*words, "--teacher", str(model.teacher_dir)]) == 0  # an earlier export is replaced
+    assert main([*words, "--teacher", str(model.teacher_dir), "--card"]) == 0  # an earlier export is replaced
+    card = (merged / "README.md").read_text()
+    assert 'AutoencoderKL.from_pretrained("merged", subfolder="vae")' in card
+    assert "TSDSRPipeline" not in card
+    assert "streamlined" not in card
     image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
     save_file({"image": image}, tmp_path / "image.safetensors")
     script = Path(__file__).with_name("plain_diffusers.py")
