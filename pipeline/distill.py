@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -41,6 +42,12 @@ PAIRS, LATENTS, TEACHER = Path("data/pairs/train"), Path("data/latents"), Path("
 METRICS = Path("reports/metrics")
 RUNNING = Path(".tsdsr/running")
 MAX_RESTARTS = 3
+LOOK_AROUND = 10.0  # seconds
+WAITING = (
+    "waiting: distill.num_workers: %d wants a %s for each, and the cluster has %g. It goes on from its last checkpoint "
+    "when a host joins (python -m pipeline.cluster --join), or when it is ended (Ctrl-C; ray job stop) and started "
+    "again with fewer workers"
+)
 LOWER_MEMORY = (
     "What lowers it, in params: distill.accumulation (more and smaller micro-batches), distill.batch_size, "
     "distill.gradient_checkpointing: true, distill.low_memory: true, distill.precision: bfloat16 (on a GPU), fewer "
@@ -90,7 +97,7 @@ def _run(params: Params, job: Job, control: Control, request: interruption.Reque
     if params.distill.num_workers == 0:
         return _work({**_loop_config(params, job, control), "stop": request.asked})
     try:
-        kept = _beside_main_thread(lambda: _fit(params, job, control), params.distill.num_workers)
+        kept = _beside_main_thread(lambda: _fit(params, job, control), params, request)
     except Exception as error:
         if request.signum is not None:  # what sent the signal to us may have ended Ray's processes too
             raise Interrupted(request.signum, "the last checkpoint is kept") from error
@@ -104,8 +111,11 @@ def _run(params: Params, job: Job, control: Control, request: interruption.Reque
     return kept
 
 
-def _beside_main_thread(call: Callable[[], str | None], num_cpus: int) -> str | None:
-    """Call it in a thread: the main one takes the signals, and there Ray Train would take Ctrl-C for itself."""
+def _beside_main_thread(call: Callable[[], str | None], params: Params, request: interruption.Request) -> str | None:
+    """Call it in a thread: the main one takes the signals, and there Ray Train would take Ctrl-C for itself.
+
+    Where hosts were lost Ray Train waits for others, without a word and without workers that could be asked to stop.
+    """
     result: Future[str | None] = Future()
 
     def run() -> None:
@@ -114,8 +124,18 @@ def _beside_main_thread(call: Callable[[], str | None], num_cpus: int) -> str | 
         except BaseException as error:
             result.set_exception(error)
 
-    runtime.start(num_cpus)  # here: Ray's processes live as long as the thread that starts them
+    workers = params.distill.num_workers
+    runtime.start(workers)  # here: Ray's processes live as long as the thread that starts them
     threading.Thread(target=run, daemon=True).start()
+    resource = "GPU" if pick_device(params.distill.device).type == "cuda" else "CPU"
+    waiting = False
+    while not futures.wait([result], timeout=LOOK_AROUND).done:
+        have = runtime.total(resource)
+        if have < workers and request.signum is not None:
+            raise Interrupted(request.signum, "the last checkpoint is kept")
+        if have < workers and not waiting:
+            logger.warning(WAITING, workers, resource, have)
+        waiting = have < workers
     return result.result()
 
 

@@ -58,6 +58,13 @@ def start(num_cpus: int | None = None) -> None:
         ray.init(**options)
 
 
+def total(resource: str) -> float:
+    """How much of a resource, CPU or GPU, the cluster's hosts have together, in use or not."""
+    import ray
+
+    return float(ray.cluster_resources().get(resource, 0.0))
+
+
 def free_port(host: str) -> int:
     """A port for a server that has to be told one.
 

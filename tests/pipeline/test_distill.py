@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import logging
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline import distill, precompute, prepare_degradations, teacher
+from pipeline import distill, precompute, prepare_degradations, runtime, teacher
+from pipeline.interruption import Interrupted, Request
 from tsdsr.config import Params
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +70,23 @@ def test_two_ray_workers_give_the_losses_of_one_process(workplace: Path) -> None
         assert ours.keys() == theirs.keys()
         far = max(float((ours[key] - theirs[key]).norm() / (ours[key].norm() + 1e-6)) for key in ours)
         assert far < 2e-2
+
+
+def test_a_run_without_enough_hosts_says_what_it_waits_for_and_can_be_ended(
+    params: Params, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    request, ended = Request(), threading.Event()
+    looks = iter([None, None, signal.SIGTERM])
+
+    def one_is_left(resource: str) -> float:
+        request.signum = next(looks)
+        return 1.0
+
+    monkeypatch.setattr(runtime, "start", lambda num_cpus: None)
+    monkeypatch.setattr(runtime, "total", one_is_left)
+    monkeypatch.setattr(distill, "LOOK_AROUND", 0.01)
+    two = params.overlay({"distill": {"num_workers": 2, "device": "cpu"}})
+    with caplog.at_level(logging.WARNING), pytest.raises(Interrupted, match="SIGTERM: the last checkpoint is kept"):
+        distill._beside_main_thread(lambda: str(ended.wait()), two, request)
+    ended.set()
+    assert caplog.text.count("num_workers: 2 wants a CPU for each, and the cluster has 1.") == 1
