@@ -9,8 +9,10 @@ import torch
 from tsdsr.errors import UserError
 from tsdsr.inference.loading import teacher_of
 from tsdsr.inference.pipeline import TSDSRPipeline
+from tsdsr.models.student import WEIGHTS
 
 STUDENTS = Path("data/students")
+SAVED = "model_index.json"  # of `save_pretrained` and `tsdsr export`
 
 
 def open_pipeline(
@@ -31,11 +33,11 @@ def open_pipeline(
     place = find_model(model)
     where = find_device(device)
     kind = ("float32" if where.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
-    options = {"torch_dtype": getattr(torch, kind)}
-    if (place / "student.json").is_file():
-        pipe = TSDSRPipeline.from_pretrained(teacher or teacher_of(place), student=place, **options)
-    else:
+    options = {"dtype": getattr(torch, kind)}
+    if (place / SAVED).is_file():
         pipe = TSDSRPipeline.from_pretrained(place, **options)
+    else:
+        pipe = TSDSRPipeline.from_pretrained(teacher or teacher_of(place), student=place, **options)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(where)
 
@@ -43,7 +45,7 @@ def open_pipeline(
 def find_model(model: str) -> Path:
     """The directory that `--model` means."""
     for place in (Path(model), STUDENTS / model):
-        if any((place / name).is_file() for name in ("student.json", "model_index.json")):
+        if any((place / name).is_file() for name in (SAVED, *WEIGHTS, "student.json")):
             return place
     names = sorted(item.parent.name for item in STUDENTS.glob("*/student.json"))
     known = f"there are {', '.join(names)}" if names else "there are none; `make repro` makes one"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 STUDENT_TIMESTEP = 1000.0  # sigma = 1: the student always takes its step from the end of the trajectory
 FORMAT = 1
-FILES = ("transformer.safetensors", "vae.safetensors", "student.json")
+WEIGHTS = ("transformer.safetensors", "vae.safetensors")
 PROMPT_FILE = "prompt.safetensors"
 
 
@@ -128,13 +128,20 @@ class Student:
 def read_config(directory: str | Path) -> dict[str, Any]:
     """Read and check a student directory's `student.json`.
 
+    TSD-SR's released weights come without one: then their ranks are read off, and the rest is what they were trained
+    with (alpha = rank, no shift, x4).
+
     Raises:
         UserError: if the directory is not a student's, or was written by a newer version.
     """
     directory = Path(directory)
-    missing = [name for name in FILES if not (directory / name).is_file()]
+    missing = [name for name in WEIGHTS if not (directory / name).is_file()]
     if missing:
         raise UserError(f"{directory}: not a student directory: {', '.join(missing)} missing; `make repro` writes one")
+    if not (directory / "student.json").is_file():
+        ranks = [adapters.rank_of(adapters.read_weights(directory / name), str(directory / name)) for name in WEIGHTS]
+        lora = {"rank": ranks[0], "alpha": ranks[0], "vae_rank": ranks[1]}
+        return {"format": FORMAT, "scale": 4, "use_shift": False, "lora": lora}
     try:
         config = files.read_json(directory / "student.json")
     except ValueError as error:
@@ -148,8 +155,19 @@ def read_config(directory: str | Path) -> dict[str, Any]:
 
 
 def read_prompt(directory: str | Path) -> Prompt:
-    """The default prompt's embeddings beside a student's weights."""
-    tensors = adapters.read_weights(Path(directory) / PROMPT_FILE)
+    """The default prompt's embeddings beside a student's weights.
+
+    Raises:
+        UserError: where they are missing or damaged.
+    """
+    path = Path(directory) / PROMPT_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; it holds the embeddings of the prompt that the student was trained with, "
+            "`prompt_embeds` (tokens x width) and `pooled_embeds`. Those of released weights are published apart: save "
+            "them there under these names"
+        )
+    tensors = adapters.read_weights(path)
     return Prompt(embeds=tensors["prompt_embeds"], pooled=tensors["pooled_embeds"])
 
 

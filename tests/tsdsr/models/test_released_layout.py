@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import random_prompt, tiny_transformer, tiny_vae
-from tsdsr import files, seeding
+from tsdsr import seeding
 from tsdsr.errors import UserError
 from tsdsr.models import adapters, presets
-from tsdsr.models.student import Student, load_student, read_config
+from tsdsr.models.student import Student, load_student, read_config, read_prompt
 
 RANK = 64
-CONFIG = {"format": 1, "scale": 4, "use_shift": False, "lora": {"rank": RANK, "alpha": RANK}}
+CONFIG = {"format": 1, "scale": 4, "use_shift": False, "lora": {"rank": RANK, "alpha": RANK, "vae_rank": RANK}}
 ENDINGS = ["to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "proj", "linear", "proj_out"]
 KINDS = (torch.nn.Linear, torch.nn.Conv2d)
 
@@ -51,18 +51,29 @@ def directory(tmp_path):
     target.mkdir()
     save_file(released(tiny_transformer(), of_transformer), target / "transformer.safetensors")
     save_file(released(tiny_vae(), of_vae), target / "vae.safetensors")
-    files.write_json(target / "student.json", CONFIG)
     return target
 
 
 def test_it_loads_key_by_key_and_saves_back_to_the_same(directory, tmp_path):
     student, config = load_student(tiny_vae(), tiny_transformer(), directory)
+    assert config == CONFIG  # nothing but the two files is published
+    assert {
+        scale
+        for model in (student.transformer, student.vae)
+        for layer in model.modules()
+        for scale in getattr(layer, "scaling", {}).values()
+    } == {1.0}
     student.save(tmp_path / "ours", config, random_prompt(0))
     for name in ("transformer.safetensors", "vae.safetensors"):
         before, after = load_file(directory / name), load_file(tmp_path / "ours" / name)
         assert before.keys() == after.keys()
         assert all(torch.equal(before[key], after[key]) for key in before)
     assert read_config(tmp_path / "ours") == CONFIG
+
+
+def test_the_prompts_embeddings_are_asked_for(directory):
+    with pytest.raises(UserError, match="prompt_embeds"):
+        read_prompt(directory)
 
 
 @pytest.mark.parametrize("name", ["transformer.safetensors", "vae.safetensors"])

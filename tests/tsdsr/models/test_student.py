@@ -126,7 +126,7 @@ def test_saving_replaces_a_student_whole(student, tmp_path):
 
 
 def test_what_is_no_student_is_named(student, tmp_path):
-    with pytest.raises(UserError, match=r"transformer\.safetensors, vae\.safetensors, student\.json missing"):
+    with pytest.raises(UserError, match=r"transformer\.safetensors, vae\.safetensors missing"):
         read_config(tmp_path)
     target = tmp_path / "student"
     student.save(target, CONFIG, random_prompt(3))
