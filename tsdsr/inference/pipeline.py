@@ -65,14 +65,16 @@ class TSDSRPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: the teacher's directory or hub id; or a saved pipeline's.
             student: a student directory: `transformer.safetensors`, `vae.safetensors`, `student.json`,
                 `prompt.safetensors`.
-            options: `torch_dtype` (float32 by default); without a student also diffusers' other options.
+            options: `dtype` or, as it was called, `torch_dtype` (float32 by default); without a student also diffusers'
+                other options.
 
         Raises:
             UserError: for a directory that is missing, damaged or of another kind.
         """
         if student is None:
             return cls._from_saved(str(pretrained_model_name_or_path), options)
-        dtype = options.pop("torch_dtype", None) or torch.float32
+        named = [options.pop(name, None) for name in ("dtype", "torch_dtype")]
+        dtype = named[0] or named[1] or torch.float32
         if options:
             raise TypeError(f"with a student there is no option {', '.join(options)}")
         vae, transformer, config = load_networks(pretrained_model_name_or_path, student, dtype=dtype)

@@ -10,6 +10,7 @@ from PIL import Image
 from tsdsr.errors import UserError
 from tsdsr.inference import TSDSRPipeline
 from tsdsr.inference.color import adain, noise_variance, wavelet
+from tsdsr.inference.opening import open_pipeline
 from tsdsr.inference.resample import bicubic
 from tsdsr.models.student import upsample
 
@@ -109,14 +110,21 @@ def test_saved_and_loaded_it_is_the_same(loaded: TSDSRPipeline, small: torch.Ten
     torch.testing.assert_close(again(small, output_type="pt").images, expected, atol=2e-5, rtol=0)
 
 
-def test_dtype(model: Model, small: torch.Tensor) -> None:
-    pipe = TSDSRPipeline.from_pretrained(model.teacher_dir, student=model.student_dir, torch_dtype=torch.float64)
+@pytest.mark.parametrize("name", ["dtype", "torch_dtype"])
+def test_dtype(model: Model, small: torch.Tensor, name: str) -> None:
+    pipe = TSDSRPipeline.from_pretrained(model.teacher_dir, student=model.student_dir, **{name: torch.float64})
     pipe.set_progress_bar_config(disable=True)
     assert pipe.transformer.dtype == pipe.vae.dtype == torch.float64
     wide = pipe(small, output_type="pt").images
     assert wide.dtype == torch.float32
     narrow = pipe.to(torch.float32)(small, output_type="pt").images
     torch.testing.assert_close(narrow, wide, atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_the_command_opens_an_export_in_the_dtype_that_was_asked_for(loaded: TSDSRPipeline, tmp_path: Path) -> None:
+    loaded.save_pretrained(tmp_path)
+    assert open_pipeline(str(tmp_path), dtype="bfloat16").dtype == torch.bfloat16
 
 
 def test_no_text_encoder_is_needed_or_loaded(loaded: TSDSRPipeline, model: Model) -> None:
