@@ -95,7 +95,8 @@ def resources() -> list[Finding]:
         found.append(Finding(NOTE, "gpu", "none"))
     cure = "in a container: --shm-size=8g" if shared < SMALL_SHM else ""
     found.append(Finding(WARN if cure else OK, "shared memory", f"{gib(shared)} in /dev/shm", cure))
-    cure = "a run of the tiny preset and its cache take about that" if disk < SMALL_DISK else ""
+    cure = f"free some: an installation and a run of the tiny preset take about {gib(SMALL_DISK)}"
+    cure = cure if disk < SMALL_DISK else ""
     found.append(Finding(WARN if cure else OK, "disk", f"{gib(disk)} free here", cure))
     return found
 
