@@ -78,7 +78,7 @@ def grow_cache(
             "texts": texts,
             "origin": origin,
             "config": config.model_dump(),
-            "device": device().type,
+            "rounding": rounding(),
             "code": files.sha256_code(*CODE),
         }
     )
@@ -137,6 +137,11 @@ def _encoded(folder: PairFolder, names: list[str], codec: LatentCodec, config: P
 def device() -> torch.device:
     """Where a teacher runs: the first GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def rounding() -> list[object]:
+    """What else decides the last bits: work that is unfinished is gone on with where these are the same alone."""
+    return ["cuda"] if device().type == "cuda" else ["cpu", torch.get_num_threads()]
 
 
 def precision() -> torch.dtype:

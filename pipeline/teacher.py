@@ -18,7 +18,7 @@ from torch import Tensor
 
 import tsdsr
 from pipeline import exclusive, stage
-from pipeline.precompute import device, grow_cache, precision
+from pipeline.precompute import device, grow_cache, precision, rounding
 from pipeline.teacher_work import Work
 from tsdsr import files
 from tsdsr.config import Params
@@ -179,7 +179,7 @@ def finetune(params: Params, pairs: Path, work: Work) -> dict[str, Any]:
         "latents": cache.manifest,
         "config": config.model_dump(),
         "seed": params.seed,
-        "device": device().type,
+        "rounding": rounding(),
         "code": files.sha256_code(*CODE),
     }
 
