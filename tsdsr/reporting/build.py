@@ -213,8 +213,8 @@ def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], part
 
 
 def _facts(scores: Sequence[MethodScores]) -> list[page.Fact]:
-    """The PSNR of each method, and how far above the teacher's round trip it is."""
-    means = {run.method: run.metrics["psnr"].mean for run in scores if "psnr" in run.metrics}
+    """The PSNR of each of our methods, and how far above the teacher's round trip it is: all on one set of images."""
+    means = {run.method: run.metrics["psnr"].mean for run in scores if "psnr" in run.metrics and not run.external}
     floor = means.get("round_trip")
     facts = []
     for method, mean in means.items():

@@ -51,6 +51,18 @@ def test_curves_of_the_teacher_stand_apart(workspace: Path) -> None:
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
 
 
+def test_other_methods_on_other_images_are_no_fact_beside_ours(workspace: Path) -> None:
+    ours = files.read_json(workspace / "reports/scores/full.json")
+    theirs = {**ours, "method": "Other", "provenance": {**ours["provenance"], "outputs": "theirs"}}
+    files.write_json(workspace / "reports/scores/Other-drealsr.json", theirs)
+    shutil.copy(workspace / "reports/scores/full.csv", workspace / "reports/scores/Other-drealsr.csv")
+    build.build(workspace, OPTIONS)
+    text = (workspace / "reports/index.html").read_text()
+    assert "PSNR, Full" in text
+    assert "PSNR, Other" not in text
+    assert ">Other</th>" in text  # in the tables
+
+
 def test_a_sweep_has_its_place(workspace: Path) -> None:
     build.build(workspace, OPTIONS)
     assert 'id="sweep"' not in (workspace / "reports/index.html").read_text()
