@@ -17,6 +17,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Curve
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from pipeline.sweep_ledger import FINISHED, TrialRecord
 from pipeline.sweep_space import shown_value
@@ -66,7 +67,7 @@ def slices(records: Sequence[TrialRecord], keys: Sequence[str], logarithmic: set
                 _draw_group_means(axes, axis, records, key)
                 axes.set_xticks([axis.place(value) for value in axis.categories], map(shown_value, axis.categories))
             elif axis.logarithmic:
-                axes.set_xscale("log")
+                _logarithmic(axes)
             axes.set_xlabel(_short(key))
         for axes in grid[len(keys) :]:
             axes.set_visible(False)
@@ -78,6 +79,15 @@ def slices(records: Sequence[TrialRecord], keys: Sequence[str], logarithmic: set
             ha="left",
         )
         return _save(figure, out)
+
+
+def _logarithmic(axes: Axes) -> None:
+    """1, 2 and 5 of each decade where few are seen, else the powers of ten; written out."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def importance(shares: Mapping[str, float], label: str, out: Path) -> Path:
