@@ -186,9 +186,10 @@ class Trainer:
 
     def _asked_to_stop(self) -> bool:
         """The first worker asks; all of them must leave at the same step."""
+        if self.world.size == 1:
+            return self.stop()
         asked = torch.tensor(int(self.world.rank == 0 and self.stop()), device=self.device)
-        if self.world.size > 1:
-            distributed.broadcast(asked, 0)
+        distributed.broadcast(asked, 0)
         return bool(asked)
 
     def _sync(self, *, last: bool) -> AbstractContextManager[Any]:
