@@ -30,8 +30,8 @@ class Control:
 
     @property
     def stop(self) -> Path:
-        """There when the workers are to save a checkpoint and leave."""
-        return self.directory / "stop"
+        """There when the workers are to save a checkpoint and leave; alone in its folder, which travels as a tree."""
+        return self.directory / "asked/stop"
 
     @property
     def failure(self) -> Path:
@@ -40,6 +40,7 @@ class Control:
 
     def clear(self) -> None:
         """Forget what an earlier run was told."""
+        self.stop.parent.mkdir(parents=True, exist_ok=True)
         self.stop.unlink(missing_ok=True)
         self.failure.unlink(missing_ok=True)
 

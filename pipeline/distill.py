@@ -15,10 +15,11 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +81,7 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
     control = Control((RUNNING / name).resolve())
     with exclusive.alone(control.lock, f"the distillation of {name}"):
         control.clear()
+        storage.here(params).push_each(control.stop.parent)
         with interruption.deferred(control.ask_to_stop) as request:
             kept = _run(params, job, control, request)
         if kept is None:
@@ -97,7 +99,7 @@ def _run(params: Params, job: Job, control: Control, request: interruption.Reque
     if params.distill.num_workers == 0:
         return _work({**_loop_config(params, job, control), "stop": request.asked})
     try:
-        kept = _beside_main_thread(lambda: _fit(params, job, control), params, request)
+        kept = _beside_main_thread(lambda: _fit(params, job, control), params, control, request)
     except Exception as error:
         if request.signum is not None:  # what sent the signal to us may have ended Ray's processes too
             raise Interrupted(request.signum, "the last checkpoint is kept") from error
@@ -111,10 +113,13 @@ def _run(params: Params, job: Job, control: Control, request: interruption.Reque
     return kept
 
 
-def _beside_main_thread(call: Callable[[], str | None], params: Params, request: interruption.Request) -> str | None:
+def _beside_main_thread(
+    call: Callable[[], str | None], params: Params, control: Control, request: interruption.Request
+) -> str | None:
     """Call it in a thread: the main one takes the signals, and there Ray Train would take Ctrl-C for itself.
 
-    Where hosts were lost Ray Train waits for others, without a word and without workers that could be asked to stop.
+    A request to stop is sent on to hosts that share only a URL: a signal's handler could not. Where hosts were lost,
+    Ray Train waits for others, without a word and without workers that could be asked to stop.
     """
     result: Future[str | None] = Future()
 
@@ -128,8 +133,11 @@ def _beside_main_thread(call: Callable[[], str | None], params: Params, request:
     runtime.start(workers)  # here: Ray's processes live as long as the thread that starts them
     threading.Thread(target=run, daemon=True).start()
     resource = "GPU" if pick_device(params.distill.device).type == "cuda" else "CPU"
-    waiting = False
+    waiting = told = False
     while not futures.wait([result], timeout=LOOK_AROUND).done:
+        if request.signum is not None and not told:
+            storage.here(params).push_each(control.stop.parent)
+            told = True
         have = runtime.total(resource)
         if have < workers and request.signum is not None:
             raise Interrupted(request.signum, "the last checkpoint is kept")
@@ -196,13 +204,31 @@ def _work(config: dict[str, Any]) -> str | None:
     turn = exclusive.in_turn(control.writer, f"the distillation of {job.name}") if in_charge else nullcontext()
     try:
         with turn, _memory_in_words():
-            _train(job, place, config, stop=config.get("stop", control.stop.exists))
+            _train(job, place, config, stop=config.get("stop") or _asked_to_stop(place, control))
     except Interrupted as interrupted:
         return interrupted.kept
     except (UserError, NonFiniteError) as error:
         control.fail(str(error))
         raise UserError(str(error)) from error
     return None
+
+
+def _asked_to_stop(place: storage.Place, control: Control) -> Callable[[], bool]:
+    """Looks for the request on this host each time, and at the URL, where there is one, every `LOOK_AROUND` seconds."""
+    looked = time.monotonic()
+
+    def asked() -> bool:
+        nonlocal looked
+        if control.stop.exists():
+            return True
+        if not place.url or time.monotonic() - looked < LOOK_AROUND:
+            return False
+        looked = time.monotonic()
+        with suppress(OSError):  # a storage that is away for a moment is no reason to end
+            return place.holds_any(control.stop.parent)
+        return False
+
+    return asked
 
 
 def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Callable[[], bool]) -> None:

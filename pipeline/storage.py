@@ -85,6 +85,10 @@ class Place:
         for name in self._names([folder]):
             self._store().push_each(self.root, name)
 
+    def holds_any(self, folder: str | Path) -> bool:
+        """Whether the URL has a tree below a folder, whatever is here."""
+        return any(self._store().names(name) for name in self._names([folder]))
+
     def _store(self) -> TreeStore:
         return TreeStore(self.url or "")
 

@@ -7,6 +7,7 @@ import logging
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline import distill, precompute, prepare_degradations, runtime, teacher
+from pipeline import distill, precompute, prepare_degradations, runtime, storage, teacher
+from pipeline.control import Control
 from pipeline.interruption import Interrupted, Request
 from tsdsr.config import Params
 
@@ -87,6 +89,35 @@ def test_a_run_without_enough_hosts_says_what_it_waits_for_and_can_be_ended(
     monkeypatch.setattr(distill, "LOOK_AROUND", 0.01)
     two = params.overlay({"distill": {"num_workers": 2, "device": "cpu"}})
     with caplog.at_level(logging.WARNING), pytest.raises(Interrupted, match="SIGTERM: the last checkpoint is kept"):
-        distill._beside_main_thread(lambda: str(ended.wait()), two, request)
+        distill._beside_main_thread(lambda: str(ended.wait()), two, Control(Path("unused")), request)
     ended.set()
     assert caplog.text.count("num_workers: 2 wants a CPU for each, and the cluster has 1.") == 1
+
+
+def test_a_worker_on_another_host_learns_at_the_url_that_it_is_to_stop(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = (storage.Place(tmp_path / host, f"file://{tmp_path}/bucket") for host in ("here", "there"))
+    driver, worker = (Control(place.root / ".tsdsr/running/full") for place in (here, there))
+    for control in (driver, worker):
+        control.clear()
+    monkeypatch.setattr(storage, "here", lambda params: here)
+    monkeypatch.setattr(runtime, "start", lambda num_cpus: None)
+    monkeypatch.setattr(runtime, "total", lambda resource: 1.0)
+    monkeypatch.setattr(distill, "LOOK_AROUND", 0.01)
+    asked, request = distill._asked_to_stop(there, worker), Request()
+    assert not asked()
+
+    def train() -> str:
+        driver.ask_to_stop()
+        request.signum = signal.SIGTERM
+        while not asked():
+            time.sleep(0.01)
+        return "its checkpoint is saved"
+
+    one = params.overlay({"distill": {"num_workers": 1, "device": "cpu"}})
+    assert distill._beside_main_thread(train, one, driver, request) == "its checkpoint is saved"
+    driver.clear()
+    here.push_each(driver.stop.parent)
+    time.sleep(0.02)
+    assert not asked()

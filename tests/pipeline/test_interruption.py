@@ -184,7 +184,7 @@ def test_dvc_repro_goes_on_where_it_was_killed_or_interrupted_and_a_second_is_re
     when(lambda: victim.steps_done() == 8, process, log)
     refuse_a_second(victim, monkeypatch)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    when((victim.directory / ".tsdsr/running/full/stop").exists, process, log)
+    when((victim.directory / ".tsdsr/running/full/asked/stop").exists, process, log)
     held.unlink()
     assert ended(process) != 0
     assert "exited with 130" in log.read_text()
@@ -229,7 +229,7 @@ def test_sigterm_to_the_driver_reaches_ray_s_workers(tmp_path: Path, prepared: P
     process = victim.start()
     when(lambda: victim.steps_done() == 4, process, log)
     os.kill(process.pid, signal.SIGTERM)
-    when((victim.directory / ".tsdsr/running/full/stop").exists, process, log)
+    when((victim.directory / ".tsdsr/running/full/asked/stop").exists, process, log)
     held.unlink()
     assert ended(process) == 75, log.read_text()[-3000:]
     assert f"stopped after step 5 of {STEPS}; its checkpoint is saved" in log.read_text()
