@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipeline.runtime import free_port
-from tests.browser import CHROMIUM, PATIENCE, Browser
+from tests import browser
 from tests.tsdsr.inference.conftest import loaded, model, photograph  # noqa: F401
 from tsdsr import demo
 from tsdsr.cli import main
@@ -111,7 +111,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
             demo.serve(lambda name: None, "full", other.getsockname()[1], 1, stack)  # type: ignore[arg-type, return-value]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.skipif(browser.EXECUTABLE is None, reason="Chromium is not installed")
 def test_in_a_browser(pipe: TSDSRPipeline, photo: Path, tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("gradio")
     # Gradio gives its own server 5 s to start and 3 s to answer, which a busy machine may not keep.
@@ -122,32 +122,32 @@ def test_in_a_browser(pipe: TSDSRPipeline, photo: Path, tmp_path: Path, monkeypa
         url = demo.serve(lambda name: pipe, "full", free_port("127.0.0.1"), 0.01, stack)
         assert url.startswith("http://127.0.0.1:")
         temporary = Path(os.environ["GRADIO_TEMP_DIR"])
-        browser = Browser(tmp_path / "profile", url, downloads=tmp_path)
-        stack.callback(browser.close)
-        browser.wait("!!document.querySelector('#photograph input[type=file]')")
+        page = stack.enter_context(browser.browser(tmp_path))
+        page.open(url)
+        page.wait("!!document.querySelector('#photograph input[type=file]')")
 
-        browser.choose_file("#photograph input[type=file]", photo)
-        browser.wait("!!document.querySelector('#photograph a[href*=\"/file=\"]')")  # it has arrived
+        page.choose_file("#photograph input[type=file]", photo)
+        page.wait("!!document.querySelector('#photograph a[href*=\"/file=\"]')")  # it has arrived
         start = "document.querySelector('#start').click()"
-        browser.value(start)
-        browser.wait("document.body.innerText.includes('makes up to 0.01')")  # 192 x 160 is too large
+        page.run(start)
+        page.wait("document.body.innerText.includes('makes up to 0.01')")  # 192 x 160 is too large
 
         number = "document.querySelector('#scale input[type=number]')"
-        browser.value(f"{number}.value = 2; {number}.dispatchEvent(new Event('input', {{bubbles: true}}))")
-        browser.value(f"{number}.dispatchEvent(new Event('blur'))")
-        browser.value(start)
+        page.run(f"{number}.value = 2; {number}.dispatchEvent(new Event('input', {{bubbles: true}}))")
+        page.run(f"{number}.dispatchEvent(new Event('blur'))")
+        page.run(start)
         images = "[...document.querySelectorAll('#slider img')].filter(i => i.complete && i.naturalWidth == 96)"
-        browser.wait(f"{images}.length == 2")
-        browser.wait("document.body.innerText.includes('Download photo_x2.jpg')")
-        browser.screenshot(tmp_path / "page.png")
-        browser.value("document.querySelector('#download').click()")
+        page.wait(f"{images}.length == 2")
+        page.wait("document.body.innerText.includes('Download photo_x2.jpg')")
+        page.screenshot(tmp_path / "page.png")
+        page.run("document.querySelector('#download').click()")
         saved = tmp_path / "photo_x2.jpg"
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + browser.PATIENCE
         while not saved.exists() and time.monotonic() < deadline:  # it has another name until it is complete
-            browser.value("1")
+            page.run("1")
             time.sleep(0.1)
         assert_kept(Image.open(saved))
         local = (url, "data:", "blob:")
-        assert [address for address in browser.requested if not address.startswith(local)] == []
+        assert [address for address in page.requests if not address.startswith(local)] == []
         assert list(temporary.rglob("photo*"))
     assert not temporary.exists()

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tsdsr.reporting import browser
+from tests import browser
 from tests.tsdsr.reporting.conftest import make_workspace
 from tsdsr.reporting import build
 
-EXECUTABLE = browser.find()
-pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = pytest.mark.skipif(browser.EXECUTABLE is None, reason="no Chromium here: apt-get install chromium")
 SPLIT = "document.querySelector('.stage').style.getPropertyValue('--split')"
 TABLE = "#table-table1 tbody:nth-of-type(3)"
 
@@ -27,8 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
-    assert EXECUTABLE is not None
-    with browser.browser(EXECUTABLE, tmp_path_factory.mktemp("profile")) as page:
+    with browser.browser(tmp_path_factory.mktemp("browser")) as page:
         yield page
 
 
@@ -37,7 +35,7 @@ def page(tab: browser.Page, report: Path) -> Iterator[browser.Page]:
     """The freshly loaded page; whatever a test does, nothing may be logged, and nothing fetched but the file itself."""
     tab.errors.clear()
     tab.requests.clear()
-    tab.open(report)
+    tab.open(report.as_uri())
     yield tab
     tab.run("1")  # whatever was logged last comes before this answer
     assert tab.errors == []
