@@ -31,7 +31,7 @@ from tsdsr.models import adapters, presets, text
 from tsdsr.models import teacher as teachers
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.quiet import quiet
-from tsdsr.training.steps import Session, Values
+from tsdsr.training.teacher_loop import Session, Values
 
 PAIRS = Path("data/pairs")
 OUT = Path("data/teacher")
@@ -41,7 +41,15 @@ UNFINISHED = Path(".tsdsr/checkpoints/teacher")
 LOCK = Path(".tsdsr/running/teacher/lock")
 STATISTICS_ROWS = 1024
 # A change of these makes checkpoints worthless.
-LIBRARY = ("data", "models", "flow.py", "seeding.py", "training/optim.py", "training/steps.py", "training/teacher.py")
+LIBRARY = (
+    "data",
+    "models",
+    "flow.py",
+    "seeding.py",
+    "training/optim.py",
+    "training/teacher_loop.py",
+    "training/teacher.py",
+)
 CODE = [Path(__file__), *(Path(tsdsr.__file__).parent / name for name in LIBRARY)]
 
 log = logging.getLogger("teacher")

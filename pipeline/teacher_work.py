@@ -16,7 +16,7 @@ from pipeline.interruption import Interrupted
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.training.checkpoint import CheckpointStore, Stopped
-from tsdsr.training.steps import Session, Values
+from tsdsr.training.teacher_loop import Session, Values
 
 
 class Work:

@@ -22,7 +22,7 @@ from tsdsr.data.cache import LatentCache
 from tsdsr.flow import FlowSchedule, add_noise, velocity
 from tsdsr.models.linear_start import linear_start
 from tsdsr.models.prompt import Prompt
-from tsdsr.training.steps import Session, Values, descend
+from tsdsr.training.teacher_loop import Session, Values, descend
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tsdsr import seeding
 from tsdsr.training.checkpoint import CheckpointStore, Stopped
-from tsdsr.training.steps import CURVE_EVERY, Session, Values, descend
+from tsdsr.training.teacher_loop import CURVE_EVERY, Session, Values, descend
 
 STEPS = 34
 
