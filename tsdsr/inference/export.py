@@ -82,13 +82,15 @@ def _plain(args: argparse.Namespace, place: Path) -> int:
 
 
 def _check(args: argparse.Namespace, place: Path) -> None:
+    from tsdsr.inference.opening import SAVED
+
     if args.output.is_file() or (args.output.is_dir() and any(args.output.iterdir()) and not _is_export(args.output)):
         raise UserError(f"{args.output}: exists and is no earlier export; choose another -o")
     if args.output.resolve() == place.resolve():
         raise UserError(f"{args.output}: is the model itself; choose another -o")
     if args.card and not (place / "student.json").is_file():
         raise UserError(f"{place}: only a student directory has what a card tells")
-    if args.plain and not (place / "student.json").is_file():
+    if args.plain and (place / SAVED).is_file():
         raise UserError(f"{place}: --plain takes a student directory; an export is streamlined already")
     if args.plain and args.onnx:
         raise UserError("--onnx is a part of the other export: leave out --plain")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,18 @@ def test_plain_diffusers_and_peft_give_the_same_picture(model: Model, tmp_path: 
     assert relative(found["merged"], wanted) < 1e-5
     assert relative(found["adapters"], wanted) < 1e-5
     assert relative(found["base"], wanted) > 1e-3
+
+
+def test_released_weights_and_an_export(model: Model, tmp_path: Path, capsys) -> None:
+    """The former come without a student.json; the latter is merged already."""
+    released, whole = tmp_path / "released", tmp_path / "whole"
+    shutil.copytree(model.student_dir, released, ignore=shutil.ignore_patterns("student.json"))
+    words = ["--plain", "--teacher", str(model.teacher_dir)]
+    assert main(["export", "-o", str(tmp_path / "plain"), "--model", str(released), *words]) == 0
+    assert (tmp_path / "plain/step.json").is_file()
+    assert main(["export", "-o", str(whole), "--model", str(model.student_dir), *words[1:]]) == 0
+    assert main(["export", "-o", str(tmp_path / "none"), "--model", str(whole), *words]) == 2
+    assert "--plain takes a student directory" in capsys.readouterr().err
 
 
 def test_a_plain_export_has_no_onnx(model: Model, tmp_path: Path, capsys) -> None:
