@@ -21,7 +21,7 @@ from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 from tsdsr.models import teacher as teachers
-from tsdsr.training import steps
+from tsdsr.training import teacher_loop
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def after(step: int, end: Callable[[], None]) -> Iterator[list[int]]:
     """`end` comes when so many steps, of whatever trainings, are done; yields those that are."""
     done: list[int] = []
-    update = steps._update
+    update = teacher_loop._update
 
     def counted(*args: Any) -> None:
         update(*args)
@@ -169,7 +169,7 @@ def after(step: int, end: Callable[[], None]) -> Iterator[list[int]]:
             end()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "_update", counted)
+        patch.setattr(teacher_loop, "_update", counted)
         yield done
 
 
