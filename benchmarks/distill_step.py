@@ -135,16 +135,7 @@ class Literal:
     ) -> None:
         self.generator, self.scorer, self.vae = networks
         self.batch, self.draws = batch, draws
-        tsd = config.tsd
-        settings = Settings(
-            lam=tsd.lam,
-            dasm_steps=tsd.dasm.steps,
-            dasm_step_size=tsd.dasm.step_size,
-            dasm_weight=tsd.dasm.weight,
-            teacher_scale=config.guidance_scale.teacher,
-            fake_scale=config.guidance_scale.fake_score,
-            loss_weights=LOSSES,
-        )
+        settings = settings_of(config, LOSSES)
         default, null = ((prompts[name].embeds, prompts[name].pooled) for name in ("default", "null"))
         self.step = LiteralStep(self.generator, self.scorer, self.vae, default, null, perceptual, settings)
         named = trained(self.generator, self.vae, adapters.STUDENT), trained(self.scorer, None, adapters.FAKE_SCORE)
@@ -274,6 +265,20 @@ def random_prompt(preset: presets.Preset, label: str, *rows: int) -> Prompt:
     draw, shape = seeding.generator(0, "prompt", label), preset.shape["transformer"]
     embeds = torch.randn(*rows, preset.prompt_tokens, shape["joint_attention_dim"], generator=draw)
     return Prompt(embeds, torch.randn(*rows, shape["pooled_projection_dim"], generator=draw))
+
+
+def settings_of(config: Any, losses: dict[str, float]) -> Settings:
+    """The literal version's name for each setting."""
+    tsd, guidance = config.tsd, config.guidance_scale
+    return Settings(
+        lam=tsd.lam,
+        dasm_steps=tsd.dasm.steps,
+        dasm_step_size=tsd.dasm.step_size,
+        dasm_weight=tsd.dasm.weight,
+        teacher_scale=guidance.teacher,
+        fake_scale=guidance.fake_score,
+        loss_weights=losses,
+    )
 
 
 def draws_of(config: Any, batch: Batch) -> Draws:

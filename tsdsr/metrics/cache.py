@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from tsdsr.files import read_json, write_json
+from tsdsr.files import read_json, sha256_json, write_json
 from tsdsr.metrics.images import Item
 from tsdsr.metrics.registry import Metric
 
@@ -30,7 +30,7 @@ def version(metric: Metric, digests: Mapping[str, str], device: torch.device) ->
         "weights": dict(digests),
         "device": device.type,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    return sha256_json(parts)[:32]
 
 
 class ScoreCache:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +81,7 @@ def run_key(params: Params, job: Job, latents: dict[str, Any]) -> str:
         "distill": distill,
         "latents": latents,
     }
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return files.sha256_json(values)
 
 
 def distill(

@@ -9,8 +9,6 @@ Legend: K draws, N + 1 points, C h w latent.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -39,8 +37,7 @@ class HQTrajectories:
     """
 
     def __init__(self, directory: str | Path, key: Any, draws: int) -> None:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        self.directory, self.draws = Path(directory) / digest[:16], draws
+        self.directory, self.draws = Path(directory) / files.sha256_json(key)[:16], draws
 
     def prepare(self, names: Sequence[str], compute: Callable[[str], Tensor]) -> None:
         """Compute what is missing, shared among the workers; returns once everything is there.

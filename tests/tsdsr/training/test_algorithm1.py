@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.distill_step import compare, draws_of, pefts_own
-from tests.reference.algorithm1 import LiteralStep, Settings
+from benchmarks.distill_step import compare, draws_of, pefts_own, settings_of
+from tests.reference.algorithm1 import LiteralStep
 from tests.tiny import random_prompt
 from tests.tsdsr.training.rig import RandomData, distill_config, distiller, perceptual
 from tsdsr.config import PhaseConfig
@@ -32,7 +32,7 @@ def test_losses_and_gradients_are_the_literal_versions(changes: dict[str, Any]) 
     ours = distiller(config)
     networks = ours.student.transformer, ours.student.transformer, ours.student.vae
     generator, scorer, vae = (pefts_own(copy.deepcopy(network)) for network in networks)
-    tsd, default, null = config.tsd, random_prompt(10), random_prompt(11)
+    default, null = random_prompt(10), random_prompt(11)
     literal = LiteralStep(
         generator,
         scorer,
@@ -40,15 +40,7 @@ def test_losses_and_gradients_are_the_literal_versions(changes: dict[str, Any]) 
         (default.embeds, default.pooled),
         (null.embeds, null.pooled),
         perceptual,
-        Settings(
-            lam=tsd.lam,
-            dasm_steps=tsd.dasm.steps,
-            dasm_step_size=tsd.dasm.step_size,
-            dasm_weight=tsd.dasm.weight,
-            teacher_scale=config.guidance_scale.teacher,
-            fake_scale=config.guidance_scale.fake_score,
-            loss_weights=LOSSES,
-        ),
+        settings_of(config, LOSSES),
     )
     caption, draws = (batch.embeds, batch.pooled), draws_of(config, batch)
     assert draws.fake_dropped.any() == ("fake_score" in changes)
