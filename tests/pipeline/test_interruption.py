@@ -187,7 +187,7 @@ def test_dvc_repro_goes_on_where_it_was_killed_or_interrupted_and_a_second_is_re
     when((victim.directory / ".tsdsr/running/full/asked/stop").exists, process, log)
     held.unlink()
     assert ended(process) != 0
-    assert "exited with 130" in log.read_text()
+    assert "interrupted by SIGINT: " in log.read_text()  # which status DVC sees is its shell's choice
     assert ended(victim.start()) == 0, log.read_text()[-3000:]
     assert re.findall(r"resuming after step (\d+) of", log.read_text()) == ["4", "9"]
     assert victim.outcome() == undisturbed.outcome()
