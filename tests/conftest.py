@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from tests.tiny import tiny_transformer, tiny_vae
 from tsdsr.config import Params
 
 ROOT = Path(__file__).parents[1]
+
+# What the shell is set up for is not for the tests: their Ray, MLflow, git and pages are their own, and on loopback.
+SETTINGS = ("RAY_", "TUNE_", "MLFLOW_", "TSDSR_", "DVC_", "GIT_", "GRADIO_", "GLOO_", "NCCL_", "HF_HUB_", "COLUMNS")
+for name in [*os.environ]:
+    if name.startswith(SETTINGS) or name.lower().endswith("_proxy"):
+        del os.environ[name]
 
 # The tensors are tiny: a second thread only waits for the first, for seconds where other processes keep the cores busy.
 torch.set_num_threads(1)

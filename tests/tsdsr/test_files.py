@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,11 +48,22 @@ def test_a_failed_write_keeps_the_file_before_it(tmp_path):
     assert target.read_text() == "first"
 
 
-def test_the_file_written_aside_keeps_the_suffix_and_can_be_read_by_others(tmp_path):
+def test_the_file_written_aside_keeps_the_suffix(tmp_path):
     with files.atomic_file(tmp_path / "x.png") as aside:
         assert aside.suffix == ".png"
-        aside.write_bytes(b"1")
-    assert (tmp_path / "x.png").stat().st_mode & 0o044
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_who_may_read_what_is_written_is_for_the_umask_to_say(tmp_path, mask):
+    former = os.umask(mask)
+    try:
+        files.write_text(tmp_path / "file", "1")
+        with files.atomic_directory(tmp_path / "directory"):
+            pass
+    finally:
+        os.umask(former)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert (tmp_path / "directory").stat().st_mode & 0o777 == 0o777 & ~mask
 
 
 def test_a_directory_is_replaced_whole(tmp_path):
