@@ -42,6 +42,7 @@ def node_environment(host: str) -> dict[str, str]:
         "RAY_JOB_STOP_WAIT_TIME_S": "600",
         **os.environ,
         **runtime.ENVIRONMENT,
+        **runtime.room_for_sockets(),
         **alone,
         "RAY_AUTH_MODE": "token",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

@@ -21,6 +21,10 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 
+# What TMPDIR may take of the 107 bytes of a socket's path: below it Ray adds the likes of
+# /ray/session_2026-11-21_12-20-49_195541_4194304/sockets/plasma_store.
+LONGEST_TMPDIR = 35
+
 _WORKER_DIED = "a Ray worker was ended from outside, most likely for its memory"
 # What is short, by the name of the class of Ray's error.
 SHORTAGES = {
@@ -45,6 +49,7 @@ def start(num_cpus: int | None = None) -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ.update(room_for_sockets())
     import ray
 
     if ray.is_initialized():
@@ -56,6 +61,11 @@ def start(num_cpus: int | None = None) -> None:
         options["dashboard_port"] = free_port("127.0.0.1")  # Ray's own choice is that of `make cluster`
     with interruption.kept():
         ray.init(**options)
+
+
+def room_for_sockets() -> dict[str, str]:
+    """/tmp, where TMPDIR has too long a name: schedulers give jobs such."""
+    return {"TMPDIR": "/tmp"} if len(os.fsencode(os.environ.get("TMPDIR", ""))) > LONGEST_TMPDIR else {}
 
 
 def total(resource: str) -> float:

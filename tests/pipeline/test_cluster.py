@@ -36,6 +36,16 @@ def test_a_further_host_joins_by_its_own_address_and_with_the_token(tmp_path: Pa
     assert environment["GLOO_SOCKET_IFNAME"] == environment["NCCL_SOCKET_IFNAME"] == "lo"
 
 
+@pytest.mark.parametrize("name", ["/scratch/a", "/scratch/user-1234567/job-0123456789/temporary"])
+def test_a_temporary_folder_with_too_long_a_name_for_ray_s_sockets_is_not_used(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", name)
+    socket_path = f"{name}/ray/session_2026-11-21_12-20-49_195541_4194304/sockets/plasma_store"
+    used = name if len(socket_path) < 108 else "/tmp"
+    assert cluster.node_environment("127.0.0.1")["TMPDIR"] == used
+
+
 def test_an_address_that_is_not_this_machines_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"--host 203\.0\.113\.7: no interface .* there are .*127\.0\.0\.1"):
         cluster.node_environment("203.0.113.7")

@@ -32,7 +32,7 @@ class TwoNodes:
         self.folder, self.code = folder, code
         self.port, self.dashboard = free_port(HEAD), free_port("127.0.0.1")
         self.hold = folder / "hold"  # see held/sitecustomize.py
-        self._ray = Path(tempfile.mkdtemp(prefix="ray-"))  # its sockets' paths must be short
+        self._ray = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # its sockets' paths must be short
         self._base = {
             name: value
             for name, value in os.environ.items()
