@@ -9,17 +9,14 @@ best.yaml, an overlay on params.yaml) and an MLflow run with a child for each tr
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline import provenance, runtime, stage, storage, sweep_report, tracking
+from pipeline import exclusive, provenance, runtime, stage, storage, sweep_report, tracking
 from pipeline.sweep_ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord
 from pipeline.sweep_space import Point, distributions, planned, point_key, shown_value
 from pipeline.sweep_trial import Setup, run, run_name, split_pairs
@@ -47,7 +44,7 @@ def sweep(params: Params) -> list[TrialRecord]:
     """
     _check_inputs()
     ledger = Ledger((SWEEPS / params.sweep.name).resolve())
-    with _alone(ledger.directory):
+    with exclusive.alone(ledger.directory / ".running", f"the sweep {params.sweep.name}"):
         storage.here(params).pull_each(ledger.directory)  # what ended in a session on another host
         identity = ledger.open(params)
         storage.here(params).push([ledger.about])
@@ -225,18 +222,6 @@ def _check_inputs() -> None:
     missing = [str(path) for path in (PAIRS, LATENTS, TEACHER) if not path.is_dir()]
     if missing:
         raise UserError(f"{', '.join(missing)}: missing; run `dvc repro precompute` first")
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Refuse a second sweep of the same name while one runs."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".running").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another sweep is at work in {directory}; wait for it, or change sweep.name") from None
-        yield
 
 
 def main() -> None:

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from pipeline import exclusive
+from pipeline import exclusive, precompute, sweep, teacher
 from tsdsr.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,25 @@ def test_a_second_is_refused_and_told_who_is_at_work(tmp_path: Path, holder) -> 
     assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(.*python", str(caught.value))
     assert str(tmp_path / "deep/lock") in str(caught.value)
     assert "\n" not in str(caught.value).replace(HOLD, "")
+
+
+@pytest.mark.parametrize(
+    ("module", "lock", "work"),
+    [
+        (teacher, teacher.LOCK, "the stage teacher"),
+        (precompute, precompute.LOCK, "the stage precompute"),
+        (sweep, sweep.SWEEPS / "default/.running", "the sweep default"),
+    ],
+)
+def test_a_second_of_these_meanwhile_is_refused(
+    module: ModuleType, lock: Path, work: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (sweep.PAIRS, sweep.LATENTS, sweep.TEACHER):
+        path.mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", [module.__name__, "--params", str(root / "params.yaml")])
+    with exclusive.alone(lock, "x"), pytest.raises(UserError, match=f"{work} is under way already"):
+        module.main()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])

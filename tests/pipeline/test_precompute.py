@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import exclusive
 from pipeline import precompute as stage
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr import files
@@ -179,10 +178,3 @@ def test_what_is_left_of_other_inputs_is_not_used(small, pairs, teacher, tmp_pat
     for name, growing in (("latents", "growing"), ("anew", "elsewhere")):
         stage.precompute(small, pairs, teacher, tmp_path / name, tmp_path / growing)
     assert content(tmp_path / "latents") == content(tmp_path / "anew")
-
-
-def test_a_second_one_meanwhile_is_refused(root, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["precompute", "--params", str(root / "params.yaml")])
-    with exclusive.alone(stage.LOCK, "x"), pytest.raises(UserError, match="the stage precompute is under way already"):
-        stage.main()

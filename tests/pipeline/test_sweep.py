@@ -113,11 +113,6 @@ def test_a_sweep_over_other_params_is_not_continued(swept: Params, tmp_path: Pat
         ledger.open(swept.overlay({"distill": {"batch_size": 8}}))
 
 
-def test_a_second_sweep_of_the_same_name_is_refused(tmp_path: Path) -> None:
-    with sweep._alone(tmp_path), pytest.raises(UserError, match="another sweep"), sweep._alone(tmp_path):
-        pass
-
-
 def test_validation_holds_out_whole_photographs(params: Params, tmp_path: Path) -> None:
     from PIL import Image
 

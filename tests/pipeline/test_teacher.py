@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline import exclusive
 from pipeline import teacher as stage
 from pipeline.interruption import Interrupted
 from tests.teachers import write_pairs, write_random_teacher
@@ -214,10 +213,3 @@ def test_checkpoints_of_other_inputs_are_not_gone_on_from(short, pairs, tmp_path
     for name in ("disturbed", "anew"):
         make(short, pairs, tmp_path / name)
     assert content(tmp_path / "disturbed") == content(tmp_path / "anew")
-
-
-def test_a_second_one_meanwhile_is_refused(root, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["teacher", "--params", str(root / "params.yaml")])
-    with exclusive.alone(stage.LOCK, "x"), pytest.raises(UserError, match="the stage teacher is under way already"):
-        stage.main()
