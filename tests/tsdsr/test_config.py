@@ -57,6 +57,8 @@ def test_every_overlay_is_valid(root, params):
         ("distill.tsd.t_range", [0, 950], "distill.tsd.t_range"),
         ("distill.accumulation", 1000, "multiple of num_workers x accumulation"),
         ("distill.phases.late.share", 0.99, "shares of the phases must sum to 1, found 1"),
+        ("distill.phases.late.losses", {"tsd": 0, "lpips": 0.0}, "distill.phases.late: none of its losses"),
+        ("distill.phases.late.losses", {}, "distill.phases.late: none of its losses"),
         ("distill.precision", "float16", "distill.precision: .*found 'float16'"),
         ("data.crop_size", 100, "crop_size must be a multiple of 16"),
         ("data.test_fraction", 1.5, "data.test_fraction"),

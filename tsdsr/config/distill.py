@@ -66,6 +66,12 @@ class PhaseConfig(Section):
     dasm: bool
     losses: dict[str, NonNegative]
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(self.losses.values()):
+            raise ValueError("none of its losses has a weight above 0")
+        return self
+
 
 class OptimizerConfig(Section):
     student_lr: Positive
