@@ -65,6 +65,8 @@ class Location:
 def locate(source: str | Path) -> Location:
     """Follow a stage-written directory to its weights; anything else is taken as it is.
 
+    A `Path` is never a hub id: `data/teacher` would read as one.
+
     Raises:
         UserError: for a `teacher.json` of another format, or a path that is not there.
     """
@@ -73,7 +75,7 @@ def locate(source: str | Path) -> Location:
     if not record_path.is_file():
         if directory.is_dir() and not (directory / "model_index.json").is_file():
             raise UserError(f"{source}: not a teacher: neither {RECORD} nor model_index.json in it")
-        if not directory.exists() and not is_hub_id(str(source)):
+        if not directory.exists() and (isinstance(source, Path) or not is_hub_id(source)):
             raise UserError(f"{source}: no such directory; the teacher stage writes it (`dvc repro teacher`)")
         return Location(str(source))
     record = files.read_json(record_path)
@@ -157,7 +159,8 @@ def _readable(where: Location) -> Iterator[None]:
         with quiet():
             yield
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{where.source}: cannot load the teacher: {_first_line(error)}") from error
+        taken = "" if Path(where.source).exists() else " (no such directory here, so taken for a hub id)"
+        raise UserError(f"{where.source}{taken}: cannot load the teacher: {_first_line(error)}") from error
 
 
 def _attach(transformer: SD3Transformer2DModel, path: Path) -> None:

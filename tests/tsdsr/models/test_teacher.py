@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,6 +125,13 @@ def test_the_fingerprint_follows_every_byte(directory, tmp_path):
     assert teachers.fingerprint(tmp_path / "copy") == before
     (tmp_path / "copy" / "tokenizer" / "tokenizer_config.json").write_text("{}")
     assert teachers.fingerprint(tmp_path / "copy") != before
+
+
+def test_a_path_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="data/teacher: no such directory"):
+        teachers.locate(Path("data/teacher"))
+    assert teachers.locate("owner/name").source == "owner/name"
 
 
 @pytest.mark.parametrize(
