@@ -168,6 +168,8 @@ def read_prompt(directory: str | Path) -> Prompt:
             "them there under these names"
         )
     tensors = adapters.read_weights(path)
+    if lacking := [name for name in ("prompt_embeds", "pooled_embeds") if name not in tensors]:
+        raise UserError(f"{path}: lacks {' and '.join(lacking)}; found {', '.join(tensors) or 'nothing'}")
     return Prompt(embeds=tensors["prompt_embeds"], pooled=tensors["pooled_embeds"])
 
 

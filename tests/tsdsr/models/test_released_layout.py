@@ -76,6 +76,12 @@ def test_the_prompts_embeddings_are_asked_for(directory):
         read_prompt(directory)
 
 
+def test_a_prompts_embeddings_under_other_names_are_refused_with_what_is_there(tmp_path):
+    save_file({"prompt_embeds": torch.zeros(5, 12), "pooled": torch.zeros(10)}, tmp_path / "prompt.safetensors")
+    with pytest.raises(UserError, match=r"lacks pooled_embeds; found .*pooled"):
+        read_prompt(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["transformer.safetensors", "vae.safetensors"])
 @pytest.mark.parametrize("fault", ["missing", "unknown", "has shape"])
 def test_what_does_not_fit_is_named_with_its_file(directory, name, fault):
