@@ -18,6 +18,7 @@ from tsdsr.data.cache import LatentCache
 from tsdsr.data.dataset import Degrade, DistillationData
 from tsdsr.data.pairs import PairFolder
 from tsdsr.data.synthesis import degrade_again
+from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule
 from tsdsr.losses.reconstruction import PerceptualLoss
 from tsdsr.models.prompt import Prompt
@@ -107,6 +108,8 @@ def distill(
     if device.type == "cpu":
         torch.set_num_threads(config.threads_per_worker)
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("distill.device: cuda, and torch finds no GPU here; set it to auto or cpu")
         torch.cuda.set_device(device)  # what NCCL and kernels take that are told of none
     cache = LatentCache.open(job.latents, verify=world.rank == 0)  # one worker reads it all for its checksums
     student, null, default, schedule = _models(params, job, cache, device)
