@@ -160,7 +160,7 @@ class Head:
     """A Ray head on loopback, with a token of its own, for the `with` block."""
 
     def __enter__(self) -> Head:
-        from pipeline import runtime
+        from pipeline import cluster, runtime
 
         self._folder = tempfile.mkdtemp(prefix="ray-faults-", dir="/tmp")  # Ray's sockets need a short path
         port, dashboard = (runtime.free_port("127.0.0.1") for _ in range(2))
@@ -171,15 +171,7 @@ class Head:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": token,
         }
-        command = [
-            str(Path(sys.executable).parent / "ray"),
-            "start",
-            "--head",
-            "--block",
-            "--node-ip-address=127.0.0.1",
-        ]
-        command += [f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-        command += ["--num-cpus=4", "--disable-usage-stats", f"--temp-dir={self._folder}"]
+        command = [*cluster.head_command(port, dashboard), "--num-cpus=4", f"--temp-dir={self._folder}"]
         self._mark = secrets.token_hex(8)
         own = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", MARK: self._mark}

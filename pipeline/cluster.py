@@ -66,6 +66,8 @@ def head_command(port: int, dashboard_port: int, host: str = LOOPBACK) -> list[s
         "--head",
         f"--port={port}",
         "--include-dashboard=true",
+        # Where Ray's fixed one is taken, by another head on this machine, this one ends as soon as it has started.
+        f"--ray-client-server-port={runtime.free_port(host)}",
         f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={dashboard_port}",
     ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from contextlib import ExitStack
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,19 @@ IN_ONE_PROCESS = [name for name, way in faults.WAYS.items() if way.num_workers =
 UNDER_RAY = ["a Ray worker", "the driver, on a cluster"]
 
 
+@pytest.fixture
+def another_head() -> Iterator[None]:
+    """The ports are taken that Ray's head takes where it is told no others."""
+    with ExitStack() as stack:
+        for port in (6379, 8265, 10001, 52365):
+            with suppress(OSError):  # it is taken indeed
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+        yield
+
+
 @pytest.mark.repro
 @pytest.mark.timeout(3000)
+@pytest.mark.usefixtures("another_head")
 @pytest.mark.parametrize("ways", [IN_ONE_PROCESS, UNDER_RAY], ids=["one process", "under Ray"])
 def test_killed_runs_end_with_the_same_bytes(tmp_path: Path, ways: list[str]) -> None:
     survived, kills = faults.run(tmp_path, ways, random.Random(0), most_kills=1)
