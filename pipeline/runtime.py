@@ -6,10 +6,12 @@ import logging
 import os
 import random
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from pipeline import interruption
+from tsdsr.errors import UserError
 
 # Ray reads these when it is imported or started. Ports bind to loopback on a cluster of our own; a health check every
 # 2 s (the default) would make each report of a training worker wait as long.
@@ -46,7 +48,14 @@ def start(num_cpus: int | None = None) -> None:
 
     Args:
         num_cpus: logical CPUs a cluster of our own must at least have.
+
+    Raises:
+        UserError: where Python lies below a folder with a space in its name.
     """
+    if " " in sys.executable:  # its shell takes it for two words: no worker starts, and the driver waits for ever
+        raise UserError(
+            f"{sys.executable}: Ray starts no workers by a path with a space; move the repository elsewhere"
+        )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.update(room_for_sockets())

@@ -46,6 +46,12 @@ def test_a_temporary_folder_with_too_long_a_name_for_ray_s_sockets_is_not_used(
     assert cluster.node_environment("127.0.0.1")["TMPDIR"] == used
 
 
+def test_a_repository_whose_path_has_a_space_is_refused_by_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/my photographs/.venv/bin/python")
+    with pytest.raises(UserError, match="a path with a space"):
+        runtime.start()
+
+
 def test_an_address_that_is_not_this_machines_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"--host 203\.0\.113\.7: no interface .* there are .*127\.0\.0\.1"):
         cluster.node_environment("203.0.113.7")
