@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -131,13 +132,14 @@ def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], sam
     for name, value in TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     runtime.start()
+    resources = {"CPU": params.sweep.resources.cpus, "GPU": params.sweep.resources.gpus}
+    _check_room(resources)
     # It misses the loggers' files; what Tune knew is in the ledger.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     from ray import tune
 
     place = storage.here(params)
     setup = Setup(params.to_dict(), str(place.root), str(ledger.directory), tracking.environment())
-    resources = {"CPU": params.sweep.resources.cpus, "GPU": params.sweep.resources.gpus}
     if place.url:  # trials share the ledger, and a mirror is of one host
         resources |= _this_host()
     name = f"sweep-{params.sweep.name}"
@@ -160,6 +162,18 @@ def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], sam
     if results.errors:
         reason = _in_words(results.errors[0])
         raise UserError(f"trials that failed: {len(results.errors)}; the sweep, run again, continues them. {reason}")
+
+
+def _check_room(resources: Mapping[str, float]) -> None:
+    """Ray would wait for ever for a host that a trial fits on."""
+    import ray
+
+    for name, wanted in resources.items():
+        most = max(node["Resources"].get(name, 0.0) for node in ray.nodes() if node["Alive"])
+        if wanted > most:
+            raise UserError(
+                f"sweep.resources.{name.lower()}s: {wanted:g} for a trial, and no host has more than {most:g}"
+            )
 
 
 def _in_words(error: Exception) -> str:
