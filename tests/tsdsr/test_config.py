@@ -44,6 +44,10 @@ def test_every_overlay_is_valid(root, params):
         params.overlay(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, origin=path.name)
 
 
+def test_random_crops_leave_every_committed_variant_valid(params):
+    assert params.overlay({"distill": {"augment": {"crop_size": 64}}}).distill.augment.crop_size == 64
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
