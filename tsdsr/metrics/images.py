@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tsdsr.errors import UserError
 from tsdsr.metrics.registry import Metric
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-_SIXTEEN_BITS = re.compile(r"(RGB[AaX]?|LA);16")  # in Pillow's name for how a file lays out its pixels
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
 KEPT_BYTES = 1 << 30  # decoded images are kept up to this many bytes; beyond, they are decoded again when scored
 
 
@@ -62,7 +62,8 @@ class Item:
 def collect(restored: str | Path, reference: str | Path | None) -> tuple[list[Item], list[Problem]]:
     """Match, open and check every image.
 
-    Images are matched by file name; where suffixes differ, by the name without it.
+    Images are matched by file name; where suffixes differ, by the name without it. An accented letter is the same
+    whether its name holds one code point for it or, as macOS writes it, two.
 
     Returns:
         The items that can be scored, sorted by name, and every fault found.
@@ -131,12 +132,12 @@ def _match(
         return {name: (path, None) for name, path in files.items()}, []
     by_stem: dict[str, list[str]] = {}
     for name in references:
-        by_stem.setdefault(Path(name).stem, []).append(name)
+        by_stem.setdefault(_stem(name), []).append(name)
     pairs: dict[str, tuple[Path, Path | None]] = {}
     problems, used = [], set()
     exact_first = sorted(files, key=lambda name: name not in references)
     for name in exact_first:
-        same_stem = by_stem.get(Path(name).stem, [])
+        same_stem = by_stem.get(_stem(name), [])
         match = name if name in references else same_stem[0] if len(same_stem) == 1 else None
         if match is None:
             problems.append(Problem(name, "has no reference of the same name"))
@@ -147,6 +148,10 @@ def _match(
             pairs[name] = (files[name], references[match])
     problems += [Problem(name, "a reference without a restored image") for name in references if name not in used]
     return dict(sorted(pairs.items())), problems
+
+
+def _stem(name: str) -> str:
+    return unicodedata.normalize("NFC", Path(name).stem)
 
 
 def _open(path: Path) -> Picture:
@@ -168,14 +173,18 @@ def _open(path: Path) -> Picture:
 
 def _decode(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
-        if image.mode.startswith(("I", "F")) or _cut_to_8_bits(image):
+        if image.mode.startswith(("I", "F")) or _bits(image, data) > 8:
             raise ValueError("more than 8 bits a channel; save it as 8-bit RGB")
         return np.asarray(image.convert("RGB"))
 
 
-def _cut_to_8_bits(image: Image.Image) -> bool:
-    """Whether Pillow would drop the lower half of 16 bits of colour without a word."""
-    return any(_SIXTEEN_BITS.search(str(tile[3])) for tile in getattr(image, "tile", ()))
+def _bits(image: Image.Image, data: bytes) -> int:
+    """Bits of a channel as stored: Pillow cuts 16 bits of colour to 8 without a word."""
+    if image.format == "PNG":
+        return data[24]  # of the header chunk, which comes first
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))))  # type: ignore[attr-defined]
+    return 8
 
 
 def _size(picture: Picture) -> str:

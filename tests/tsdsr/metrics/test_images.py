@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tsdsr.errors import UserError
@@ -86,6 +87,22 @@ def test_colour_of_16_bits_is_not_cut_to_8_in_silence(save: Save, tmp_path: Path
     save("x/a.png", FLAT)
     cv2.imwrite(str(tmp_path / f"x/b.{suffix}"), np.full((32, 32, channels), 1000, dtype=np.uint16))
     assert "more than 8 bits" in faults(tmp_path / "x", None)[f"b.{suffix}"]
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_a_tiff_of_16_bits_is_not_cut_to_8_in_silence(tmp_path: Path, planar: str) -> None:
+    shape = (32, 32, 3) if planar == "contig" else (3, 32, 32)
+    pixels = np.full(shape, 1000, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "b.tif", pixels, photometric="rgb", planarconfig=planar)
+    assert "more than 8 bits" in faults(tmp_path, None)["b.tif"]
+
+
+def test_an_accent_is_the_same_in_one_code_point_or_two(save: Save, tmp_path: Path) -> None:
+    save("x/caf\u00e9.png", FLAT)
+    save("y/cafe\u0301.png", FLAT)
+    items, problems = images.collect(tmp_path / "x", tmp_path / "y")
+    assert not problems
+    assert items[0].reference is not None
 
 
 def test_what_cannot_be_opened_or_written_down_costs_that_name_alone(folders: tuple[Path, Path]) -> None:
