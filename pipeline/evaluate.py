@@ -186,6 +186,7 @@ def _reference(params: Params, entry: ExternalConfig) -> Path:
 def _check(params: Params) -> None:
     """What params name must be there before any work begins, and every fault of other methods' outputs is told."""
     metrics.select(params.evaluate.metrics)
+    _check_names(params)
     wanted: Iterable[tuple[str, Path]] = [
         place
         for index, entry in enumerate(params.evaluate.external)
@@ -203,6 +204,17 @@ def _check(params: Params) -> None:
             logger.error("%s: %s", _external_name(entry), problem)
         if not items:
             raise UserError(f"{entry.dir}: no image has a partner in {_reference(params, entry)} that can be scored")
+
+
+def _check_names(params: Params) -> None:
+    """Other methods' figures must not pass for ours, which tables and pictures tell by the method's name."""
+    own = ["full", *restorers.BASELINES, *params.ablate.variants]
+    for index, entry in enumerate(params.evaluate.external):
+        if entry.name.replace(" ", "_").partition("-seed")[0] in own:
+            raise UserError(
+                f"evaluate.external.{index}.name: {entry.name} is what a method of our own is called, and these "
+                f"figures would pass for its; give them another name than {', '.join(dict.fromkeys(own))}"
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -164,10 +164,25 @@ def test_a_metric_that_nobody_knows_stops_the_stage_before_any_work(workplace: P
     assert not Path("data/restored").exists()
 
 
-def test_external_rows_of_one_name_are_refused(small: Params) -> None:
-    rows = [{"name": "A B", "dataset": "test", "dir": "x"}, {"name": "A_B", "dataset": "test", "dir": "y"}]
-    with pytest.raises(UserError, match="twice"):
-        small.overlay({"evaluate": {"external": rows}})
+@pytest.mark.parametrize("name", ["full", "wo_tsm", "wo tsm-seed0", "bicubic", "round_trip"])
+def test_outputs_that_would_pass_for_ours_are_refused(workplace: Path, small: Params, name: str) -> None:
+    save(workplace / "theirs/p0.png", darker(restorers.read("data/pairs/test/lq/p0.png")))
+    params = small.overlay({"evaluate": {"external": [{"name": name, "dataset": "test", "dir": "theirs"}]}})
+    with pytest.raises(UserError, match=rf"evaluate\.external\.0\.name: {name} is what a method of our own is called"):
+        evaluate.evaluate(params)
+    assert not Path("data/restored").exists()
+
+
+@pytest.mark.parametrize(("method", "dataset"), [("A_B", "c-d"), ("A B-c", "d")])
+def test_external_rows_of_one_file_are_refused(small: Params, method: str, dataset: str) -> None:
+    rows = [{"name": "A B", "dataset": "c-d", "dir": "x"}, {"name": method, "dataset": dataset, "dir": "y"}]
+    with pytest.raises(UserError, match="same file of scores"):
+        small.overlay({"evaluate": {"external": rows, "references": {"c-d": "hq", "d": "hq"}}})
+
+
+def test_references_of_our_own_test_set_are_refused_rather_than_ignored(small: Params) -> None:
+    with pytest.raises(UserError, match="references has test"):
+        small.overlay({"evaluate": {"references": {"test": "hq"}}})
 
 
 def test_an_external_data_set_without_references_is_refused(small: Params) -> None:

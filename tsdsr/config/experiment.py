@@ -32,13 +32,15 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _external_rows(self) -> Self:
+        if "test" in self.references:
+            raise ValueError("references has test, which is the data set of our own test pairs; choose another name")
         known = {"test", *self.references}
         unknown = [item.dataset for item in self.external if item.dataset not in known]
         if unknown:
             raise ValueError(f"external names {unknown}, but references has only {sorted(self.references)} (and test)")
-        rows = [(item.name.replace(" ", "_"), item.dataset) for item in self.external]
+        rows = [f"{item.name}-{item.dataset}".replace(" ", "_") for item in self.external]
         if len(set(rows)) < len(rows):
-            raise ValueError("external names the same method and data set twice; their scores are one file")
+            raise ValueError("external names the same method and data set twice, or what gives the same file of scores")
         return self
 
 
