@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.outbox import Operation, locked
+from tsdsr import machine
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -124,7 +125,8 @@ class Store:
         try:
             return call()
         except (MlflowException, requests.RequestException, OSError) as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+            reason = machine.without_passwords(str(error).partition("\n")[0])
+            raise StoreUnavailable(f"{type(error).__name__}: {reason}") from error
 
     @property
     def _client(self) -> MlflowClient:

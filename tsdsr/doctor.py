@@ -137,15 +137,16 @@ def machine_ray() -> Finding:
 
 def machine_mlflow() -> list[Finding]:
     uri = machine.mlflow_uri()
+    shown = machine.without_passwords(uri)
     waiting = len(list(Path(".tsdsr/tracking-outbox").glob("*/operations.jsonl")))
     found = []
     if not uri.startswith(("http://", "https://")):
-        found.append(Finding(OK, "mlflow", f"the store is {uri}"))
+        found.append(Finding(OK, "mlflow", f"the store is {shown}"))
     elif machine.reachable(uri):
-        found.append(Finding(OK, "mlflow", f"{machine.without_password(uri)} answers"))
+        found.append(Finding(OK, "mlflow", f"{shown} answers"))
     else:
         cure = "runs go on without it and send their metrics later; or unset MLFLOW_TRACKING_URI"
-        found.append(Finding(WARN, "mlflow", f"{machine.without_password(uri)} does not answer", cure))
+        found.append(Finding(WARN, "mlflow", f"{shown} does not answer", cure))
     if waiting:
         found.append(Finding(WARN, "mlflow outbox", f"{waiting} runs wait to be sent", "python -m pipeline.tracking"))
     return found

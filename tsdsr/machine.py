@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from pathlib import Path
@@ -71,12 +72,9 @@ def reachable(address: str) -> bool:
         return False
 
 
-def without_password(url: str) -> str:
-    """The URL fit for a log."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]).geturl()
+def without_passwords(text: str) -> str:
+    """URLs, and texts with URLs, fit for a log."""
+    return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
 def _number(path: Path) -> int | None:

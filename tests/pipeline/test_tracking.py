@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import outbox, provenance, tracking
+from pipeline import outbox, provenance, tracking, ui
 from pipeline.tracking_store import Store, flatten
 from tsdsr.config import Params
+from tsdsr.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -191,7 +192,7 @@ def test_a_dead_server_warns_once_and_gets_everything_later(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     real = tracking.environment()[tracking.URI_VARIABLE]
-    monkeypatch.setenv(tracking.URI_VARIABLE, f"http://127.0.0.1:{closed_port}")
+    monkeypatch.setenv(tracking.URI_VARIABLE, f"http://me:secret@127.0.0.1:{closed_port}")
     table = tmp_path / "table.md"
     table.write_text("as logged")
     with caplog.at_level(logging.WARNING), tracking.child(params, "full") as run:
@@ -202,6 +203,8 @@ def test_a_dead_server_warns_once_and_gets_everything_later(
         assert run.run_id is None
     table.write_text("changed since")
     assert [record.name for record in caplog.records].count("pipeline.tracking") == 1
+    assert f"http://***@127.0.0.1:{closed_port}/" in caplog.text
+    assert "secret" not in caplog.text
     assert outbox.waiting(tmp_path)
 
     monkeypatch.setenv(tracking.URI_VARIABLE, real)
@@ -261,6 +264,17 @@ def test_a_server_that_never_answers_is_asked_twice_and_then_left_alone(
             silent.accept()[0].close()
         with pytest.raises(BlockingIOError):
             silent.accept()
+
+
+@pytest.mark.parametrize("scheme", ["sqlite:///", "http://me:secret@127.0.0.1:"])
+def test_pages_that_cannot_be_shown_are_a_line(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv(tracking.URI_VARIABLE, f"{scheme}{port}")
+        monkeypatch.setattr("sys.argv", ["ui", "--port", str(port)])
+        wanted = "--port [0-9]+: taken" if scheme == "sqlite:///" else r"is http://\*\*\*@127.0.0.1:[0-9]+: open that"
+        with pytest.raises(UserError, match=wanted):
+            ui.main()
 
 
 def test_the_store_of_a_queued_experiment_is_outside_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

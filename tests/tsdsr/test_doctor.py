@@ -107,6 +107,8 @@ def test_services_that_answer_and_that_do_not(monkeypatch: pytest.MonkeyPatch, t
     assert "pipeline.tracking" in found[2].cure
     assert not any("secret" in finding.text for finding in found)
     monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/runs")
+    assert doctor.services()[1].text == "the store is postgresql://***@host/runs"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert [finding.state for finding in doctor.services()] == [OK, OK, WARN]
 
