@@ -1,7 +1,7 @@
 """Overlays on params.yaml: other sizes and recipes.
 
     python -m pipeline.params apply params/sd3-medium.yaml params/paper.yaml   # merge them into params.yaml, in order
-    python -m pipeline.params flags params/smoke.yaml                          # print them as `dvc exp run` takes them
+    python -m pipeline.params flags params/smoke.yaml | xargs dvc exp run      # an experiment with them
 
 An overlay is a part of params.yaml; mappings merge, all else replaces. The result is validated before anything is
 written, and the comments of params.yaml stay.

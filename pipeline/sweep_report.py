@@ -63,7 +63,7 @@ def best_overlay(params: Params, record: TrialRecord) -> str:
     about = [
         f"The best of sweep `{params.sweep.name}`: {params.sweep.metric} {record.score:.6g} on held-out training",
         f"photographs after {record.last_step} steps. To train with these values to the end:",
-        "    dvc exp run $(python -m pipeline.params flags reports/sweep/best.yaml)",
+        "    python -m pipeline.params flags reports/sweep/best.yaml | xargs dvc exp run",
     ]
     return "".join(f"# {line}\n" for line in about) + yaml.safe_dump(overlay, sort_keys=True)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -107,9 +107,20 @@ def test_flags_give_dvc_what_apply_writes(path: Path, copy: Path) -> None:
     overlay = overlays.read_overlays([path])
     given = overlays.flags(COMMITTED, overlay)
     assert given[::2] == ["-S"] * (len(given) // 2)
-    assert shlex.split(shlex.join(given)) == given
     apply_overrides(copy, given[1::2])
     assert Params.load(copy) == Params.load(COMMITTED).overlay(overlay)
+
+
+def test_flags_reach_dvc_through_xargs(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`... flags X | xargs dvc exp run`: `$(...)` would keep the quotes that lists need, and dvc would refuse them."""
+    overlay = {"distill": {"tsd": {"t_range": [60, 940]}}, "prompts": {"default": "it's \"one\" text"}}
+    path = tmp_path / "best.yaml"
+    path.write_text(yaml.safe_dump(overlay), encoding="utf-8")
+    overlays.main(["--params", str(copy), "flags", str(path)])
+    words = subprocess.run(
+        ["xargs", "printf", "%s\\n"], input=capsys.readouterr().out, capture_output=True, text=True, check=True
+    ).stdout
+    assert words.splitlines() == overlays.flags(copy, overlay)
 
 
 @pytest.mark.parametrize(
