@@ -264,16 +264,6 @@ def send_waiting(root: Path) -> int:
     return sent
 
 
-def find_parent_id(params: Params) -> str | None:
-    """MLflow's id of the pipeline run of this commit and these params, or None where there is none."""
-    identity = Identity(params.tracking.experiment, _pipeline_key(params), "")
-    try:
-        found = _store(provenance.root()).find(identity)
-    except StoreUnavailable:
-        return None
-    return found.info.run_id if found else None
-
-
 def _pipeline_key(params: Params) -> str:
     return f"{provenance.git_commit()[:12]}-{provenance.params_hash(params)[:12]}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -119,7 +118,7 @@ def _save_tiff(stream: BinaryIO, pixels: np.ndarray, content: Content) -> None:
 
     ascii_tags = [(int(tag), 2, None, str(value), True) for tag, value in content.exif.items() if tag in _TEXT_TAGS]
     tifffile.imwrite(
-        stream,  # type: ignore[arg-type]
+        stream,
         pixels[..., 0] if pixels.shape[2] == 1 else pixels,
         photometric="rgb" if content.channels == 3 else "minisblack",
         extrasamples=["unassalpha"] if content.alpha else None,
@@ -160,11 +159,6 @@ FORMATS: dict[str, Format] = {
         (".tif", ".tiff"), ("TIFF",), (8, 16), True, 2**31 - 1, lambda s, c: _WholePicture(s, c, _save_tiff)
     ),
 }
-
-
-def by_suffix(path: Path) -> str | None:
-    """The name of the format that a file name asks for; None if there is none."""
-    return next((name for name, row in FORMATS.items() if path.suffix.lower() in row.suffixes), None)
 
 
 def by_kind(kind: str) -> str:
