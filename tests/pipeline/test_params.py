@@ -113,7 +113,7 @@ def test_flags_give_dvc_what_apply_writes(path: Path, copy: Path) -> None:
 
 def test_flags_reach_dvc_through_xargs(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`... flags X | xargs dvc exp run`: `$(...)` would keep the quotes that lists need, and dvc would refuse them."""
-    overlay = {"distill": {"tsd": {"t_range": [60, 940]}}, "prompts": {"default": "it's \"one\" text"}}
+    overlay = {"distill": {"tsd": {"t_range": [60, 940]}}, "prompts": {"default": 'it\'s "one" text'}}
     path = tmp_path / "best.yaml"
     path.write_text(yaml.safe_dump(overlay), encoding="utf-8")
     overlays.main(["--params", str(copy), "flags", str(path)])
