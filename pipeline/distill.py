@@ -257,12 +257,11 @@ def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Call
                 ray.train.report({"step": step, **values})
 
         def on_validation(step: int, validation: Validation) -> None:
-            write_sheet(job.validation.with_suffix(".png"), validation.sheet)
+            sheet = job.validation.with_suffix(".png")
+            write_sheet(sheet, validation.sheet)
             if run:
                 run.metrics({f"validation/{name}": value for name, value in validation.values.items()}, step=step)
-                sheet = job.checkpoints.parents[1] / f"validation/{job.name}/step-{step:08d}.png"
-                write_sheet(sheet, validation.sheet)
-                run.artifact(sheet, "validation")
+                run.artifact(sheet, f"validation/step-{step:08d}")
 
         try:
             train(
