@@ -31,8 +31,9 @@ import yaml  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count  # noqa: E402
 
-from benchmarks import distill_step  # noqa: E402
-from benchmarks.distill_step import TOLERANCE, Literal, peak_memory, pefts_own  # noqa: E402
+from benchmarks import step_sides  # noqa: E402
+from benchmarks.measuring import TOLERANCE, compare, peak_memory  # noqa: E402
+from benchmarks.step_sides import Literal, pefts_own  # noqa: E402
 from pipeline.provenance import git_commit, hardware  # noqa: E402
 from tsdsr.config import Params  # noqa: E402
 from tsdsr.live_memory import fused_attention  # noqa: E402
@@ -106,7 +107,7 @@ class LiteralRehearsal(Rehearsal):
                 network.enable_gradient_checkpointing()
         prompts = {"default": self.default, "null": self.null}
         batch, perceptual = self.batches[0], self.distiller.perceptual
-        draws = distill_step.draws_of(params.distill, batch)
+        draws = step_sides.draws_of(params.distill, batch)
         self.literal = Literal(self.models, params.distill, batch, prompts, perceptual, draws)
         self.optimizers = self.literal.optimizers
         self.trained = [p for made in self.optimizers for p in made.named.values()]
@@ -121,7 +122,7 @@ class LiteralRehearsal(Rehearsal):
         return pefts_own(model)
 
     def step(self, phase: Any) -> None:
-        distill_step.whole_step(self.literal, 0)
+        step_sides.whole_step(self.literal, 0)
 
     def networks(self) -> tuple[nn.Module, ...]:
         return self.models
@@ -170,8 +171,8 @@ def measured(params: Params, literal: bool, device: torch.device) -> int:
 def verified() -> float:
     """The largest relative difference of any loss or gradient, of every option against the literal version."""
     with tempfile.TemporaryDirectory() as folder:
-        ours, literal, *_ = distill_step.build("tiny", torch.device("cpu"), folder)
-    wanted = distill_step.gradients(literal)
+        ours, literal, *_ = step_sides.build("tiny", torch.device("cpu"), folder)
+    wanted = step_sides.gradients(literal)
     worst = 0.0
     for _, is_literal, options in ROWS:
         if is_literal:
@@ -184,7 +185,7 @@ def verified() -> float:
                 network.disable_gradient_checkpointing()
         student.codec = LatentCodec(student.vae, student.codec.use_shift, options.get("vae_slice"))
         distiller.config = distiller.config.model_copy(update={"low_memory": options.get("low_memory", False)})
-        worst = max(worst, distill_step.compare(distill_step.gradients(ours), wanted)[0])
+        worst = max(worst, compare(step_sides.gradients(ours), wanted)[0])
     return worst
 
 

@@ -27,7 +27,6 @@ import json
 import re
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measuring import timed
 from pipeline.provenance import git_commit, hardware
 from tsdsr.inference.fold import streamline
 from tsdsr.inference.merge import merge_adapter
@@ -183,23 +183,10 @@ def measure(
     for run in runs.values():
         for _ in range(warm_up):
             run()
-    rounds = [{name: _seconds(run, device) for name, run in runs.items()} for _ in range(repeats)]
+    rounds = [{name: timed(run, torch.device(device))[0] for name, run in runs.items()} for _ in range(repeats)]
     pictures = [run().float() for run in runs.values()]
     seconds = {name: statistics.median(timed[name] for timed in rounds) for name in runs}
     return seconds, max(float((picture - pictures[0]).abs().max()) for picture in pictures)
-
-
-def _seconds(run: Callable[[], object], device: str) -> float:
-    """On a GPU, from an idle device to an idle device; else processor time, which other programs disturb least."""
-    if device != "cuda":
-        started = time.process_time()
-        run()
-        return time.process_time() - started
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    run()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def protocol(device: str, dtype: torch.dtype, side: int, warm_up: int, repeats: int) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.distill_step import compare, draws_of, pefts_own, settings_of
+from benchmarks.measuring import compare
+from benchmarks.step_sides import draws_of, pefts_own, settings_of
 from tests.reference.algorithm1 import LiteralStep
 from tests.tiny import random_prompt
 from tests.tsdsr.training.rig import RandomData, distill_config, distiller, perceptual

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.distill_step import peak_memory
+from benchmarks.measuring import peak_memory
 from tsdsr.config import Params
 from tsdsr.live_memory import LiveMemory, fused_attention
 from tsdsr.models import adapters
