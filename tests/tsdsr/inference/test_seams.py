@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tsdsr.inference.seams import seam_score
 from tsdsr.inference import TSDSRPipeline
 from tsdsr.inference.engine import Networks, TilePlan
 from tsdsr.inference.memory import plan_tiles, smaller
-from tsdsr.inference.seams import seam_score
 
 
 def test_a_flat_offset_of_one_tile_shows() -> None:
