@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ def distance(metric: Metric, items: list[Item], device: torch.device, folders: S
     """Between the restored images and their references, folder to folder.
 
     Raises:
-        UserError: for too few images, or weights that cannot be loaded.
+        UserError: for too few images, weights that cannot be loaded, or images whose features have no distance.
 
     Source: Heusel et al., NeurIPS 2017; resizing as Parmar et al., CVPR 2022 (pyiqa's default).
     """
@@ -37,4 +38,10 @@ def distance(metric: Metric, items: list[Item], device: torch.device, folders: S
             assert item.reference is not None  # a metric that needs references is not scored without them
             (restored / item.name).symlink_to(item.restored.path.resolve())
             (reference / item.reference.path.name).symlink_to(item.reference.path.resolve())
-        return float(model(str(restored), str(reference), num_workers=0, verbose=False))
+        try:
+            value = float(model(str(restored), str(reference), num_workers=0, verbose=False))
+        except (ValueError, TypeError) as error:  # of its matrix square root, which the scipy that is here must take
+            raise UserError(f"{metric.name}: pyiqa cannot compute it: {error}") from error
+    if not math.isfinite(value):
+        raise UserError(f"{metric.name} is not finite for these {len(items)} images")
+    return value

@@ -220,6 +220,23 @@ def test_fid_needs_two_images(folders: tuple[Path, Path]) -> None:
         folder_metrics.distance(metrics.METRICS["fid"], items, CPU)
 
 
+@pytest.mark.parametrize("fault", [ValueError("Imaginary component 1"), float("nan")])
+def test_an_fid_that_cannot_be_computed_costs_no_other_score(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, fault: ValueError | float
+) -> None:
+    def model(restored: str, reference: str, **_: object) -> float:
+        assert sorted(path.name for path in Path(reference).iterdir()) == ["a.png", "b.png", "c.png"]
+        if isinstance(fault, ValueError):
+            raise fault
+        return fault
+
+    monkeypatch.setattr(scoring.backend, "unavailable", lambda *_: None)
+    monkeypatch.setattr(folder_metrics.backend, "build", lambda metric, *rest: model)
+    scores = score(folders, ("fid",))
+    assert scores.dataset == {}
+    assert scores.reasons["fid"].startswith("fid")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_agrees_with_the_cpu(folders: tuple[Path, Path]) -> None:
