@@ -8,11 +8,12 @@ from tsdsr.metrics.executor import Batch, BatchScores, Executor, LocalExecutor, 
 from tsdsr.metrics.registry import COLUMNS, METRICS, Metric, select  # noqa: E402
 from tsdsr.metrics.results import check_out, compare, environment, json_path, read_csv, summarise, to_csv, write  # noqa: E402
 from tsdsr.metrics.scoring import DEFAULT_CACHE, Scores, score_folder  # noqa: E402
-from tsdsr.metrics.statistics import Interval, mean_interval, paired_difference  # noqa: E402
+from tsdsr.metrics.statistics import FEWEST, Interval, mean_interval, paired_difference  # noqa: E402
 
 __all__ = [
     "COLUMNS",
     "DEFAULT_CACHE",
+    "FEWEST",
     "METRICS",
     "Batch",
     "BatchScores",

@@ -87,10 +87,11 @@ def describe(summary: dict) -> str:
 
 
 def describe_differences(ours: str | Path, theirs: str | Path) -> str:
-    """Paired differences, one metric a line; a star where the interval leaves out 0."""
+    """Paired differences, one metric a line; a star where the interval leaves out 0, over enough images."""
     from tsdsr import metrics
 
-    lines = [f"{ours} - {theirs}, paired over images (* the 95 % interval leaves out 0)"]
+    rule = f"* the 95 % interval leaves out 0, from {metrics.FEWEST} images on"
+    lines = [f"{ours} - {theirs}, paired over images ({rule})"]
     for name, item in metrics.compare(ours, theirs).items():
         bounds = "" if item.low is None else f"  [{item.low:+.4f}, {item.high:+.4f}]"
         label = metrics.METRICS[name].label if name in metrics.METRICS else name

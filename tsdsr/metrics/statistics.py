@@ -11,6 +11,8 @@ from tsdsr import seeding
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+# Differences of one sign alone leave 0 outside; among fewer images chance makes that oftener than 1 - LEVEL allows.
+FEWEST = 6  # 2 / 2^6 < 5 % < 2 / 2^5
 _CHUNK = 1 << 22  # draws held at once
 
 
@@ -28,8 +30,10 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside: for a difference, whether it is told apart from chance."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether 0 lies outside, over enough images: for a difference, whether it is told apart from chance."""
+        if self.low is None or self.high is None or self.images < FEWEST:
+            return False
+        return self.low > 0 or self.high < 0
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> Interval:

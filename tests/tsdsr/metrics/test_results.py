@@ -109,8 +109,17 @@ def test_the_command_scores_and_compares(folders: tuple[Path, Path], capsys: pyt
     printed = capsys.readouterr().out
     assert "mine on unnamed: 3 images" in printed
     assert "LPIPS            - weights alexnet" in printed
-    difference = next(line for line in printed.splitlines() if line.lstrip().startswith("PSNR") and line.endswith("*"))
+    difference = next(line for line in printed.splitlines() if line.lstrip().startswith("PSNR") and "3 images" in line)
     assert float(difference.split()[1]) < -40
+    assert not difference.endswith("*")  # three images tell nothing
+
+
+def test_a_difference_that_all_of_six_images_show_has_a_star(tmp_path: Path) -> None:
+    for name, score in (("ours", 21.5), ("theirs", 20)):
+        rows = [f"{image}.png,{score + image}" for image in range(6)]
+        files.write_text(tmp_path / f"{name}.csv", "\n".join(["name,psnr", *rows]) + "\n")
+    line = command.describe_differences(tmp_path / "ours.csv", tmp_path / "theirs.csv").splitlines()[1]
+    assert line.split() == ["PSNR", "+1.5000", "[+1.5000,", "+1.5000]", "6", "images", "*"]
 
 
 @pytest.mark.parametrize(

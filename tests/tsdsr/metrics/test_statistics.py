@@ -38,6 +38,15 @@ def test_one_value_has_no_interval_and_none_or_nan_is_refused() -> None:
             mean_interval(values)
 
 
+def test_chance_seldom_tells_two_equal_methods_apart_however_few_the_images() -> None:
+    """The bootstrap of few differences of one sign leaves out 0, and few differences often have one sign."""
+    random = np.random.default_rng(5)
+    for images, trials in ((2, 60), (3, 60), (5, 60)):
+        told = [mean_interval(random.normal(0, 1, images)).excludes_zero for _ in range(trials)]
+        assert sum(told) <= 0.1 * trials
+    assert mean_interval([0.1, 0.2, 0.3, 0.2, 0.1, 0.3]).excludes_zero
+
+
 def test_more_images_than_one_block_of_draws() -> None:
     values = np.random.default_rng(3).normal(5, 1, 3000)
     interval = mean_interval(values)
