@@ -15,7 +15,10 @@ from tests.tsdsr.training.rig import all_adapters, distill_config, gradients, tr
 from tsdsr import files
 from tsdsr.training.loop import NonFiniteError, Stopped, World
 
-CASES: dict[str, dict[str, Any]] = {"2x2": {}, "2x1x2": {"accumulation": 2, "gradient_checkpointing": True}}
+CASES: dict[str, dict[str, Any]] = {
+    "2x2": {},
+    "2x1x2": {"accumulation": 2, "gradient_checkpointing": True, "vae_slice": 1},
+}
 
 
 def train(directory: Path, rank: int = 0, **changes: Any) -> None:
