@@ -162,3 +162,19 @@ def test_a_wide_table_fades_where_it_goes_on_and_no_longer_at_its_end(page: brow
     page.run(f"{box}.scrollTo({{left: 99999, behavior: 'instant'}})")
     page.run(soon)
     assert not page.run(f"{box}.classList.contains('more')")
+
+
+def test_a_groups_name_stays_when_its_table_is_scrolled(page: browser.Page) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
+    try:
+        page.run("document.querySelector('#table-table1 .scroll').scrollTo({left: 300, behavior: 'instant'})")
+        left, _, _, _ = page.box("#table-table1 .group span")
+        assert 0 < left < 100
+    finally:
+        page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_the_default_versions_crops_stand_beside_each_other_without_scrolling(page: browser.Page) -> None:
+    assert page.run("document.querySelectorAll('#image-barn .crop-row:first-child figure').length") == 7
+    rows = "Array.from(document.querySelectorAll('.crop-row'), (row) => row.scrollWidth - row.clientWidth)"
+    assert set(page.run(rows)) == {0}
