@@ -1,18 +1,57 @@
+"""A whole distillation of a worker, for what no stage of the committed params asks for."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from pipeline.precompute import precompute
+from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+from tsdsr.models.student import WEIGHTS
 from tsdsr.training.distillation import Job, distill
 
+PLACES = ("pairs", "latents", "teacher", "out", "curve", "checkpoints", "diagnostics", "validation", "trajectories")
+SHORT = {
+    "steps": 2,
+    "batch_size": 2,
+    "num_workers": 0,
+    "threads_per_worker": 1,
+    "degradation": "offline",
+    "lora": {"rank": 4, "alpha": 4, "vae_rank": 2},
+    "tsd": {"trajectory_draws": 2, "dasm": {"steps": 1}},
+    "log_every": 1,
+}
 
-def test_a_gpu_that_is_not_there_is_one_clear_line(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+
+def job(root: Path) -> Job:
+    return Job("full", 0, **{name: root / name for name in PLACES}, guarded=False)
+
+
+def test_pairs_of_the_disk_and_trajectories_that_two_students_share(params: Params, tmp_path: Path) -> None:
+    write_random_teacher(tmp_path / "teacher")
+    write_pairs(tmp_path / "pairs", count=2, side=32)
+    params = params.overlay({"distill": SHORT})
+    precompute(params, tmp_path / "pairs", tmp_path / "teacher", tmp_path / "latents", tmp_path / "growing")
+    students, times = [], []
+    for lam in (0.7, 0.0):
+        distill(params.overlay({"distill": {"tsd": {"lambda": lam}}}), job(tmp_path), device=torch.device("cpu"))
+        students.append(load_file(tmp_path / "out" / WEIGHTS[0]))
+        found = sorted((tmp_path / "trajectories").rglob("*.safetensors"))
+        times.append([path.stat().st_mtime_ns for path in found])
+    assert len(found) == 4  # two photographs and their mirror images
+    assert load_file(found[0])["velocities"].shape == (2, 2, 16, 4, 4)
+    assert times[0] == times[1]
+    assert any(not torch.equal(value, students[1][key]) for key, value in students[0].items())
+
+
+def test_a_gpu_that_is_not_there_is_one_clear_line(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    places = ("pairs", "latents", "teacher", "out", "curve", "checkpoints", "diagnostics", "validation", "trajectories")
-    job = Job("full", 0, **{name: tmp_path / name for name in places})
     with pytest.raises(UserError, match="cuda, and torch finds no GPU"):
-        distill(params, job, device=torch.device("cuda", 0))
+        distill(params, job(tmp_path), device=torch.device("cuda", 0))
