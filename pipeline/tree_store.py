@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.outbox import locked
 from tsdsr import files
@@ -201,7 +202,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as reason:
         try:
-            arrow, path = FileSystem.from_uri(url)
+            arrow, path = FileSystem.from_uri(quote(url, safe="/:?&=#%@+,;~"))  # it takes no spaces, fsspec does
         except (ValueError, OSError, NotImplementedError) as error:
             raise UserError(f"cluster.storage {url}: fsspec says {reason}; pyarrow says {error}") from None
         filesystem = ArrowFSWrapper(arrow)

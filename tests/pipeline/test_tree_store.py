@@ -23,7 +23,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
         monkeypatch.setattr(fsspec.core, "url_to_fs", no_package)
     (tmp_path / "bucket").mkdir()
-    return TreeStore(f"file://{tmp_path}/bucket/experiment")
+    return TreeStore(f"file://{tmp_path}/bucket/my experiment")
 
 
 def write(root: Path, **contents: str) -> None:
@@ -41,14 +41,14 @@ def test_another_host_gets_what_was_pushed_and_each_change_of_it(store: TreeStor
     here, there = tmp_path / "here", tmp_path / "there"
     write(here, a="1", b="2", c__d="3")
     store.push(here, "data/latents")
-    assert read(tmp_path / "bucket/experiment/data/latents") == {"a": "1", "b": "2", "c/d": "3"}
+    assert read(tmp_path / "bucket/my experiment/data/latents") == {"a": "1", "b": "2", "c/d": "3"}
     assert store.pull(there, "data/latents")
     assert read(there / "data/latents") == {"a": "1", "b": "2", "c/d": "3"}
     (here / "data/latents/c/d").unlink()
     write(here, b="22")
     store.push(here, "data/latents")
     store.pull(there, "data/latents")
-    assert read(there / "data/latents") == read(tmp_path / "bucket/experiment/data/latents") == {"a": "1", "b": "22"}
+    assert read(there / "data/latents") == read(tmp_path / "bucket/my experiment/data/latents") == {"a": "1", "b": "22"}
     assert not (there / "data/latents/c").exists()
 
 
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_refused_and_a_damaged_copy_fetched_again(store: TreeS
     write(there, a="X")
     store.pull(there, "data/latents")
     assert read(there / "data/latents")["a"] == "1"
-    (tmp_path / "bucket/experiment/data/latents/a").write_text("Y")
+    (tmp_path / "bucket/my experiment/data/latents/a").write_text("Y")
     with pytest.raises(UserError, match="does not match its sha256"):
         store.pull(tmp_path / "third", "data/latents")
 
