@@ -71,6 +71,10 @@ class Format:
 def exif_bytes(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
     """EXIF with the result's size in it, without the `Exif` prefix; None if there is none."""
     details = exif.get_ifd(ExifTags.IFD.Exif)
+    for directory in (exif, details, exif.get_ifd(ExifTags.IFD.GPSInfo)):
+        for tag, value in directory.items():
+            if isinstance(value, str):
+                directory[tag] = _StoredText(value)
     for tag, side in ((ExifTags.Base.ExifImageHeight, size[0]), (ExifTags.Base.ExifImageWidth, size[1])):
         if tag in details:
             details[tag] = side
@@ -78,6 +82,14 @@ def exif_bytes(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
         if tag in exif:
             exif[tag] = side
     return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) or details else None
+
+
+class _StoredText(str):
+    """A text of EXIF, which Pillow reads as Latin-1 whatever it is, and would write as ASCII with question marks: with
+    the bytes that it had, a name keeps its accents."""
+
+    def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
+        return super().encode("latin-1", "replace")
 
 
 class _WholePicture:
@@ -116,7 +128,7 @@ def _save_tiff(stream: BinaryIO, pixels: np.ndarray, content: Content) -> None:
     """TIFF through tifffile, which unlike Pillow writes 16-bit colour; of EXIF it keeps the text tags."""
     import tifffile
 
-    ascii_tags = [(int(tag), 2, None, str(value), True) for tag, value in content.exif.items() if tag in _TEXT_TAGS]
+    texts = {tag: _StoredText(value) for tag, value in content.exif.items() if tag in _TEXT_TAGS and value}
     tifffile.imwrite(
         stream,
         pixels[..., 0] if pixels.shape[2] == 1 else pixels,
@@ -126,7 +138,7 @@ def _save_tiff(stream: BinaryIO, pixels: np.ndarray, content: Content) -> None:
         predictor=True,
         metadata=None,
         iccprofile=content.icc,
-        extratags=ascii_tags,
+        extratags=[(int(tag), 2, None, text.encode(), True) for tag, text in texts.items()],
     )
 
 

@@ -38,6 +38,8 @@ _EXIF_OF_TIFF = {  # tags of a TIFF's first directory that are about the photogr
     *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files begin
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
 _FRAMES_ARE_ONE_PICTURE = ("MPO",)  # a telephone's photograph with a preview behind it
 
 
@@ -114,13 +116,13 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
     if not data:
         raise UserError(f"{name}: the file is empty")
     with _opened(io.BytesIO(data), name) as image:
-        frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format not in _FRAMES_ARE_ONE_PICTURE:
-            raise UserError(f"{name}: has {frames} frames or pages; save the one to enlarge as a picture of its own")
         found = _exif(image)
         exif = Image.Exif() if found is None else found
         orientation = exif.pop(ExifTags.Base.Orientation, 1)
         try:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format not in _FRAMES_ARE_ONE_PICTURE:
+                raise UserError(f"has {frames} frames or pages; save the one to enlarge as a picture of its own")
             values, alpha, icc = _decode(image, data)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
@@ -134,7 +136,7 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
 
 
 @contextmanager
-def _opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
+def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """The picture before it is decoded. What Pillow warns of is either an error later on or harmless."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -145,12 +147,19 @@ def _opened(source: Path | BinaryIO, name: str) -> Iterator[Image.Image]:
         except FileNotFoundError:
             raise UserError(f"{name}: no such file") from None
         except OSError as error:
-            reason = error.strerror or "not a picture in a format that can be read"
-            raise UserError(f"{name}: {reason}") from None
+            raise UserError(f"{name}: {error.strerror or _why_unknown(source)}") from None
         except Exception as error:  # what Pillow's readers of headers say of metadata that are too large, or damaged
             raise UserError(f"{name}: damaged ({error})") from None
         with image:
             yield image
+
+
+def _why_unknown(source: Path | io.BytesIO) -> str:
+    with io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source.open("rb") as stream:
+        start = stream.read(4)
+    if start in _TIFF:  # with floating-point colours, 16 bits of grey and alpha, ...
+        return "a TIFF of a kind that cannot be read here; save it as PNG, or in RGB with 8 or 16 bits a channel"
+    return "not a picture in a format that can be read"
 
 
 def _exif(image: Image.Image) -> Image.Exif | None:
@@ -162,6 +171,7 @@ def _exif(image: Image.Image) -> Image.Exif | None:
         if image.format == "TIFF":
             for tag in set(exif) - _EXIF_OF_TIFF:
                 del exif[tag]
+        exif.tobytes()  # a value of another type than its tag's can be read, but not written again
     except Exception:  # Pillow raises many types
         return None
     return exif  # the thumbnail's directory is not asked for, and so is not written again
@@ -173,7 +183,7 @@ def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | N
     if has_16_bit_colour(image, data):
         return *_split(decode_16_bit(image, data)), icc
     if image.mode.startswith("I"):
-        return _grey_16(np.asarray(image))[..., None], None, icc
+        return *_grey_16(image), icc
     if image.mode == "F":
         raise UserError("holds floating-point numbers; save it with 8 or 16 bits a channel")
     if image.mode == "CMYK" and icc:
@@ -193,11 +203,17 @@ def _split(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return (array[..., : depth - 1], array[..., -1]) if depth in (2, 4) else (array, None)
 
 
-def _grey_16(array: np.ndarray) -> np.ndarray:
+def _grey_16(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    array = np.asarray(image)
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > 65535:
         raise UserError(f"its values span {low} to {high}; save it with 8 or 16 bits a channel")
-    return array.astype(np.uint16)
+    values = array.astype(np.uint16)
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
+        values = 65535 - values  # Pillow does so for 8 bits alone
+    clear = image.info.get("transparency")
+    alpha = None if clear is None else np.where(values == clear, 0, 65535).astype(np.uint16)
+    return values[..., None], alpha
 
 
 def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:

@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from tsdsr.errors import UserError
+from tsdsr.inference.formats import FORMATS, Content
 from tsdsr.inference.pictures import read_picture, read_size
 from tsdsr.inference.png import PngWriter
 
@@ -67,6 +68,14 @@ def test_orientation_of_sixteen_bits_is_applied_once(orientation: int, made: Cal
     np.testing.assert_array_equal(picture.values, np.asarray(expected).astype(np.uint16) * 257)
 
 
+def test_sixteen_bits_of_grey_where_zero_is_white_are_no_negative() -> None:
+    pixels = RNG.integers(0, 65536, (20, 30), np.uint16)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, 65535 - pixels, photometric="miniswhite")
+    stream.seek(0)
+    np.testing.assert_array_equal(read_picture(stream, "a").values[..., 0], pixels)
+
+
 def test_sixteen_bits_in_separate_channels() -> None:
     pixels = RNG.integers(0, 65536, (20, 30, 3), np.uint16)
     stream = io.BytesIO()
@@ -115,6 +124,12 @@ def test_a_transparent_colour_is_alpha() -> None:
     assert picture.alpha is not None
     assert picture.alpha[3, 4] == 0
     assert picture.alpha.mean() > 250
+    grey = RNG.integers(0, 65536, (20, 30), np.uint16)
+    deep = encoded(Image.fromarray(grey)).getvalue()
+    chunk = b"tRNS" + int(grey[3, 4]).to_bytes(2, "big")
+    deep = deep[:33] + b"\0\0\0\2" + chunk + zlib.crc32(chunk).to_bytes(4, "big") + deep[33:]
+    picture = read_picture(io.BytesIO(deep), "x")
+    np.testing.assert_array_equal(picture.alpha, np.where(grey == grey[3, 4], 0, 65535))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -169,6 +184,12 @@ def cmyk_tiff() -> bytes:
     return stream.getvalue()
 
 
+def float_tiff() -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, RGB.astype(np.float32), photometric="rgb")
+    return stream.getvalue()
+
+
 def enormous() -> bytes:
     data = bytearray(encoded(Image.fromarray(RGB)).getvalue())
     data[16:24] = (60_000).to_bytes(4, "big") * 2
@@ -190,10 +211,11 @@ def enormous() -> bytes:
         (sixteen_bit_png()[:-1000], "truncated"),
         (sixteen_bit_tiff(1)[:1000], "damaged"),
         (cmyk_tiff(), "SEPARATED; save it in RGB"),
+        (float_tiff(), "a TIFF of a kind that cannot be read"),
         (encoded(Image.fromarray(RGB[..., 0].astype(np.float32)), "TIFF").getvalue(), "floating-point"),
     ],
     ids=["empty", "text", "truncated jpeg", "truncated png", "animated", "enormous", "swollen profile", "swollen text",
-         "truncated 16-bit png", "truncated tiff", "cmyk tiff", "float"],
+         "truncated 16-bit png", "truncated tiff", "cmyk tiff", "float tiff", "float"],
 )  # fmt: skip
 def test_bad_files_are_one_line_that_names_them(data: bytes, message: str, tmp_path: Path, capfd) -> None:
     path = tmp_path / "a.png"
@@ -208,6 +230,28 @@ def test_bad_files_are_one_line_that_names_them(data: bytes, message: str, tmp_p
 def test_damaged_exif_does_not_lose_the_picture() -> None:
     data = encoded(Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff\xff").getvalue()
     np.testing.assert_array_equal(read_picture(io.BytesIO(data), "x").values, RGB)
+
+
+def exif_of(artist: bytes, kind: int, count: int) -> bytes:
+    """EXIF with an artist as so many values of one of TIFF's types."""
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 315, kind, count, 26, 0) + artist
+
+
+@pytest.mark.parametrize("artist", ["Jürgen Müller".encode(), "José".encode("latin-1")])
+@pytest.mark.parametrize("form", FORMATS)
+def test_names_keep_their_accents(artist: bytes, form: str) -> None:
+    given = encoded(Image.fromarray(RGB), "JPEG", exif=exif_of(artist + b"\0", 2, len(artist) + 1))
+    picture = read_picture(given, "x")
+    writer = FORMATS[form].open(stream := io.BytesIO(), Content((20, 30), 3, False, 8, None, picture.exif, 95))
+    writer.write(picture.values)
+    writer.close()
+    assert artist + b"\0" in stream.getvalue()
+
+
+def test_exif_that_cannot_be_written_does_not_lose_the_picture(caplog) -> None:
+    given = encoded(Image.fromarray(RGB), "JPEG", exif=exif_of(struct.pack("<II", 1, 2), 5, 1))
+    assert not read_picture(given, "x").exif
+    assert caplog.messages == ["x: its EXIF data cannot be read and is left out"]
 
 
 def test_the_exif_of_a_tiff_says_nothing_of_how_it_is_stored() -> None:
