@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import glob
+import logging
+import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from tsdsr.errors import UserError
 
-READABLE = (".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2", ".avif")
+logger = logging.getLogger(__name__)
+READABLE = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
+    *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm"),
+)
 STANDARD_STREAM = Path("-")
 _FILE_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # a suffix, unlike in `holidays.2024`
 
@@ -37,7 +44,7 @@ def plan_jobs(inputs: list[str], output: str, form: str | None, suffixes: dict[s
     """Match inputs with outputs.
 
     Args:
-        inputs: files, folders (searched with their subfolders), globs, or `-`.
+        inputs: files, folders (searched with their subfolders, hidden ones apart), globs, or `-`.
         output: a file for one file, a folder for several (the tree below a folder is kept), or `-`.
         form: the format to write; None = by the output's name, else that of the input.
         suffixes: of each format's files, the first for new names.
@@ -72,12 +79,15 @@ def _expand(pattern: str, target: Path) -> list[_Found]:
     if pattern == "-":
         return [_Found(STANDARD_STREAM, Path("stdin"))]
     if path.is_dir():
-        results = target.resolve() if path.resolve() in target.resolve().parents else None
-        files = sorted(item for item in path.rglob("*") if item.suffix.lower() in READABLE and item.is_file())
-        files = [item for item in files if results not in item.resolve().parents]
-        if not files:
+        files = _walk(path, target)
+        pictures = sorted(item for item in files if item.suffix.lower() in READABLE)
+        others = Counter(item.suffix.lower() or "no suffix" for item in files if item.suffix.lower() not in READABLE)
+        if others:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+            logger.info("%s: passed over by their names: %s", path, kinds)
+        if not pictures:
             raise UserError(f"{path}: no pictures in this folder or below it")
-        return [_Found(item, item.relative_to(path)) for item in files]
+        return [_Found(item, item.relative_to(path)) for item in pictures]
     if path.exists():
         return [_Found(path, Path(path.name))]
     if not glob.has_magic(pattern):
@@ -86,6 +96,27 @@ def _expand(pattern: str, target: Path) -> list[_Found]:
     if not files:
         raise UserError(f"{pattern}: matches no file")
     return [_Found(item, Path(item.name)) for item in files]
+
+
+def _walk(folder: Path, target: Path) -> list[Path]:
+    """Every visible file below a folder, links followed but no folder taken twice, and none in the output folder."""
+
+    def unlisted(error: OSError) -> None:
+        raise UserError(f"{error.filename}: {error.strerror}")
+
+    seen = {target.resolve()} - {folder.resolve()}
+    files = []
+    for place, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
+        real = Path(place).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(
+            (name for name in folders if not name.startswith(".")), key=lambda name: Path(place, name).is_symlink()
+        )
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    return [item for item in files if item.is_file() or item.is_symlink()]  # a link to nowhere: reading it tells why
 
 
 def _below(item: _Found, folder: Path, form: str | None, suffixes: dict[str, tuple[str, ...]]) -> Job:
@@ -98,13 +129,14 @@ def _below(item: _Found, folder: Path, form: str | None, suffixes: dict[str, tup
 
 def _checked(jobs: list[Job]) -> list[Job]:
     seen: dict[Path, Path] = {}
+    inputs = {job.source.resolve() for job in jobs if job.source != STANDARD_STREAM}
     for job in jobs:
         if job.target == STANDARD_STREAM:
             continue
         place = job.target.resolve()
         if place in seen:
             raise UserError(f"{seen[place]} and {job.source} would both be written to {job.target}; upscale them apart")
-        if job.source != STANDARD_STREAM and job.source.resolve() == place:
-            raise UserError(f"{job.target}: is the input itself; choose another -o")
+        if place in inputs:
+            raise UserError(f"{job.target}: is the input itself, or another one; choose another -o")
         seen[place] = job.source
     return jobs

@@ -45,6 +45,20 @@ def test_earlier_results_below_an_input_folder_are_no_inputs(tree: Path) -> None
     assert list(plan("in/deep/large", output="out")) == ["in/deep/large/a.jpg"]
 
 
+def test_a_folder_is_walked_through_links_and_without_what_is_hidden(tree: Path, caplog) -> None:
+    (tree / "elsewhere").mkdir()
+    for name in ("elsewhere/d.png", "in/._a.jpg", "in/.cache/e.png", "in/phone.heic"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).touch()
+    (tree / "in/linked").symlink_to(tree / "elsewhere")
+    (tree / "in/deep/circle").symlink_to(tree / "in")
+    (tree / "in/nowhere.png").symlink_to("nothing.png")
+    with caplog.at_level("INFO"):
+        found = plan("in", output="out")
+    assert sorted(found) == ["in/a.jpg", "in/deep/c.bmp", "in/deep/er/b.PNG", "in/linked/d.png", "in/nowhere.png"]
+    assert caplog.messages == ["in: passed over by their names: 1 .heic, 1 .txt"]
+
+
 def test_files_and_globs_to_a_folder(tree: Path) -> None:
     assert plan("*.jpg", "two.png", output="out", form="webp") == {
         "one.jpg": ("out/one.webp", "webp"),
@@ -78,10 +92,15 @@ def test_streams(tree: Path) -> None:
         (["one.jpg"], "one.jpg", "the input itself"),
         (["in"], "in", "the input itself"),
         (["one.jpg", "in/../one.jpg"], "out", "both"),
+        (["other", "in/deep"], "in", "in/deep/c.png: is the input itself, or another one"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(tree: Path, inputs: list[str], output: str, message: str) -> None:
     (tree / "empty").mkdir()
     (tree / "folder.png").mkdir()
+    (tree / "other/deep").mkdir(parents=True)
+    for name in ("other/deep/c.png", "in/deep/c.png"):
+        (tree / name).touch()
+    (tree / "in/deep/c.bmp").unlink()
     with pytest.raises(UserError, match=message):
         plan_jobs(inputs, output, None, SUFFIXES)
