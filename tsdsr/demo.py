@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tsdsr.errors import UserError
+from tsdsr.inference.command import amount
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "float16", "bfloat16"])
     parser.add_argument("--port", type=_port, default=7860, help="of the page, on 127.0.0.1")
-    parser.add_argument("--max-megapixels", type=float, default=16.0, help="of a result, in millions of pixels")
+    parser.add_argument("--max-megapixels", type=amount, default=16.0, help="of a result, in millions of pixels")
 
 
 def _port(text: str) -> int:

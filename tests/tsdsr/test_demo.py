@@ -87,6 +87,13 @@ def test_a_result_that_is_too_large_is_refused_before_any_work(photo: Path, tmp_
     assert sorted(tmp_path.iterdir()) == [photo]
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "0"])
+def test_a_limit_that_is_no_size(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", f"--max-megapixels={text}"])
+    assert f"{text} is not a positive number" in capsys.readouterr().err
+
+
 def test_without_gradio_there_is_one_line(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo"]) == 2

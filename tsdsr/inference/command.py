@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from tsdsr.errors import UserError
 from tsdsr.files import atomic_file
 from tsdsr.inference.jobs import STANDARD_STREAM, Job, plan_jobs
+from tsdsr.inference.sizes import MAX_FACTOR, MIN_FACTOR
 
 if TYPE_CHECKING:
     from tsdsr.inference.enlarge import Settings
@@ -47,11 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
     size = parser.add_argument_group("size", "one of these; the student's own scale by default")
-    size.add_argument("--scale", type=_amount, help="1 to 8")
+    size.add_argument("--scale", type=_scale, help="1 to 8")
     size.add_argument("--width", type=_count, help="pixels")
     size.add_argument("--height", type=_count, help="pixels")
     size.add_argument("--longest-side", type=_count, help="pixels")
-    size.add_argument("--megapixels", type=_amount, help="millions of pixels")
+    size.add_argument("--megapixels", type=amount, help="millions of pixels")
 
 
 def add_tiling(parser: argparse.ArgumentParser) -> None:
@@ -73,10 +74,18 @@ def _count(text: str) -> int:
     return value
 
 
-def _amount(text: str) -> float:
+def amount(text: str) -> float:
+    """What an option takes that is a positive number."""
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _scale(text: str) -> float:
+    value = amount(text)
+    if not MIN_FACTOR <= value <= MAX_FACTOR:
+        raise argparse.ArgumentTypeError(f"{text} is not {MIN_FACTOR:g} to {MAX_FACTOR:g}")
     return value
 
 

@@ -58,7 +58,7 @@ def find_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         where = torch.device(device)
-        torch.empty(0, device=where)
+        torch.empty(0, device=where).cpu()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device}: {str(error).strip().splitlines()[0]}") from None
     return where

@@ -213,6 +213,13 @@ def test_numbers_that_are_no_sizes(place: Path, capsys, words: list[str]) -> Non
     assert f"{words[1]} is not a positive number" in capsys.readouterr().err
 
 
+def test_a_scale_that_no_picture_can_have(place: Path, capsys) -> None:
+    for scale in ("0.5", "9"):
+        with pytest.raises(SystemExit, match="2"):
+            upscale("photo.png", "-o", "x.png", "--scale", scale)
+        assert f"{scale} is not 1 to 8" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -233,6 +240,7 @@ def test_mistakes_are_one_line_and_status_2(place: Path, capsys, words: list[str
     [
         (["--model", "nobody"], "nobody: neither a model's directory nor the name of one"),
         (["--device", "cuda:9"], "device cuda:9"),
+        (["--device", "meta"], "device meta"),
         (["--model", "damaged"], "not a readable safetensors file"),
     ],
 )
