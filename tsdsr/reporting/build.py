@@ -12,7 +12,7 @@ from tsdsr import files
 from tsdsr.errors import UserError
 from tsdsr.reporting import curves, diagnostics, figures, gallery, page, published, sheet, sweep, tables, validation
 from tsdsr.reporting import scores as score_files
-from tsdsr.reporting.complexity import complexity
+from tsdsr.reporting.complexity import complexity, load_sizes
 from tsdsr.reporting.curves import Curve
 from tsdsr.reporting.diagnostics import Diagnosis
 from tsdsr.reporting.figures import Drawing
@@ -55,7 +55,7 @@ class Inputs:
     diagnoses: list[Diagnosis]
     validation: list[Curve]
     reports: Path
-    sizes: dict[str, Any] | None
+    sizes: Mapping[str, Any] | None
     ids: list[str]
     pairs: Path
     restored: Path
@@ -79,7 +79,7 @@ class Inputs:
             diagnoses=diagnostics.load(root / "reports/diagnostics"),
             validation=curves.load(root / "reports/validation"),
             reports=root / "reports",
-            sizes=_optional(root / "reports/model_size.json"),
+            sizes=load_sizes(root / "reports/model_size.json"),
             ids=ids,
             pairs=pairs,
             restored=root / "data/restored",

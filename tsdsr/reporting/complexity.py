@@ -6,9 +6,13 @@ other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from tsdsr import files
+from tsdsr.errors import UserError
 from tsdsr.reporting.published import PublishedTable
 from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table, ranked
 
@@ -25,6 +29,23 @@ FORMS = (
     "weights. Measured multiply-adds count attention's own two products, which counters that hook modules, as those of "
     "the printed figures, do not see."
 )
+
+
+def load_sizes(path: Path) -> Mapping[str, Any] | None:
+    """What `benchmarks/model_size.py` printed last, or None where it was not kept.
+
+    Raises:
+        UserError: for anything else in the file; a benchmark that failed leaves it empty.
+    """
+    if not path.is_file():
+        return None
+    try:
+        sizes = files.read_json(path)
+    except json.JSONDecodeError:
+        sizes = None
+    if not isinstance(sizes, dict) or "models" not in sizes:
+        raise UserError(f"{path}: not the last line of benchmarks/model_size.py; run it again, or delete the file")
+    return sizes
 
 
 def complexity(sizes: Mapping[str, Any] | None, printed: PublishedTable, title: str) -> Table:

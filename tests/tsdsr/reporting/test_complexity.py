@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tsdsr.errors import UserError
 from tsdsr.reporting import published
-from tsdsr.reporting.complexity import complexity
+from tsdsr.reporting.complexity import complexity, load_sizes
 from tsdsr.reporting.table import Row, Table
 
 PROTOCOL = {"device": "Some CPU, 1 thread(s)", "warm_up": 3, "repeats": 20, "statistic": "median"}
@@ -41,6 +43,15 @@ def test_without_a_measurement_the_table_says_how_to_make_one() -> None:
     table = _table(None)
     assert any("model_size" in note for note in table.notes)
     assert not any("measured here" in row.group for row in table.rows)
+
+
+@pytest.mark.parametrize("text", ["", "not timed\n", "{}", "[]"])
+def test_what_a_failed_benchmark_leaves_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "model_size.json"
+    assert load_sizes(path) is None
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"model_size\.json: not the last line of benchmarks/model_size\.py"):
+        load_sizes(path)
 
 
 def test_the_three_forms_stand_in_a_group_of_their_own(sizes: dict[str, Any]) -> None:

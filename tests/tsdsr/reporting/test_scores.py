@@ -51,9 +51,10 @@ def test_seeds_are_pooled_as_the_mean_of_means(tmp_path: Path) -> None:
 
 def test_a_broken_file_is_named(workspace: Path) -> None:
     path = workspace / "reports/scores/full.json"
-    files.write_json(path, {"method": "full"})
-    with pytest.raises(UserError, match=r"full\.json.*evaluate"):
-        scores.load(path.parent)
+    for text in ('{"method": "full"}', ""):
+        files.write_text(path, text)
+        with pytest.raises(UserError, match=r"full\.json.*evaluate"):
+            scores.load(path.parent)
 
 
 def test_no_scores_say_what_to_run(tmp_path: Path) -> None:
