@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import victims
 from benchmarks.victims import STEPS, Head, Victim
 
-PATIENCE = 400.0  # seconds that a start may take to its end
 Process = subprocess.Popen[bytes]
 
 
@@ -193,7 +192,7 @@ def finish(victim: Victim, process: Process) -> bool:
     """Let it end, starting it again if it was killed; False when it fails by itself, or hangs."""
     for _ in range(3):
         try:
-            if process.wait(timeout=PATIENCE) == 0:
+            if process.wait(timeout=victims.PATIENCE) == 0:
                 return True
         except subprocess.TimeoutExpired:
             victims.end(victim.session())

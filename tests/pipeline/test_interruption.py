@@ -105,7 +105,7 @@ def when(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: P
 
 
 def ended(process: subprocess.Popen[bytes]) -> int:
-    return process.wait(timeout=300)
+    return process.wait(timeout=victims.PATIENCE)
 
 
 def hold(victim: Victim, *, after: int) -> Path:
