@@ -19,11 +19,9 @@ import numpy as np
 
 from tsdsr import files, metrics, seeding
 from tsdsr.errors import UserError
-from tsdsr.metrics import Interval
+from tsdsr.metrics.statistics import LEVEL, RESAMPLES, Interval
 
 REFERENCE = "full"
-RESAMPLES = 10_000
-LEVEL = 0.95
 _SEEDED = re.compile(r"(?P<variant>[a-z0-9_]+)-seed(?P<seed>\d+)")
 
 # Tables of the paper that an ablation fills, and the rows of each in its order; rows that were not run are left out.
