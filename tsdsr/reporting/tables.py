@@ -7,7 +7,7 @@ of columns): a measured figure is never ranked against a printed one, nor two fi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -20,6 +20,7 @@ from tsdsr.reporting.table import Cell, Column, Row, Table, ranked
 
 STUDENTS, REFERENCES = "Students", "Baselines"
 NO_SUCH_ROW = "the paper has no such row"
+NOT_TRAINED = "not trained and scored here (ablate.run)"
 RANKS = "Bold: best, underlined: second best"
 HERE = "measured here"
 
@@ -36,16 +37,17 @@ def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
         for dataset in printed.datasets
     }
     full = next((run for run in own if run.method == "full"), None)
+    measured = {variant: list(group) for variant, group in groupby(own, key=lambda run: run.variant)}
     rows = []
-    for variant, group in groupby(own, key=lambda run: run.variant):
-        same = list(group)
-        cells = {column.key: _against(full, same, column) for column in mine}
+    for variant in _variants(measured, printed):
+        same = measured.get(variant, [])
+        cells = {column.key: _against(full, same, column) if same else Cell(reason=NOT_TRAINED) for column in mine}
         for dataset, columns in theirs.items():
             row = printed.row(variant, dataset)
             for column in columns:
                 cells[column.key] = row.cell(_metric(column)) if row else Cell(reason=NO_SUCH_ROW)
         origin = REFERENCES if variant in BASELINES else STUDENTS
-        rows.append(Row(score_files.label(variant), cells, origin, same[0].provenance))
+        rows.append(Row(score_files.label(variant), cells, origin, same[0].provenance if same else None))
     blocks = {dataset: _printed_block(printed, dataset) for dataset in theirs}
     columns = [
         *mine,
@@ -62,6 +64,12 @@ def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
     )
     table = Table("table4", f"Table 4. {printed.title}", printed.stub, columns, rows, caption, printed.notes)
     return ranked(table, groups=[STUDENTS])
+
+
+def _variants(measured: Iterable[str], printed: PublishedTable) -> list[str]:
+    """What was measured here and what the paper prints, full first, baselines last."""
+    every = dict.fromkeys([*measured, *(row.key for row in printed.rows)])
+    return sorted(every, key=lambda variant: (variant in BASELINES, variant != "full"))
 
 
 def comparison(

@@ -34,6 +34,14 @@ def test_the_ablation_keeps_printed_figures_in_columns_of_their_own(runs: list[M
     assert all(cell.rank is None for row in table.rows_of("Baselines") for cell in row.cells.values())
 
 
+def test_the_ablation_keeps_the_papers_rows_that_were_not_trained_here(runs: list[MethodScores]) -> None:
+    table = tables.ablation([run for run in runs if run.variant in ("wo_dasm", "bicubic")], published.load("table4"))
+    assert [row.label for row in table.rows] == ["Full", "w/o DASM", "w/o TSM", "Bicubic"]
+    full = _row(table, "Full").cells
+    assert (full["DRealSR.lpips"].text, full["DRealSR.lpips"].rank) == ("0.2967", "best")
+    assert full["here.psnr"].reason == "not trained and scored here (ablate.run)"
+
+
 @pytest.mark.parametrize(("images", "mark"), [(6, "†"), (5, "")])
 def test_a_dagger_marks_what_enough_images_tell_apart(workspace: Path, images: int, mark: str) -> None:
     folder, ids = workspace / "reports/scores", [f"image{index}" for index in range(images)]
