@@ -96,7 +96,7 @@ def _optuna(params: Params, ledger: Ledger, unfinished: list[Point]) -> Any:
         metric=params.sweep.metric,
         mode=direction(params),
         points_to_evaluate=unfinished or None,
-        seed=params.seed + len(ended),  # an extended sweep must not suggest its first points again
+        seed=params.seed + len(ended) + len(unfinished),  # a later session must not suggest the first points again
     )
     for record in ended:
         if record.score is not None:

@@ -63,6 +63,16 @@ def test_optuna_plans_no_points_ahead(params: Params, swept: Params) -> None:
     assert len(planned(swept) or []) == 5
 
 
+def test_a_resumed_search_begins_with_what_was_begun_and_goes_on_to_other_points(swept: Params, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    first = sweep._optuna(swept, ledger, [])
+    begun = [ledger.begin(first.suggest(name)).key for name in ("one", "two")]
+    again = sweep._optuna(swept, ledger, [record.values for record in ledger.unfinished()])
+    suggested = [point_key(again.suggest(name)) for name in ("three", "four", "five")]
+    assert suggested[:2] == begun
+    assert suggested[2] not in begun
+
+
 def test_every_point_is_a_valid_overlay(swept: Params) -> None:
     for point in random_points(swept.sweep.space, 5, seed=0):
         changed = trial_params(swept, point)
