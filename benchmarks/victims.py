@@ -174,6 +174,7 @@ class Head:
         command = [*cluster.head_command(port, dashboard), "--num-cpus=4", f"--temp-dir={self._folder}"]
         self._mark = secrets.token_hex(8)
         own = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        own |= runtime.state_address(dashboard)
         environment = {**os.environ, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", MARK: self._mark}
         with Path(self._folder, "log").open("wb") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -49,10 +49,11 @@ def node_environment(host: str) -> dict[str, str]:
     }
 
 
-def head_environment(folder: Path, host: str = LOOPBACK) -> dict[str, str]:
+def head_environment(folder: Path, dashboard_port: int, host: str = LOOPBACK) -> dict[str, str]:
     """What the head, and through it every job, runs with."""
     return {
         **node_environment(host),
+        **runtime.state_address(dashboard_port),
         storage.VARIABLE: str(folder),
         provenance.ROOT_VARIABLE: str(folder),
         provenance.COMMIT_VARIABLE: provenance.git_commit(),
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not given.storage.is_dir():
             raise UserError(f"--storage {given.storage}: no such folder")
         _check_ports({"--port": (given.host, given.port), "--dashboard-port": (LOOPBACK, given.dashboard_port)})
-        environment = head_environment(given.storage.resolve(), given.host)
+        environment = head_environment(given.storage.resolve(), given.dashboard_port, given.host)
         command = head_command(given.port, given.dashboard_port, given.host)
         _make_token(environment)
         logger.info(

@@ -14,10 +14,12 @@ from pipeline import interruption
 from tsdsr.errors import UserError
 
 # Ray reads these when it is imported or started. Ports bind to loopback on a cluster of our own; a health check every
-# 2 s (the default) would make each report of a training worker wait as long.
+# 2 s (the default) would make each report of a training worker wait as long; a busy machine does not start workers
+# within a minute, after which Ray would end them and begin again.
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -68,8 +70,14 @@ def start(num_cpus: int | None = None) -> None:
         options["address"] = "local"  # or Ray would join whatever cluster was last started on this machine
         options["num_cpus"] = max(os.cpu_count() or 1, num_cpus or 1)
         options["dashboard_port"] = free_port("127.0.0.1")  # Ray's own choice is that of `make cluster`
+        os.environ.update(state_address(options["dashboard_port"]))
     with interruption.kept():
         ray.init(**options)
+
+
+def state_address(dashboard_port: int) -> dict[str, str]:
+    """Where Ray Train's helper asks whether a run is alive; else, of several heads on a machine, it asks the latest."""
+    return {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
 
 
 def room_for_sockets() -> dict[str, str]:

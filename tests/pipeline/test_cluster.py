@@ -19,9 +19,10 @@ def test_every_port_of_the_head_is_on_loopback_and_asks_for_a_token(tmp_path: Pa
     command = cluster.head_command(6379, 8265)
     assert "--node-ip-address=127.0.0.1" in command
     assert "--dashboard-host=127.0.0.1" in command
-    environment = cluster.head_environment(tmp_path)
+    environment = cluster.head_environment(tmp_path, 8265)
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+    assert environment["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:8265"  # whatever other heads there are
     assert int(environment["RAY_JOB_STOP_WAIT_TIME_S"]) >= 600  # time for a step and a checkpoint
     assert environment[storage.VARIABLE] == environment[provenance.ROOT_VARIABLE] == str(tmp_path)
 
