@@ -26,10 +26,18 @@ def tensors(images: Images) -> list[Tensor]:
     if isinstance(images, np.ndarray):
         return [_from_array(images)]
     if isinstance(images, Image.Image):
-        return [_from_array(np.asarray(images.convert("RGB")))]
+        return [_from_picture(images)]
     if isinstance(images, Sequence) and images and all(isinstance(item, Image.Image) for item in images):
-        return [_from_array(np.asarray(item.convert("RGB"))) for item in images]
+        return [_from_picture(item) for item in images]
     raise UserError(f"expected a PIL image, a list of them, an array or a tensor, found {type(images).__name__}")
+
+
+def _from_picture(image: Image.Image) -> Tensor:
+    if image.mode.startswith("I;16"):  # Pillow's conversion would cut all of it that is over 255
+        return _from_array(np.repeat(np.asarray(image, np.float32)[..., None] / 65535, 3, axis=2))
+    if image.mode in ("I", "F"):
+        raise UserError(f"a PIL image of mode {image.mode} has no white; give an array of floats in [0, 1]")
+    return _from_array(np.asarray(image.convert("RGB")))
 
 
 def _from_array(array: np.ndarray) -> Tensor:

@@ -34,6 +34,8 @@ def plan_tiles(
     Raises:
         ValueError: for a tile or an overlap that makes no sense.
     """
+    if batch < 1:
+        raise ValueError(f"tiles at once must be 1 or more, found {batch}")
     factor, patch = networks.codec.factor, networks.patch
     smallest = MIN_TOKENS * patch
     codec = None

@@ -125,11 +125,18 @@ class TSDSRPipeline(DiffusionPipeline):
         """
         if output_type not in batches.OUTPUTS:
             raise UserError(f"output_type {output_type!r}: must be one of {', '.join(batches.OUTPUTS)}")
+        height, width = size or (None, None)
+        target = TargetSize(self.config.scale if scale is None and size is None else scale, width, height)
         results = []
         for pictures in batches.tensors(image):
-            target = size or TargetSize(scale=scale or self.config.scale).of(pictures.shape[3], pictures.shape[2])
             strips = self.strips(
-                pictures, target, color=color, tile=tile, overlap=overlap, tile_batch=tile_batch, generator=generator
+                pictures,
+                target.of(pictures.shape[3], pictures.shape[2]),
+                color=color,
+                tile=tile,
+                overlap=overlap,
+                tile_batch=tile_batch,
+                generator=generator,
             )
             results.append(torch.cat(list(strips), dim=2))
         images = batches.OUTPUTS[output_type](results)

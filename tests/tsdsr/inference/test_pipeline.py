@@ -68,6 +68,12 @@ def test_every_kind_of_input_and_output_agrees(loaded: TSDSRPipeline, small: tor
     np.testing.assert_allclose(np.asarray(pil[1]) / 255, expected[1], atol=0.5 / 255 + 1e-5)
 
 
+def test_sixteen_bits_of_grey_are_not_cut_to_eight(loaded: TSDSRPipeline) -> None:
+    grey = np.linspace(0, 65535, 24 * 20).reshape(20, 24).astype(np.uint16)
+    expected = loaded(np.repeat(grey[..., None] / np.float32(65535), 3, axis=2), output_type="pt").images
+    assert torch.equal(loaded(Image.fromarray(grey), output_type="pt").images, expected)
+
+
 def test_pictures_of_several_sizes_go_together_as_pil(loaded: TSDSRPipeline, small: torch.Tensor) -> None:
     array = (small * 255).byte().permute(0, 2, 3, 1).numpy()
     images = [Image.fromarray(array[0]), Image.fromarray(array[1, :17, :20])]
@@ -210,8 +216,14 @@ def test_other_errors_of_a_network_are_not_swallowed(pipe, small, monkeypatch) -
         (torch.zeros(3, 20, 20), {"color": "sepia"}, "wavelet, adain, none"),
         (torch.zeros(3, 20, 20), {"output_type": "jpeg"}, "pil, np, pt"),
         (torch.zeros(3, 20, 20), {"scale": 9}, "factor"),
+        (torch.zeros(3, 20, 20), {"scale": 0}, "positive number"),
+        (torch.zeros(3, 20, 20), {"size": (10, 10)}, "factor"),
+        (torch.zeros(3, 20, 20), {"size": (200, 20)}, "factor of 10"),
+        (torch.zeros(3, 20, 20), {"size": (40, 40), "scale": 2}, "say the size once"),
         (torch.zeros(3, 20, 15), {}, "too small"),
+        (Image.new("F", (20, 20)), {}, "mode F"),
         (torch.zeros(3, 20, 20), {"tile": 8}, "tile must be"),
+        (torch.zeros(3, 20, 20), {"tile_batch": 0}, "1 or more"),
         (torch.zeros(3, 20, 20), {"tile": 64, "overlap": 40}, "overlap must be"),
     ],
 )
