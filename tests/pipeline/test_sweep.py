@@ -280,8 +280,8 @@ def test_a_sweep_runs_what_is_left_and_then_nothing(here: Path, monkeypatch: pyt
     assert "accumulation" in str(result[2].reason)
     assert overlays.read_overlays(["reports/sweep/best.yaml"]) == nested(ended.values)
 
-    with pytest.raises(UserError, match=r"sweep\.resources\.gpus: 99 for a trial, and no host has more than \d"):
-        sweep.sweep(params.overlay({"sweep": {"trials": 4, "resources": {"gpus": 99}}}))
+    with pytest.raises(UserError, match=r"sweep\.resources\.cpus: 99 for a trial, and no host has more than \d"):
+        sweep.sweep(params.overlay({"sweep": {"trials": 4, "resources": {"cpus": 99}}}))
 
     monkeypatch.setattr(sweep, "_fit", lambda *arguments: pytest.fail("nothing is left to run"))
     assert sweep.sweep(params) == result
