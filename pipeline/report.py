@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline import stage, tracking
 from tsdsr import ablation, files
 from tsdsr.config import Params
-from tsdsr.reporting import build
+from tsdsr.reporting import build, scores
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +37,26 @@ def main() -> None:
     params = stage.load_params(__doc__)
     written = build.build(Path.cwd(), options(params))
     if (SCORES / "full.csv").is_file():
-        runs = ablation.read_runs(SCORES, params.seed)
+        runs = ablation.read_runs(SCORES, params.seed, ablated(params))
         written = [*ablation.write_tables(ablation.summarise(runs), TABLES), *written]
     with tracking.parent(params) as run:
-        run.metrics(means(SCORES))
+        run.metrics(means(SCORES, ablated(params)))
         for path in written:
             run.artifact(path, folder=f"report/{path.name}" if path.is_dir() else "report")
     logger.info("open %s", written[-1])
 
 
-def means(folder: Path) -> dict[str, float]:
+def ablated(params: Params) -> frozenset[str]:
+    """The ablation's runs, `<variant>-seed<n>`."""
+    return frozenset(f"{variant}-seed{seed}" for variant in params.ablate.run for seed in params.ablate.seeds)
+
+
+def means(folder: Path, named: Collection[str]) -> dict[str, float]:
     """Every method's scores as metrics of the whole pipeline's run, `full/psnr`, so that such runs can be compared."""
     return {
         f"{path.stem}/{metric}": row["mean"]
         for path in sorted(folder.glob("*.json"))
+        if not scores.former(path.stem, named)
         for metric, row in files.read_json(path)["metrics"].items()
         if row["mean"] is not None
     }
@@ -69,6 +76,7 @@ def options(params: Params) -> build.Options:
         sheet_images=params.report.sheet_images,
         page_images=params.report.page_images,
         base_model=f"{params.teacher.preset} (params: teacher.preset)",
+        ablated=ablated(params),
         max_pattern_rise_db=params.distill.validation.max_pattern_rise_db,
         term_titles=titles,
         caveats=tuple(caveats),

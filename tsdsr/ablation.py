@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +56,11 @@ class VariantResult:
     differences: Mapping[str, Interval]
 
 
-def read_runs(scores: str | Path, full_seed: int) -> dict[str, dict[int, Columns]]:
+def read_runs(scores: str | Path, full_seed: int, named: Collection[str]) -> dict[str, dict[int, Columns]]:
     """Variant -> seed -> scores, from a folder of `<variant>-seed<n>.csv`, and `full.csv` with the seed `full_seed`.
+
+    Args:
+        named: the runs `<variant>-seed<n>` that are read.
 
     Raises:
         UserError: when the folder has no scores of full, which all else is compared to.
@@ -65,7 +68,7 @@ def read_runs(scores: str | Path, full_seed: int) -> dict[str, dict[int, Columns
     runs: dict[str, dict[int, Columns]] = {}
     for path in sorted(Path(scores).glob("*.csv")):
         match = _SEEDED.fullmatch(path.stem)
-        if match:
+        if match and path.stem in named:
             runs.setdefault(match["variant"], {})[int(match["seed"])] = metrics.read_csv(path)
     full = Path(scores) / f"{REFERENCE}.csv"
     if full.is_file():

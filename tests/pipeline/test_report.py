@@ -29,7 +29,8 @@ def test_what_is_written_is_logged_to_the_parent_run(monkeypatch: pytest.MonkeyP
     (tmp_path / "tables").mkdir()
     (tmp_path / "index.html").touch()
     rows = {"psnr": {"mean": 23.5}, "lpips": {"mean": None}}
-    files.write_json(tmp_path / "reports/scores/bicubic.json", {"metrics": rows})
+    for method in ("bicubic", "wo_tsm-seed9"):  # the second of a seed that the params do not name
+        files.write_json(tmp_path / f"reports/scores/{method}.json", {"metrics": rows})
 
     @contextmanager
     def parent(params: Params) -> Iterator[_Run]:
@@ -47,6 +48,7 @@ def test_what_is_written_is_logged_to_the_parent_run(monkeypatch: pytest.MonkeyP
     assert run.artifacts == [("tables", "report/tables"), ("index.html", "report")]
     assert run.values == {"bicubic/psnr": 23.5}
     assert seen[0][0] == tmp_path
+    assert seen[0][1].ablated == {"wo_tsm-seed0", "wo_dasm-seed0"}
 
 
 def test_untrained_lpips_features_are_named_as_such() -> None:

@@ -12,6 +12,8 @@ from tsdsr import ablation
 from tsdsr.errors import UserError
 from tsdsr.metrics import mean_interval
 
+NAMED = ("wo_tsm-seed0", "wo_dasm-seed0", "full-seed1", "vsd-seed0", "vsd-seed1", "tsm_alone-seed7")
+
 
 def write(folder: Path, method: str, **columns: list[float]) -> None:
     with (folder / f"{method}.csv").open("w", newline="") as file:
@@ -34,7 +36,7 @@ def scores(tmp_path: Path) -> Path:
 
 
 def test_pairing_finds_a_difference_far_below_the_spread_of_the_images(scores: Path) -> None:
-    results = ablation.summarise(ablation.read_runs(scores, full_seed=0))
+    results = ablation.summarise(ablation.read_runs(scores, full_seed=0, named=NAMED))
     assert set(results) == {"full", "wo_tsm", "wo_dasm"}  # a baseline is no variant
     loss = results["wo_tsm"].differences["psnr"]
     assert loss.mean == pytest.approx(-0.5, abs=0.1)
@@ -75,7 +77,8 @@ def test_differences_are_paired_by_seed_where_both_have_it(tmp_path: Path) -> No
     write(tmp_path, "full-seed1", psnr=[22.0, 32.0])
     write(tmp_path, "vsd-seed1", psnr=[21.0, 31.0])
     write(tmp_path, "tsm_alone-seed7", psnr=[21.0, 31.0])
-    results = ablation.summarise(ablation.read_runs(tmp_path, full_seed=0))
+    write(tmp_path, "vsd-seed2", psnr=[90.0, 90.0])  # not named: another recipe's, maybe on other images
+    results = ablation.summarise(ablation.read_runs(tmp_path, full_seed=0, named=NAMED))
     assert results["full"].seeds == (0, 1)
     assert results["vsd"].differences["psnr"].mean == pytest.approx(-1.0)  # against seed 1 of full alone
     assert results["tsm_alone"].differences["psnr"].mean == pytest.approx(0.0)  # against its mean over seeds
@@ -84,13 +87,13 @@ def test_differences_are_paired_by_seed_where_both_have_it(tmp_path: Path) -> No
 def test_images_and_metrics_that_a_run_lacks_are_left_out_not_counted_as_zero(tmp_path: Path) -> None:
     write(tmp_path, "full", psnr=[20.0, 30.0, 40.0], niqe=[3.0, 4.0, 5.0])
     (tmp_path / "vsd-seed0.csv").write_text("name,psnr,niqe\n0.png,19,\n2.png,39,\n")
-    result = ablation.summarise(ablation.read_runs(tmp_path, full_seed=0))["vsd"]
+    result = ablation.summarise(ablation.read_runs(tmp_path, full_seed=0, named=NAMED))["vsd"]
     assert set(result.means) == {"psnr"}
     assert (result.means["psnr"].mean, result.differences["psnr"].mean) == (29.0, -1.0)
 
 
 def test_tables_have_the_papers_rows_in_its_order(scores: Path, tmp_path: Path) -> None:
-    results = ablation.summarise(ablation.read_runs(scores, full_seed=0))
+    results = ablation.summarise(ablation.read_runs(scores, full_seed=0, named=NAMED))
     written = ablation.write_tables(results, tmp_path / "tables")
     assert [path.name for path in written] == ["ablation_terms.md", "ablation_terms.csv"]  # no DASM row was run
     text = written[0].read_text()
@@ -107,4 +110,4 @@ def test_tables_have_the_papers_rows_in_its_order(scores: Path, tmp_path: Path) 
 def test_without_full_there_is_nothing_to_compare_to(tmp_path: Path) -> None:
     write(tmp_path, "vsd-seed0", psnr=[1.0])
     with pytest.raises(UserError, match="full"):
-        ablation.read_runs(tmp_path, full_seed=0)
+        ablation.read_runs(tmp_path, full_seed=0, named=NAMED)

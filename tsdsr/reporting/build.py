@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tsdsr import files
 from tsdsr.errors import UserError
@@ -21,6 +22,10 @@ from tsdsr.reporting.render import RENDERERS
 from tsdsr.reporting.scores import MethodScores
 from tsdsr.reporting.table import Table
 
+logger = logging.getLogger(__name__)
+
+Run = TypeVar("Run", Curve, Diagnosis)
+
 SHEET_METHODS = ("bicubic", "full")
 SHEET_LABELS = {"full": "Student (one step)"}
 
@@ -31,6 +36,7 @@ class Options:
     sheet_images: rows of the before/after sheet.
     page_images: test images on the page.
     base_model: what the student was distilled from.
+    ablated: the ablation's runs, `<variant>-seed<n>`; what others left is passed over.
     max_pattern_rise_db: from which rise of the pattern score the training warned (distill.validation).
     term_titles: how curves' columns are called; a term that needs a caveat carries it here.
     caveats: sentences that a reader must not miss.
@@ -39,6 +45,7 @@ class Options:
     sheet_images: int
     page_images: int
     base_model: str
+    ablated: Collection[str]
     max_pattern_rise_db: float
     term_titles: Mapping[str, str] = field(default_factory=dict)
     caveats: Sequence[str] = ()
@@ -61,8 +68,11 @@ class Inputs:
     restored: Path
 
     @classmethod
-    def read(cls, root: Path) -> Inputs:
+    def read(cls, root: Path, ablated: Collection[str]) -> Inputs:
         """From the repository's root, as docs/architecture.md lays it out.
+
+        Args:
+            ablated: as in `Options`.
 
         Raises:
             UserError: when the scores or the test pairs are absent.
@@ -71,13 +81,17 @@ class Inputs:
         ids = sorted(path.stem for path in (pairs / "hq").glob("*.png"))
         if not ids:
             raise UserError(f"{pairs}/hq: no test images; run the prepare-degradations stage first")
+        scores = score_files.load(root / "reports/scores")
+        passed = [run.method for run in scores if score_files.former(run.method, ablated)]
+        if passed:
+            logger.info("passed over, since ablate.run and ablate.seeds do not name them: %s", ", ".join(passed))
         return cls(
-            scores=score_files.load(root / "reports/scores"),
-            curves=curves.load(root / "reports/curves"),
-            numbers=_numbers(root / "reports/metrics"),
+            scores=[run for run in scores if run.method not in passed],
+            curves=_named(curves.load(root / "reports/curves"), ablated),
+            numbers=_numbers(root / "reports/metrics", ablated),
             teacher=_optional(root / "reports/metrics/teacher.json") or {},
-            diagnoses=diagnostics.load(root / "reports/diagnostics"),
-            validation=curves.load(root / "reports/validation"),
+            diagnoses=_named(diagnostics.load(root / "reports/diagnostics"), ablated),
+            validation=_named(curves.load(root / "reports/validation"), ablated),
             reports=root / "reports",
             sizes=load_sizes(root / "reports/model_size.json"),
             ids=ids,
@@ -92,7 +106,7 @@ def build(root: Path, options: Options) -> list[Path]:
     Returns:
         What was written: the folders of tables and plots, the sheet, and last the page.
     """
-    inputs, out = Inputs.read(root), root / "reports"
+    inputs, out = Inputs.read(root, options.ablated), root / "reports"
     all_tables = make_tables(inputs, options)
     write_tables(out / "tables", all_tables)
     drawn = draw(inputs, options)
@@ -115,7 +129,10 @@ def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Sec
     """The page's sections of plots; those without anything to show are empty."""
     shown = {key: [drawing.plot() for drawing in drawings] for key, drawings in drawn.items()}
     told = [diagnostics.table(inputs.diagnoses)] if inputs.diagnoses else []
-    looks = [*shown["validation"], *validation.sheets(inputs.reports / "validation")]
+    looks = [
+        *shown["validation"],
+        *validation.sheets(inputs.reports / "validation", [curve.run for curve in inputs.validation]),
+    ]
     return [
         Section("curves", "Curves", "Curves", shown["curves"]),
         Section("directions", "The distillation's directions", "Directions", shown["directions"], told),
@@ -174,8 +191,13 @@ def write_sheet(path: Path, inputs: Inputs, count: int) -> None:
         picture.save(aside, optimize=True)
 
 
-def _numbers(folder: Path) -> dict[str, dict[str, str]]:
-    return {path.stem: _flat(files.read_json(path)) for path in sorted(folder.glob("*.json"))}
+def _named(runs: Sequence[Run], ablated: Collection[str]) -> list[Run]:
+    return [run for run in runs if not score_files.former(run.run, ablated)]
+
+
+def _numbers(folder: Path, ablated: Collection[str]) -> dict[str, dict[str, str]]:
+    paths = [path for path in sorted(folder.glob("*.json")) if not score_files.former(path.stem, ablated)]
+    return {path.stem: _flat(files.read_json(path)) for path in paths}
 
 
 def _optional(path: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,14 @@ def method_label(method: str) -> str:
     """`w/o TSM, seed 1` for `wo_tsm-seed1`."""
     variant, _, seed = method.partition("-seed")
     return f"{label(variant)}, seed {seed}" if seed else label(variant)
+
+
+def former(run: str, ablated: Collection[str]) -> bool:
+    """Whether `run` is a `<variant>-seed<n>` that the ablation does not name (any more).
+
+    Other photographs or another recipe may have made it, so that it can't stand beside the others.
+    """
+    return _SEEDED.fullmatch(run) is not None and run not in ablated
 
 
 def load(folder: Path) -> list[MethodScores]:

@@ -28,10 +28,10 @@ def warning_level(scores: Sequence[float], rise: float) -> list[float]:
     return [value + rise for value in lowest]
 
 
-def sheets(folder: Path) -> list[Plot]:
-    """The pictures of the last look at the set, one a run, `full` first."""
-    paths = sorted(folder.glob("*.png"), key=lambda path: (not path.stem.startswith("full"), path.stem))
-    return [_sheet(path) for path in paths]
+def sheets(folder: Path, runs: Sequence[str]) -> list[Plot]:
+    """The pictures of the last look at the set, of each of the runs that left one."""
+    paths = [folder / f"{run}.png" for run in runs]
+    return [_sheet(path) for path in paths if path.is_file()]
 
 
 def _sheet(path: Path) -> Plot:

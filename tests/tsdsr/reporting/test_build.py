@@ -1,5 +1,6 @@
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,12 @@ from tsdsr import files
 from tsdsr.errors import UserError
 from tsdsr.reporting import build
 
-OPTIONS = build.Options(2, 24, "tiny", 3.0, {"lpips": "LPIPS loss, untrained features"}, ("Beware of <this>.",))
+ABLATED = ("wo_tsm-seed0", "wo_dasm-seed0")
+TITLES, CAVEATS = {"lpips": "LPIPS loss, untrained features"}, ("Beware of <this>.",)
+OPTIONS = build.Options(2, 24, "tiny", ABLATED, 3.0, TITLES, CAVEATS)
+BINS = """phase,sigma_low,sigma_high,samples,tsd_norm,vsd_norm,tsm_norm,cosine_z_hat,cosine_z
+early,0.0,0.5,3,1,1,1,0.2,0.8
+"""
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -123,3 +129,23 @@ def test_without_test_images_it_says_what_to_run(workspace: Path) -> None:
         pass
     with pytest.raises(UserError, match="prepare-degradations"):
         build.build(workspace, OPTIONS)
+
+
+def test_what_a_former_ablation_left_is_nowhere_in_the_report(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reports = workspace / "reports"
+    files.write_json(reports / "metrics/wo_tsm-seed0.json", {"steps": 10})
+    for folder, text in (("diagnostics", BINS), ("validation", "step,psnr\n5,20\n10,21\n")):
+        (reports / folder).mkdir()
+        (reports / folder / "wo_tsm-seed0.csv").write_text(text)
+    picture(1).save(reports / "validation/wo_tsm-seed0.png")
+    build.build(workspace, OPTIONS)
+    assert "w/o TSM, seed 0" in (reports / "index.html").read_text()
+    with caplog.at_level("INFO"):
+        build.build(workspace, replace(OPTIONS, ablated=["wo_dasm-seed0"]))
+    assert "passed over, since ablate.run and ablate.seeds do not name them: wo_tsm-seed0" in caplog.text
+    text = (reports / "index.html").read_text()
+    assert "w/o DASM, seed 0" in text
+    assert "w/o TSM, seed 0" not in text
+    assert "wo_tsm-seed0" not in text

@@ -27,13 +27,13 @@ def test_the_curve_shows_scores_and_the_level_of_the_warning(tmp_path: Path) -> 
 def test_no_runs_no_drawing(tmp_path: Path) -> None:
     assert list(figures.of_validation(curves.load(tmp_path), 3.0)) == []
     assert list(figures.of_directions([])) == []
-    assert validation.sheets(tmp_path / "absent") == []
+    assert validation.sheets(tmp_path / "absent", ["full"]) == []
 
 
-def test_sheets_come_full_first(tmp_path: Path) -> None:
-    for name in ("a-seed0", "full"):
+def test_sheets_come_in_the_order_of_the_runs(tmp_path: Path) -> None:
+    for name in ("a-seed0", "full", "former-seed0"):
         picture(1).save(tmp_path / f"{name}.png")
-    first, second = validation.sheets(tmp_path)
+    first, second = validation.sheets(tmp_path, ["full", "a-seed0", "without-seed0"])
     assert first.title.endswith("Full")
     assert second.title.endswith("a, seed 0")
     assert first.uri.startswith("data:image/webp")
