@@ -19,7 +19,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from benchmarks.measuring import timed  # noqa: E402
 from pipeline.provenance import hardware  # noqa: E402
 from tsdsr.data.photographs import find_photographs  # noqa: E402
 from tsdsr.errors import UserError  # noqa: E402
@@ -114,18 +114,6 @@ def run(networks: Networks, source: Source, plan: TilePlan) -> Tensor:
         return store.read(0, source.size[0]).clone()
 
 
-def seconds(device: torch.device, work: Callable[[], Any]) -> float:
-    """CPU time on a CPU, wall time on a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    started = clock()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - started
-
-
 def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, repeats: int) -> dict[str, Any]:
     """Plain, ours and (on a CPU) exported, in turn."""
     paths = build(preset, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
@@ -146,7 +134,7 @@ def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, r
         times: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(repeats):
             for name, call in work.items():
-                times[name].append(seconds(device, call))
+                times[name].append(timed(call, device)[0])
     medians = {name: median(values) for name, values in times.items()}
     tiled = [results[name] for name in ("ours", "ours, tiles in batches")]
     difference = max(float((results["plain"] - result).abs().max()) for result in tiled)
