@@ -99,10 +99,6 @@ class Store:
         handler = handlers[operation["op"]]
         self._guard(lambda: self._apply(handler, identity, operation))
 
-    def find(self, identity: Identity) -> MlflowRun | None:
-        """The newest run with this identity, or None."""
-        return self._guard(lambda: self._find(identity))
-
     def _apply(self, handler: Callable[[Identity, Operation], None], identity: Identity, operation: Operation) -> None:
         from mlflow.exceptions import MlflowException
 

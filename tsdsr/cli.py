@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"tsdsr {words[0]}", description=f"{command.summary}.".capitalize())
     module.add_arguments(parser)
     args = parser.parse_args(words[1:])
-    signal.signal(signal.SIGTERM, _interrupt)  # so that files in the making are removed
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that files in the making are removed
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _interrupt)
     try:
         status = int(module.run(args))
         sys.stdout.flush()

@@ -1,9 +1,14 @@
 import importlib
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
+from tsdsr import cli
 from tsdsr.cli import COMMANDS, main
 
 
@@ -48,3 +53,36 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
     command = f"{sys.executable} -m tsdsr weights list | true"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "BrokenPipeError" not in result.stderr
+
+
+@pytest.fixture
+def stopped_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[signal.Signals], int]]:
+    """Run a command that gets the signal, for its exit status; handlers are put back afterwards."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(number: signal.Signals) -> int:
+        def work(args: object) -> int:
+            os.kill(os.getpid(), number)
+            return 0
+
+        module = SimpleNamespace(add_arguments=lambda parser: None, run=work)
+        monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
+        return main(["weights"])
+
+    yield run
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_whoever_ends_a_command_it_ends_in_order(
+    number: signal.Signals, stopped_by: Callable[[signal.Signals], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    assert stopped_by(number) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_below_nohup_a_command_goes_on(stopped_by: Callable[[signal.Signals], int]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert stopped_by(signal.SIGHUP) == 0

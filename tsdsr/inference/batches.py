@@ -58,6 +58,8 @@ def _checked(images: Tensor) -> Tensor:
         raise UserError(f"a tensor must have the shape (3, H, W) or (B, 3, H, W), found {tuple(images.shape)}")
     if not images.is_floating_point():
         raise UserError(f"a tensor must be floating point in [0, 1], found {images.dtype}")
+    if not images.numel():
+        raise UserError(f"a picture needs pixels, found the shape {tuple(images.shape)}")
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
         raise UserError(f"values must lie in [0, 1], found {low:.3g} to {high:.3g}")

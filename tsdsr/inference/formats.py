@@ -15,6 +15,7 @@ from tsdsr.inference.png import PngWriter
 
 logger = logging.getLogger(__name__)
 _JPEG_SEGMENT = 65533  # bytes that EXIF may take in a JPEG file, its length field included
+_ICC_SPACE = slice(16, 20)  # of a profile's header: the space of the colours it describes
 
 
 class Writer(Protocol):
@@ -117,9 +118,13 @@ def _pillow(kind: str, **options: Any) -> Callable[[BinaryIO, Content], Writer]:
         if exif and kind == "JPEG" and len(exif) + 8 > _JPEG_SEGMENT:
             logger.warning("its EXIF data is larger than JPEG can hold and is left out")
             exif = None
+        icc = content.icc
+        if icc and kind == "WEBP" and icc[_ICC_SPACE] == b"GRAY":
+            logger.warning("WebP has no grey, which its colour profile is for, and the profile is left out")
+            icc = None
         extra = {"exif": b"Exif\0\0" + exif} if exif else {}
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        image.save(stream, kind, quality=content.quality, icc_profile=content.icc, **extra, **options)
+        image.save(stream, kind, quality=content.quality, icc_profile=icc, **extra, **options)
 
     return lambda stream, content: _WholePicture(stream, content, save)
 

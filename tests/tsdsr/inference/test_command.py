@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Model
 from PIL import Image, ImageCms
 
+from tests.tsdsr.inference.conftest import Model
 from tsdsr.cli import main
 from tsdsr.inference import TSDSRPipeline, opening
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Model
 
+from tests.tsdsr.inference.conftest import Model
 from tsdsr.cli import main
 from tsdsr.files import write_json
 from tsdsr.inference import TSDSRPipeline

@@ -268,3 +268,14 @@ def test_the_exif_of_a_tiff_says_nothing_of_how_it_is_stored() -> None:
     written.load(picture.exif.tobytes())
     assert (written[0x010F], written.get_ifd(0x8769)[0x9003]) == ("Maker", "2020:01:02 03:04:05")
     assert written.get_ifd(0x8825)[1] == "N"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_profile_of_grey_is_only_on_grey(form: str) -> None:
+    icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    icc[16:20] = b"GRAY"  # what formats go by
+    writer = FORMATS[form].open(stream := io.BytesIO(), Content((20, 30), 1, False, 8, bytes(icc), Image.Exif(), 95))
+    writer.write(RGB[..., :1])
+    writer.close()
+    written = Image.open(stream)
+    assert ("icc_profile" in written.info) == (written.mode == "L")

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Model
 from PIL import Image
 
+from tests.tsdsr.inference.conftest import Model
 from tsdsr.errors import UserError
 from tsdsr.inference import TSDSRPipeline
 from tsdsr.inference.color import adain, noise_variance, wavelet
@@ -222,6 +222,7 @@ def test_other_errors_of_a_network_are_not_swallowed(pipe, small, monkeypatch) -
         (torch.zeros(3, 20, 20), {"size": (40, 40), "scale": 2}, "say the size once"),
         (torch.zeros(3, 20, 15), {}, "too small"),
         (Image.new("F", (20, 20)), {}, "mode F"),
+        (np.zeros((0, 20, 20, 3), np.uint8), {}, "needs pixels"),
         (torch.zeros(3, 20, 20), {"tile": 8}, "tile must be"),
         (torch.zeros(3, 20, 20), {"tile_batch": 0}, "1 or more"),
         (torch.zeros(3, 20, 20), {"tile": 64, "overlap": 40}, "overlap must be"),

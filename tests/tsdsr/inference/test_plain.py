@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import Model
 from safetensors.torch import load_file, save_file
 
 from tests.tiny import relative
+from tests.tsdsr.inference.conftest import Model
 from tsdsr.cli import main
 
 
