@@ -14,8 +14,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 repro: setup  ## run every stage whose inputs changed
 	$(BIN)/dvc repro
 
+# In the files' own order the long tests, of pipeline/, come first, and none is left to one worker at the end.
 test: setup  ## the whole suite, JOBS files at a time
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

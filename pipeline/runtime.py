@@ -44,6 +44,8 @@ CURE = (
     "start again"
 )
 
+_MARKS: list[socket.socket] = []  # of the ports that `free_port` gave
+
 
 def start(num_cpus: int | None = None) -> None:
     """Join the cluster that RAY_ADDRESS names, or start one on loopback for the life of this process.
@@ -93,13 +95,22 @@ def total(resource: str) -> float:
 
 
 def free_port(host: str) -> int:
-    """A port for a server that has to be told one.
+    """A TCP port for a server that has to be told one; no other call gets its number while this process lives.
 
-    It is below those that the system gives to whoever asks for any: nobody takes it before the server does.
+    It is below those that the system gives to whoever asks for any: nobody takes it before the server does. What is
+    given is marked, for calls here and in other processes, by the UDP port of the same number on loopback.
     """
-    while is_taken(host, port := random.SystemRandom().randrange(20_000, 32_000)):
-        pass
-    return port
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        mark = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            mark.bind(("127.0.0.1", port))
+        except OSError:  # it is given
+            mark.close()
+            continue
+        _MARKS.append(mark)
+        if not is_taken(host, port):
+            return port
 
 
 def is_taken(host: str, port: int) -> bool:
