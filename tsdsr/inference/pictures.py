@@ -13,11 +13,11 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from tsdsr.errors import UserError
-from tsdsr.inference.sixteen_bits import decode_16_bit, has_16_bit_colour
+from tsdsr.inference.sixteen_bits import decode_16_bit, has_16_bit_colour, open_grey_with_alpha
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(source)
+            image = _open(source)
         except Image.DecompressionBombError as error:
             raise UserError(f"{name}: enormous: {error}") from None
         except FileNotFoundError:
@@ -154,12 +154,25 @@ def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
             yield image
 
 
+def _open(source: Path | io.BytesIO) -> Image.Image:
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError:
+        image = open_grey_with_alpha(_bytes(source)) if _bytes(source, 4) in _TIFF else None
+        if image is None:
+            raise
+        return image
+
+
 def _why_unknown(source: Path | io.BytesIO) -> str:
-    with io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source.open("rb") as stream:
-        start = stream.read(4)
-    if start in _TIFF:  # with floating-point colours, 16 bits of grey and alpha, ...
+    if _bytes(source, 4) in _TIFF:  # with floating-point colours, ...
         return "a TIFF of a kind that cannot be read here; save it as PNG, or in RGB with 8 or 16 bits a channel"
     return "not a picture in a format that can be read"
+
+
+def _bytes(source: Path | io.BytesIO, count: int = -1) -> bytes:
+    with io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source.open("rb") as stream:
+        return stream.read(count)
 
 
 def _exif(image: Image.Image) -> Image.Exif | None:

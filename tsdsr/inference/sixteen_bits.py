@@ -1,7 +1,8 @@
 """Colour with 16 bits a channel, which Pillow would cut to 8: PNG through OpenCV, TIFF through tifffile.
 
 tifffile needs a further package for LZW alone, so that is OpenCV's too. OpenCV turns a TIFF as its orientation tag
-asks, and mixes up channels that are stored one behind the other: the tag is reset, and such files are refused.
+asks, mixes up channels that are stored one behind the other, and loses alpha beside grey: the tag is reset, and such
+files are refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,24 @@ _BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # tags of TIFF
 _GREY_WITH_ALPHA = 4  # a color type of PNG
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of damaged files both libraries have more to say than helps
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def open_grey_with_alpha(data: bytes) -> Image.Image | None:
+    """The header of a TIFF with 16 bits of grey and alpha, which Pillow opens only when told of 8; None for others."""
+    import tifffile
+
+    stream = io.BytesIO(data)
+    try:
+        with tifffile.TiffFile(stream, mode="r+") as file:
+            bits = file.pages.first.tags[_BITS_PER_SAMPLE]
+            if bits.value != (16, 16):
+                return None
+            bits.overwrite((8, 8))
+    except Exception:  # tifffile raises many types for damaged data
+        return None
+    image = Image.open(io.BytesIO(stream.getvalue()))
+    image.tag_v2[_BITS_PER_SAMPLE] = (16, 16)  # type: ignore[attr-defined]
+    return image
 
 
 def has_16_bit_colour(image: Image.Image, data: bytes) -> bool:
@@ -62,13 +81,14 @@ def _decode_tiff(data: bytes) -> np.ndarray:
     with tifffile.TiffFile(stream, mode="r+") as file:
         page = file.pages.first
         photometric = tifffile.PHOTOMETRIC(page.photometric)
-        if photometric != tifffile.PHOTOMETRIC.RGB:
+        grey_with_alpha = photometric == tifffile.PHOTOMETRIC.MINISBLACK and page.samplesperpixel == 2
+        if photometric != tifffile.PHOTOMETRIC.RGB and not grey_with_alpha:
             raise UserError(f"is a TIFF of 16 bits in {photometric.name}; save it in RGB")
         if page.compression != tifffile.COMPRESSION.LZW:
             array = page.asarray()
             array = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array
-        elif page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
-            raise UserError("is a TIFF of 16 bits with LZW in separate channels; save it interleaved")
+        elif page.planarconfig == tifffile.PLANARCONFIG.SEPARATE or grey_with_alpha:
+            raise UserError("is a TIFF of 16 bits with LZW in separate channels, or of grey with alpha; save it as PNG")
         else:
             if _ORIENTATION in page.tags:
                 page.tags[_ORIENTATION].overwrite(1)

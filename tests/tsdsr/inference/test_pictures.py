@@ -270,6 +270,41 @@ def test_the_exif_of_a_tiff_says_nothing_of_how_it_is_stored() -> None:
     assert written.get_ifd(0x8825)[1] == "N"
 
 
+@pytest.mark.parametrize(
+    ("form", "channels", "alpha", "bits"),
+    [
+        (form, channels, alpha, bits)
+        for form, row in FORMATS.items()
+        for channels in (1, 3)
+        for alpha in (False, True)[: 1 + row.alpha]
+        for bits in row.depths
+    ],
+)
+def test_what_is_written_can_be_read(form: str, channels: int, alpha: bool, bits: int, tmp_path: Path) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    rows, columns = np.mgrid[:20, :30]
+    ramps = np.dstack([8 * rows, 5 * columns, 4 * (rows + columns), 250 - 4 * rows])  # smooth, as JPEG wants it
+    pixels = ramps[..., [0, 3] if channels == 1 else slice(4)][..., : channels + alpha]
+    pixels = (pixels * 257 + rows[..., None]).astype(np.uint16) if bits == 16 else pixels.astype(np.uint8)
+    writer = FORMATS[form].open(stream := io.BytesIO(), Content((20, 30), channels, alpha, bits, icc, exif, 95))
+    writer.write(pixels)
+    writer.close()
+    path = tmp_path / "a"
+    path.write_bytes(stream.getvalue())
+    assert read_size(path) == (30, 20)
+    picture = read_picture(path, "a")
+    assert (picture.kind, picture.bits) == (FORMATS[form].kinds[0], bits)
+    assert (picture.icc, picture.exif[0x010F]) == (icc, "Maker")
+    assert picture.channels == (3 if form == "webp" else channels)
+    off = np.abs(picture.values.astype(int) - pixels[..., :channels]).max()
+    assert off <= (0 if form in ("png", "tiff") else 12)
+    if alpha:
+        np.testing.assert_array_equal(picture.alpha, pixels[..., -1])
+    assert (picture.alpha is not None) == alpha
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_profile_of_grey_is_only_on_grey(form: str) -> None:
     icc = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
