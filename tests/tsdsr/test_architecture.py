@@ -14,7 +14,7 @@ PIPELINE = sorted((ROOT / "pipeline").glob("*.py"))
 ORCHESTRATION = {"ray", "mlflow", "dvc", "optuna"}
 
 # Modules that everybody may import, and that import nothing but each other.
-GROUND = {"compat", "config", "errors", "files", "flow", "live_memory", "machine", "seeding"}
+GROUND = {"compat", "config", "errors", "files", "flow", "live_memory", "machine", "picture_files", "seeding"}
 # Modules above all packages: nothing below them imports them.
 COMMANDS = {"ablation", "cli", "demo", "doctor", "fit_checks"}
 # Which packages a package may import, beside the ground.

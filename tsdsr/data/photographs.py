@@ -8,24 +8,20 @@ import logging
 import os
 import re
 import unicodedata
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tsdsr import picture_files
 from tsdsr.data.reading import BadPhotograph, read_photograph
 from tsdsr.errors import UserError
 
-__all__ = ["SUFFIXES", "BadPhotograph", "PhotographRef", "Split", "find_photographs", "read_photograph", "split_of"]
+__all__ = ["BadPhotograph", "PhotographRef", "Split", "find_photographs", "read_photograph", "split_of"]
 
 Split = Literal["train", "test"]
 
-# What a picture is named; its content decides how it is read.
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
-    *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm"),
-)
 # Files that go with photographs and are none; any other suffix is named in the log.
 COMPANIONS = (".txt", ".csv", ".json", ".md", ".xml", ".xmp", ".yaml", ".sha256")
 MAX_ID_LENGTH = 100
@@ -131,60 +127,23 @@ def _expand(source: str, key: str, seen: set[Path]) -> tuple[Path, list[Path]]:
     root = Path(_fixed_part(source)).expanduser()
     if str(root) != str(Path(source).expanduser()):
         paths = sorted(Path(path) for path in glob.glob(str(Path(source).expanduser()), recursive=True))
-        return root, [path for path in paths if not path.is_dir() and not _seen_before(path, seen)]
+        return root, [path for path in paths if not path.is_dir() and not picture_files.seen_before(path, seen)]
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
         raise UserError(f"{key}: {source} {what}; give a folder of photographs, a glob pattern, or `bundled`")
-    return root, _walk(root, key, seen)
+    return root, [path for path in picture_files.walk(root, seen) if not picture_files.seen_before(path, seen)]
 
 
 def _pictures(files: list[Path], source: str, key: str) -> list[Path]:
-    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-    others = Counter(path.suffix.lower() or "no suffix" for path in files if path.suffix.lower() not in SUFFIXES)
-    found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-    if not pictures:
-        read = " ".join(SUFFIXES)
-        raise UserError(f"{key}: no photographs in {source} (found: {found or 'nothing'}); read are {read}")
+    found, others = picture_files.told_apart(files)
+    if not found:
+        read = " ".join(picture_files.SUFFIXES)
+        there = picture_files.counted(others) or "nothing"
+        raise UserError(f"{key}: no photographs in {source} (found: {there}); read are {read}")
     if set(others) - set(COMPANIONS):
-        log.warning("%s: these files in %s are passed over by their names: %s", key, source, found)
-    return pictures
-
-
-def _walk(root: Path, key: str, seen: set[Path]) -> list[Path]:
-    """Every visible file under `root` once. Real folders come before links: a file is found in its own place."""
-    folders, links = deque([root]), deque[Path]()
-    files: list[Path] = []
-    linked: list[Path] = []
-    while folders or links:
-        folder = (folders or links).popleft()
-        if _seen_before(folder, seen):
-            continue
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f"{key}: the folder {folder} cannot be listed: {error.strerror or error}") from None
-        for entry in entries:
-            path = Path(entry.path)
-            if entry.name.startswith("."):
-                continue
-            if entry.is_symlink():  # one that leads nowhere is a file: reading it tells why
-                (links if path.is_dir() else linked).append(path)
-            elif entry.is_dir():
-                folders.append(path)
-            else:
-                files.append(path)
-    return [path for path in files + linked if not _seen_before(path, seen)]
-
-
-def _seen_before(path: Path, seen: set[Path]) -> bool:
-    try:
-        real = path.resolve()
-    except (OSError, RuntimeError):  # a link to itself
-        real = path.absolute()
-    if real in seen:
-        return True
-    seen.add(real)
-    return False
+        passed_over = picture_files.counted(others)
+        log.warning("%s: these files in %s are passed over by their names: %s", key, source, passed_over)
+    return found
 
 
 def _readable(path: Path) -> str:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import glob
 import logging
-import os
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from tsdsr import picture_files
 from tsdsr.errors import UserError
 
 logger = logging.getLogger(__name__)
-READABLE = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
-    *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm"),
-)
 STANDARD_STREAM = Path("-")
 _FILE_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # a suffix, unlike in `holidays.2024`
 
@@ -79,15 +74,12 @@ def _expand(pattern: str, target: Path) -> list[_Found]:
     if pattern == "-":
         return [_Found(STANDARD_STREAM, Path("stdin"))]
     if path.is_dir():
-        files = _walk(path, target)
-        pictures = sorted(item for item in files if item.suffix.lower() in READABLE)
-        others = Counter(item.suffix.lower() or "no suffix" for item in files if item.suffix.lower() not in READABLE)
+        found, others = picture_files.told_apart(picture_files.walk(path, {target.resolve()} - {path.resolve()}))
         if others:
-            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-            logger.info("%s: passed over by their names: %s", path, kinds)
-        if not pictures:
+            logger.info("%s: passed over by their names: %s", path, picture_files.counted(others))
+        if not found:
             raise UserError(f"{path}: no pictures in this folder or below it")
-        return [_Found(item, item.relative_to(path)) for item in pictures]
+        return [_Found(item, item.relative_to(path)) for item in sorted(found)]
     if path.exists():
         return [_Found(path, Path(path.name))]
     if not glob.has_magic(pattern):
@@ -96,27 +88,6 @@ def _expand(pattern: str, target: Path) -> list[_Found]:
     if not files:
         raise UserError(f"{pattern}: matches no file")
     return [_Found(item, Path(item.name)) for item in files]
-
-
-def _walk(folder: Path, target: Path) -> list[Path]:
-    """Every visible file below a folder, links followed but no folder taken twice, and none in the output folder."""
-
-    def unlisted(error: OSError) -> None:
-        raise UserError(f"{error.filename}: {error.strerror}")
-
-    seen = {target.resolve()} - {folder.resolve()}
-    files = []
-    for place, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
-        real = Path(place).resolve()
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(
-            (name for name in folders if not name.startswith(".")), key=lambda name: Path(place, name).is_symlink()
-        )
-        files += [Path(place, name) for name in names if not name.startswith(".")]
-    return [item for item in files if item.is_file() or item.is_symlink()]  # a link to nowhere: reading it tells why
 
 
 def _below(item: _Found, folder: Path, form: str | None, suffixes: dict[str, tuple[str, ...]]) -> Job:

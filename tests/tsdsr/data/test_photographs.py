@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tsdsr.data.photographs import SUFFIXES, PhotographRef, find_photographs, split_of
+from tsdsr.data.photographs import PhotographRef, find_photographs, split_of
 from tsdsr.errors import UserError
 
 
@@ -136,25 +136,6 @@ def test_several_sources(tmp_path: Path) -> None:
     assert ids([f"{tmp_path}/div2k", f"{tmp_path}/flickr"]) == ["div2k--0001", "flickr--0001"]
     assert len(set(ids([f"{tmp_path}/x/train", f"{tmp_path}/y/train"]))) == 2
     assert "cat" in ids(["bundled", f"{tmp_path}/div2k"])
-
-
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    touch(tmp_path, "a.jpg", "locked/b.jpg")
-    real = os.scandir
-
-    def scandir(path: Path) -> object:  # the superuser may list everything, so a mode of 000 would test nothing
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(UserError, match=r"the folder .*locked cannot be listed: Permission denied"):
-        find_photographs(str(tmp_path))
-
-
-def test_the_table_of_docs_names_every_suffix(root: Path) -> None:
-    words = (root / "docs" / "photographs.md").read_text(encoding="utf-8").replace(",", " ").split()
-    assert {suffix for suffix in SUFFIXES if suffix not in words and f"{suffix}." not in words} == set()
 
 
 def test_missing_folder(tmp_path: Path) -> None:
