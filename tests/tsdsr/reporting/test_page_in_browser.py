@@ -132,6 +132,29 @@ def test_an_empty_cell_tells_why(page: browser.Page) -> None:
     assert "weights absent" in page.run("document.getElementById('origin').innerText")
 
 
+def test_a_table_is_one_tab_stop_and_arrow_keys_go_through_it_as_it_is_sorted(page: browser.Page) -> None:
+    table, focused = "document.querySelector('#table-table4 table')", "document.activeElement"
+    page.run(f"{table}.querySelector('thead tr:last-child th:nth-child(2) button').focus()")
+    page.run(f"{focused}.click(), {focused}.click()")  # worse first
+    seen = []
+    for _ in range(2):
+        page.key("ArrowDown", "ArrowDown", 40)
+        seen.append(page.run(f"{focused}.textContent"))
+    assert seen == ["24.00", "25.00"]
+    assert "run-wo_tsm" in page.run("document.getElementById('origin').innerText")
+    page.key("End", "End", 35)
+    edges = [f"{element}.getBoundingClientRect().right" for element in (focused, f"{table}.parentElement")]
+    assert page.run(f"{edges[0]} <= {edges[1]}"), "what has the focus is seen"
+    page.key("Home", "Home", 36)
+    page.key("ArrowRight", "ArrowRight", 39)
+    assert page.run(f"{focused}.textContent") == "25.00"
+    assert page.run(f"Array.from({table}.querySelectorAll('*')).filter((e) => e.tabIndex >= 0).length") == 1
+    page.key("Tab", "Tab", 9)
+    assert not page.run(f"{table}.contains({focused})")
+    page.key("Tab", "Tab", 9, shift=True)
+    assert page.run(f"{focused}.textContent") == "25.00"
+
+
 def test_the_theme_changes_and_charts_with_it(page: browser.Page) -> None:
     page.run("localStorage.clear()")
     ink = "getComputedStyle(document.querySelector('.chart svg text')).fill"

@@ -58,6 +58,32 @@
     });
   }
 
+  // --- one tab stop a table: arrow keys, Home and End go from cell to cell (the ARIA grid pattern)
+  for (const grid of all("table.sortable")) {
+    const rows = () => all("thead tr:last-child, tr.row", grid).map((row) => all("button, [scope=row], td", row));
+    const cells = rows().flat();
+    let current = cells[0];
+    for (const cell of cells) cell.tabIndex = cell === current ? 0 : -1;
+    grid.addEventListener("focusin", (event) => {
+      current.tabIndex = -1;
+      current = event.target;
+      current.tabIndex = 0;
+    });
+    grid.addEventListener("keydown", (event) => {
+      if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      const lines = rows(); // as they are sorted now
+      const y = lines.findIndex((line) => line.includes(current));
+      const x = lines[y].indexOf(current);
+      const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -x], End: [0, lines[y].length - 1 - x] };
+      if (!(event.key in steps)) return;
+      event.preventDefault();
+      const [down, along] = steps[event.key];
+      const next = lines[y + down]?.[x + along];
+      next?.scrollIntoView({ block: "nearest", inline: "center", behavior: "instant" }); // not under the first column
+      next?.focus({ preventScroll: true });
+    });
+  }
+
   // --- before and after
   const left = document.getElementById("left");
   const right = document.getElementById("right");
@@ -100,7 +126,7 @@
     showAll();
   }
 
-  // --- where a figure comes from: on hover and focus; a click keeps it open until Escape or the next click
+  // --- where a figure comes from: on hover and focus; a click keeps it open until Escape, the next click or focus
   const origins = JSON.parse(document.getElementById("origins").textContent);
   const card = document.getElementById("origin");
   let pinned = null;
@@ -130,7 +156,7 @@
   for (const element of all("[data-origin]")) {
     element.addEventListener("mouseenter", () => { if (!pinned) open(element); });
     element.addEventListener("mouseleave", () => { if (!pinned) card.hidden = true; });
-    element.addEventListener("focus", () => { if (!pinned) open(element); });
+    element.addEventListener("focus", () => { if (pinned !== element) { pinned = null; open(element); } });
     element.addEventListener("blur", () => { if (!pinned) card.hidden = true; });
     element.addEventListener("click", (event) => {
       if (pinned === element) { close(); } else { open(element); pinned = element; }
