@@ -26,7 +26,7 @@ def version(metric: Metric, digests: Mapping[str, str], device: torch.device) ->
         "metric": metric.name,
         "revision": metric.revision,
         "backend": [metric.backend, sorted(metric.options.items())],
-        "packages": {name: importlib.metadata.version(name) for name in ("pyiqa", "torch")},
+        "packages": {name: importlib.metadata.version(name) for name in ("pyiqa", "torch", *metric.packages)},
         "weights": dict(digests),
         "device": device.type,
     }
@@ -64,9 +64,10 @@ class ScoreCache:
     def _entries(self, path: Path) -> dict:
         if path not in self._read:
             try:
-                self._read[path] = read_json(path)
-            except (FileNotFoundError, json.JSONDecodeError):
-                self._read[path] = {}
+                entries = read_json(path)
+            except (FileNotFoundError, ValueError):  # absent; or damaged, no JSON or no UTF-8
+                entries = {}
+            self._read[path] = entries if isinstance(entries, dict) else {}
         return self._read[path]
 
     def _path(self, items: Sequence[Item], metric: Metric) -> Path | None:

@@ -30,6 +30,7 @@ class Metric:
         min_side: shortest side, in pixels, of an image it can score.
         per_image: False for a number that only a whole folder has.
         revision: raise it when anything here changes scores; it is part of the cache's key.
+        packages: what its scores come from besides pyiqa and torch; their versions are part of the key likewise.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Metric:
     min_side: int = 1
     per_image: bool = True
     revision: int = 1
+    packages: tuple[str, ...] = ()
 
     @property
     def arrow(self) -> str:
@@ -58,9 +60,12 @@ _ROWS = (
     Metric("lpips", "LPIPS", "lower", (0, 1), True, "lpips", 4, ("alexnet", "lpips-alex"), min_side=32),
     Metric("dists", "DISTS", "lower", (0, 1), True, "dists", 4, ("vgg16", "dists"), min_side=32),
     Metric("fid", "FID", "lower", (0, None), True, "fid", 2, ("inception",), per_image=False),
-    Metric("niqe", "NIQE", "lower", (0, None), False, "niqe", 4, min_side=96),  # one block of 96 x 96
+    # One block of 96 x 96; basicsr carries its parameters.
+    Metric("niqe", "NIQE", "lower", (0, None), False, "niqe", 4, min_side=96, packages=("basicsr",)),
     Metric("musiq", "MUSIQ", "higher", (0, 100), False, "musiq", 2, ("musiq",), min_side=32),
-    Metric("maniqa", "MANIQA", "higher", (0, 1), False, "maniqa-pipal", 4, ("maniqa",), min_side=32),
+    Metric(
+        "maniqa", "MANIQA", "higher", (0, 1), False, "maniqa-pipal", 4, ("maniqa",), min_side=32, packages=("timm",)
+    ),
     Metric("clipiqa", "CLIPIQA", "higher", (0, 1), False, "clipiqa", 4, ("clip-rn50",), min_side=32),
 )
 

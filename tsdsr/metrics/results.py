@@ -22,7 +22,7 @@ from tsdsr.metrics.registry import COLUMNS, Metric
 from tsdsr.metrics.scoring import Scores
 from tsdsr.metrics.statistics import LEVEL, RESAMPLES, Interval, mean_interval, paired_difference
 
-PACKAGES = ("tsdsr", "pyiqa", "torch", "torchvision", "timm", "numpy", "pillow")
+PACKAGES = ("tsdsr", "pyiqa", "basicsr", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def write(

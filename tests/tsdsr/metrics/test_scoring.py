@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -107,10 +108,21 @@ def test_metric_weights_and_device_make_other_keys() -> None:
     assert version(psnr, {}, CPU) == version(psnr, {}, CPU)
 
 
-def test_a_damaged_cache_is_computed_anew(folders: tuple[Path, Path]) -> None:
+def test_the_package_that_carries_niqes_parameters_is_in_its_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys() -> list[str]:
+        return [version(metrics.METRICS[name], {}, CPU) for name in ("niqe", "psnr")]
+
+    before, original = keys(), importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0" if name == "basicsr" else original(name))
+    assert keys()[0] != before[0]
+    assert keys()[1] == before[1]
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe{}", b"[]"])
+def test_a_damaged_cache_is_computed_anew(folders: tuple[Path, Path], content: bytes) -> None:
     first = score(folders)
     for path in Path(".tsdsr/scores").rglob("*.json"):
-        path.write_text("{")
+        path.write_bytes(content)
     again = score(folders)
     assert again.computed == 9
     assert again.values == first.values
