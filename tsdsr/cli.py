@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         its exit status; 2 for a mistake on the command line or in the input, 130 when interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _replace_closed_streams()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on import it reports a missing optional kernel
     if not words or words[0] not in COMMANDS:
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, _interrupt)
     try:
         status = int(module.run(args))
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -65,6 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _replace_closed_streams() -> None:
+    """Where whoever called has closed a standard stream, nothing takes its place: neither a file that is opened later,
+    into which libraries would print, nor standard output, to which Python prints what has no stream for errors."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _interrupt(number: int, frame: object) -> None:

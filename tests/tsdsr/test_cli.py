@@ -55,6 +55,29 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
     assert "BrokenPipeError" not in result.stderr
 
 
+def with_closed(stream: int, run: str) -> subprocess.CompletedProcess[str]:
+    """A command that does what `run`, a function's body, says, called without one of the standard streams."""
+    code = (
+        f"import sys\nfrom types import SimpleNamespace\nfrom tsdsr import cli, errors\ndef run(args):\n    {run}\n"
+        "module = SimpleNamespace(add_arguments=lambda parser: None, run=run)\n"
+        "cli.importlib.import_module = lambda name: module\nsys.exit(cli.main(['weights']))"
+    )
+    closing = f"import os, sys\nos.close({stream})\nos.execv(sys.executable, [sys.executable, '-c', {code!r}])"
+    return subprocess.run([sys.executable, "-c", closing], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_a_closed_stream_is_no_fault_and_no_file_takes_its_number(stream: int) -> None:
+    result = with_closed(stream, "return open(sys.executable).fileno()")
+    assert result.returncode > 2
+    assert "Traceback" not in result.stderr
+
+
+def test_without_a_stream_for_errors_none_goes_to_the_output() -> None:
+    result = with_closed(2, "raise errors.UserError('bad')")
+    assert (result.returncode, result.stdout) == (2, "")
+
+
 @pytest.fixture
 def stopped_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[signal.Signals], int]]:
     """Run a command that gets the signal, for its exit status; handlers are put back afterwards."""

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--teacher", help="the teacher's directory or hub id; that of the student by default")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     model.add_argument("--dtype", default="auto", choices=["auto", "float32", "float16", "bfloat16"])
-    model.add_argument("--seed", type=int, help="sample the encoder's posterior with this seed, not its mode")
+    model.add_argument("--seed", type=_seed, help="sample the encoder's posterior with this seed, not its mode")
     add_tiling(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--color", default="wavelet", choices=["wavelet", "adain", "none"], help="colour alignment")
@@ -59,7 +59,7 @@ def add_tiling(parser: argparse.ArgumentParser) -> None:
     """The options about tiles."""
     tiles = parser.add_argument_group("tiles")
     tiles.add_argument("--tile", type=_tile, default="auto", help="a side in pixels of the result, or auto (by memory)")
-    tiles.add_argument("--overlap", type=int, help="pixels that neighbours share; a quarter of a tile by default")
+    tiles.add_argument("--overlap", type=_whole, help="pixels that neighbours share; a quarter of a tile by default")
     tiles.add_argument("--batch", type=_count, default=1, help="tiles that go through the model at once")
 
 
@@ -68,15 +68,32 @@ def _tile(text: str) -> int | Literal["auto"]:
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
+
+
+def _seed(text: str) -> int:
+    value = _whole(text)
+    if not 0 <= value < 2**64:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 to 2^64 - 1")
+    return value
+
+
 def amount(text: str) -> float:
     """What an option takes that is a positive number."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
@@ -90,7 +107,7 @@ def _scale(text: str) -> float:
 
 
 def _quality(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if not 1 <= value <= 100:
         raise argparse.ArgumentTypeError(f"{text} is not 1 to 100")
     return value
@@ -102,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
 
     suffixes = {name: row.suffixes for name, row in FORMATS.items()}
     jobs = plan_jobs(args.inputs, args.output, args.format, suffixes)
+    _check_streams(jobs)
     waiting = [job for job in jobs if not (args.skip_existing and job.target.exists())]
     done, failed = 0, 0
     started = time.monotonic()
@@ -110,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
         pipe = open_pipeline(args.model, teacher=args.teacher, dtype=args.dtype, device=args.device)
         settings = _settings(args, pipe)
+        pipe.check_tiles(args.tile, args.overlap, args.batch)
         with _progress(waiting, settings) as steps:
             for job in waiting:
                 ok = _attempt(pipe, job, settings, steps(job))
@@ -119,6 +138,14 @@ def run(args: argparse.Namespace) -> int:
         *(done, len(jobs), failed, len(jobs) - len(waiting), time.monotonic() - started),
     )
     return 1 if failed else 0
+
+
+def _check_streams(jobs: list[Job]) -> None:
+    """Raises: UserError: where a standard stream is to be used that the caller has closed; Python then has none."""
+    for job in jobs:
+        for path, stream, name in ((job.source, sys.stdin, "input"), (job.target, sys.stdout, "output")):
+            if path == STANDARD_STREAM and stream is None:
+                raise UserError(f"standard {name} is closed")
 
 
 def _settings(args: argparse.Namespace, pipe: TSDSRPipeline) -> Settings:

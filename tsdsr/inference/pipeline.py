@@ -173,6 +173,14 @@ class TSDSRPipeline(DiffusionPipeline):
         with self._restored(source, tile, overlap, tile_batch, generator, step) as store:
             yield from aligned_strips(store, source, color)
 
+    def check_tiles(self, tile: int | Literal["auto"] | None, overlap: int | None, tile_batch: int) -> None:
+        """Whether pictures can be tiled so, whatever their sizes; arguments as in a call.
+
+        Raises:
+            UserError: for a tile or an overlap that cannot be.
+        """
+        self._plan(self._networks(), tile, overlap, tile_batch)
+
     @contextmanager
     def _restored(
         self,

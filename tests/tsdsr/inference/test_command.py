@@ -144,6 +144,13 @@ def test_standard_input_that_is_no_picture_is_one_line(place: Path, monkeypatch,
     assert not Path("out.png").exists()
 
 
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_a_stream_that_is_closed_is_one_line(place: Path, monkeypatch, capsys, way: str) -> None:
+    monkeypatch.setattr(sys, f"std{way}", None)
+    assert upscale("-" if way == "in" else "photo.png", "-o", "-") == 2
+    assert capsys.readouterr().err == f"error: standard {way}put is closed\n"
+
+
 def test_a_seed_makes_a_sample_that_can_be_made_again(place: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert upscale("photo.png", "-o", f"{name}.png", "--seed", seed) == 0
@@ -206,18 +213,27 @@ def test_an_interruption_leaves_nothing_behind(place: Path, monkeypatch, capsys)
     assert list(Path("new").iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["--scale", "nan"], ["--scale", "0"], ["--megapixels", "inf"], ["--width", "-5"]])
-def test_numbers_that_are_no_sizes(place: Path, capsys, words: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--scale", "nan", "is not a positive number"),
+        ("--scale", "0", "is not a positive number"),
+        ("--scale", "9", "is not 1 to 8"),
+        ("--scale", "0.5", "is not 1 to 8"),
+        ("--scale", "x4", "is not a number"),
+        ("--megapixels", "inf", "is not a positive number"),
+        ("--width", "-5", "is not a positive number"),
+        ("--width", "1.5", "is not a whole number"),
+        ("--overlap", "a", "is not a whole number"),
+        ("--quality", "101", "is not 1 to 100"),
+        ("--seed", "-1", "is not 0 to 2^64 - 1"),
+        ("--seed", str(2**64), "is not 0 to 2^64 - 1"),
+    ],
+)
+def test_numbers_that_cannot_be(place: Path, capsys, option: str, value: str, message: str) -> None:
     with pytest.raises(SystemExit, match="2"):
-        upscale("photo.png", "-o", "x.png", *words)
-    assert f"{words[1]} is not a positive number" in capsys.readouterr().err
-
-
-def test_a_scale_that_no_picture_can_have(place: Path, capsys) -> None:
-    for scale in ("0.5", "9"):
-        with pytest.raises(SystemExit, match="2"):
-            upscale("photo.png", "-o", "x.png", "--scale", scale)
-        assert f"{scale} is not 1 to 8" in capsys.readouterr().err
+        upscale("photo.png", "-o", "x.png", option, value)
+    assert f"argument {option}: {value} {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -226,9 +242,12 @@ def test_a_scale_that_no_picture_can_have(place: Path, capsys) -> None:
         (["nothing.png", "-o", "x.png"], "nothing.png: no such file or folder"),
         (["photo.png", "-o", "photo.png"], "the input itself"),
         (["photo.png", "-o", "x.png", "--scale", "2", "--width", "90"], "say the size once"),
+        (["photo.png", "bad.png", "-o", "out", "--tile", "8"], "tile must be auto or at least"),
+        (["photo.png", "bad.png", "-o", "out", "--tile", "128", "--overlap", "-8"], "overlap must be 0 to 64 pixels"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(place: Path, capsys, words: list[str], message: str) -> None:
+    Path("bad.png").touch()
     assert upscale(*words) == 2
     error = capsys.readouterr().err
     assert message in error
