@@ -80,10 +80,10 @@ def join_command(head: str, host: str) -> list[str]:
 
 
 def _start(host: str) -> list[str]:
-    ray = str(Path(sys.executable).parent / "ray")
-    # Ray's fixed one is taken where another Ray runs on this machine, a stage's for one; then no job could be started.
-    agent = f"--dashboard-agent-listen-port={runtime.free_port(host)}"
-    return [ray, "start", "--block", f"--node-ip-address={host}", agent, "--disable-usage-stats"]
+    # Of their range, which is Ray's choice, two Rays on one machine may at a time give two workers the same port.
+    any_port = ["--min-worker-port=0", "--max-worker-port=0"]
+    start = [sys.executable, "-m", "pipeline.runtime", "start", "--block"]
+    return [*start, f"--node-ip-address={host}", *any_port, "--disable-usage-stats"]
 
 
 def _interface(host: str) -> str:

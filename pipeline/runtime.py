@@ -8,16 +8,19 @@ import random
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pipeline import interruption
 from tsdsr.errors import UserError
 
 # Ray reads these when it is imported or started. Ports bind to loopback on a cluster of our own; a health check every
-# 2 s (the default) would make each report of a training worker wait as long; a busy machine does not start workers
-# within a minute, after which Ray would end them and begin again.
+# 2 s (the default) would make each report of a training worker wait as long; a busy machine does not start workers, or
+# the dashboard and agents of Ray's own, within a minute, after which Ray would end them, or itself.
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
+    "RAY_agent_register_timeout_ms": "600000",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -73,8 +76,36 @@ def start(num_cpus: int | None = None) -> None:
         options["num_cpus"] = max(os.cpu_count() or 1, num_cpus or 1)
         options["dashboard_port"] = free_port("127.0.0.1")  # Ray's own choice is that of `make cluster`
         os.environ.update(state_address(options["dashboard_port"]))
-    with interruption.kept():
+    with interruption.kept(), _agents_told_their_ports():
         ray.init(**options)
+
+
+@contextmanager
+def _agents_told_their_ports() -> Iterator[None]:
+    """For what starts Ray: its agents take ports of our choice, and its raylet knows them from the beginning.
+
+    It gives each port that an agent chooses by itself 15 s to be known, and ends if the agent, a Python process, comes
+    later, as on a busy machine. Of Ray 2.60's own callers `ray.init` sets none, and none tells the raylet the last one.
+    """
+    from ray._private import parameter, ray_constants, services
+
+    make, begin = parameter.RayParams, services.start_ray_process
+    listen = free_port("127.0.0.1")
+    ports = {"dashboard_agent_listen_port": listen}
+    for name in ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port"):
+        ports[name] = free_port("127.0.0.1")
+
+    def begin_with_port(command: list[str], process_type: str, *arguments: Any, **options: Any) -> Any:
+        told = process_type == ray_constants.PROCESS_TYPE_RAYLET
+        command = [*command, f"--dashboard_agent_listen_port={listen}"] if told else command
+        return begin(command, process_type, *arguments, **options)
+
+    parameter.RayParams = lambda *arguments, **options: make(*arguments, **{**options, **ports})
+    services.start_ray_process = begin_with_port
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_ray_process = make, begin
 
 
 def state_address(dashboard_port: int) -> dict[str, str]:
@@ -108,6 +139,7 @@ def free_port(host: str) -> int:
         except OSError:  # it is given
             mark.close()
             continue
+        mark.set_inheritable(True)  # by what this process becomes: `pipeline.cluster` becomes Ray
         _MARKS.append(mark)
         if not is_taken(host, port):
             return port
@@ -138,3 +170,15 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip(" .") for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def main() -> None:
+    """`python -m pipeline.runtime start ...` is `ray start ...`, which must not depend on how fast its agents start."""
+    from ray.scripts.scripts import main as ray
+
+    with _agents_told_their_ports():
+        ray()
+
+
+if __name__ == "__main__":
+    main()

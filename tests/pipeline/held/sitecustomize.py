@@ -1,7 +1,8 @@
 """Holds a distillation before a step, so that what a test does to it then does not depend on how fast it runs.
 
 Python imports this by itself in every process with this folder in PYTHONPATH, Ray's workers among them. The file that
-HOLD names has the number of steps to be held after; whoever removes it lets the distillation go on.
+HOLD names has the number of steps to be held after; whoever removes it lets the distillation go on. Ray's agent, which
+its raylet waits for no longer than 15 s, begins only after as many seconds as LATE says.
 """
 
 from __future__ import annotations
@@ -58,3 +59,5 @@ class Finder(MetaPathFinder):
 
 
 sys.meta_path.insert(0, Finder())
+if any(argument.endswith("ray/dashboard/agent.py") for argument in sys.orig_argv):
+    time.sleep(float(os.environ.get("LATE", "0")))
