@@ -28,6 +28,12 @@ settings.register_profile("suite", deadline=None, derandomize=True, suppress_hea
 settings.load_profile("suite")
 
 
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """What a test draws is the same in every run, whichever tests came before it in its process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
