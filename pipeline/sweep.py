@@ -139,7 +139,7 @@ def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], sam
     from ray import tune
 
     place = storage.here(params)
-    setup = Setup(params.to_dict(), str(place.root), str(ledger.directory), tracking.environment())
+    setup = Setup(params.to_dict(), str(place.root), str(ledger.directory), _environment(params))
     if place.url:  # trials share the ledger, and a mirror is of one host
         resources |= _this_host()
     name = f"sweep-{params.sweep.name}"
@@ -162,6 +162,12 @@ def _fit(params: Params, ledger: Ledger, search: Any, space: dict[str, Any], sam
     if results.errors:
         reason = _in_words(results.errors[0])
         raise UserError(f"trials that failed: {len(results.errors)}; the sweep, run again, continues them. {reason}")
+
+
+def _environment(params: Params) -> dict[str, str]:
+    """A trial's: Ray shows all GPUs to what asks for none, and each trial would take the first of them."""
+    hidden = {} if params.sweep.resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
+    return {**tracking.environment(), **hidden}
 
 
 def _check_room(resources: Mapping[str, float]) -> None:

@@ -98,6 +98,12 @@ def test_a_sweep_that_cannot_be_is_refused(params: Params, change: dict[str, Any
         params.overlay({"sweep": change})
 
 
+def test_a_trial_without_a_gpu_of_its_own_sees_none(params: Params) -> None:
+    without, own = (params.overlay({"sweep": {"resources": {"gpus": gpus}}}) for gpus in (0, 0.5))
+    assert sweep._environment(without)["CUDA_VISIBLE_DEVICES"] == ""
+    assert "CUDA_VISIBLE_DEVICES" not in sweep._environment(own)
+
+
 # What it keeps
 
 
