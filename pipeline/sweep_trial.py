@@ -170,7 +170,7 @@ class Trial:
         restore(pairs, restorer_of(self.job.teacher, student, params.data.scale, color), restored)
         metric = params.sweep.metric
         scores = metrics.score_folder(restored, pairs.root / "hq", [metric], cache=None)
-        interval = metrics.mean_interval(list(scores.values[metric].values()))
+        interval = metrics.mean_over_images(scores.values[metric])
         self.record.scores[step] = (interval.mean, interval.low, interval.high)
         self.ledger.write(self.record)
         self.tracked.metrics({f"validation/{metric}": interval.mean}, step=step)

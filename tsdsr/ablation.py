@@ -1,9 +1,10 @@
 """What an ablation says: each variant's mean over images and seeds with its interval, and its difference to full.
 
-Scores are per image, one file a variant and seed. The unit that is resampled is the image and, where there are several,
-the seed: two seeds of one variant differ as much as two variants may, and an interval over images alone hides it.
+Scores are per image, one file a variant and seed. The unit that is resampled is the photograph with its crops and,
+where there are several, the seed: two seeds of one variant differ as much as two variants may, and an interval over
+photographs alone hides it.
 
-Legend: S seeds, N images.
+Legend: S seeds, N images, P photographs.
 """
 
 from __future__ import annotations
@@ -83,23 +84,29 @@ def summarise(runs: Mapping[str, Mapping[int, Columns]]) -> dict[str, VariantRes
     return {variant: _result(variant, runs) for variant in runs}
 
 
-def mean_over_seeds(values: np.ndarray, seed: int = 0) -> Interval:
-    """Mean of [S,N] with its percentile bootstrap interval over images and, for S > 1, over seeds.
+def mean_over_seeds(values: np.ndarray, names: Sequence[str], seed: int = 0) -> Interval:
+    """Mean of [S,N] with its percentile bootstrap interval over photographs and, for S > 1, over seeds.
+
+    Args:
+        names: of the N images, which tell the photograph of each.
 
     Source: the two-way pigeonhole bootstrap, Owen, Annals of Applied Statistics 1(2), 2007.
     """
     seeds, images = values.shape
-    if images < 2:
-        return Interval(float(values.mean()), None, None, images)
-    draw = seeding.numpy_generator(seed, "ablation", seeds, images)
+    groups = metrics.photographs(names)  # [N]
+    sizes = np.bincount(groups)  # [P]
+    if sizes.size < 2:
+        return Interval(float(values.mean()), None, None, images, sizes.size)
+    draw = seeding.numpy_generator(seed, "ablation", seeds, sizes.size)
     rows = draw.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds  # [R,S]
     means = np.empty(RESAMPLES)
     for start in range(0, RESAMPLES, 500):
         part = slice(start, min(start + 500, RESAMPLES))
-        columns = draw.multinomial(images, np.full(images, 1 / images), part.stop - start) / images  # [r,N]
+        drawn = draw.multinomial(sizes.size, np.full(sizes.size, 1 / sizes.size), part.stop - start)  # [r,P]
+        columns = drawn[:, groups] / (drawn @ sizes)[:, None]  # [r,N]
         means[part] = np.einsum("rs,sn,rn->r", rows[part], values, columns, optimize=True)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(values.mean()), float(low), float(high), images)
+    return Interval(float(values.mean()), float(low), float(high), images, sizes.size)
 
 
 def write_tables(results: Mapping[str, VariantResult], folder: str | Path) -> list[Path]:
@@ -129,8 +136,8 @@ def markdown(title: str, rows: Sequence[VariantResult]) -> str:
         lines.append(_line([row.variant, ", ".join(map(str, row.seeds)), *cells]))
     lines += [
         "",
-        "Mean over test images and seeds [95 % bootstrap interval]; Δ is the paired difference to full; * marks one "
-        "whose interval leaves out 0.",
+        "Mean over test images and seeds [95 % bootstrap interval over photographs and seeds]; Δ is the paired "
+        f"difference to full; * marks one whose interval leaves out 0, from {metrics.FEWEST} photographs on.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -154,13 +161,17 @@ def to_csv(rows: Sequence[VariantResult]) -> str:
 
 def _result(variant: str, runs: Mapping[str, Mapping[int, Columns]]) -> VariantResult:
     mine, full = runs[variant], runs[REFERENCE]
-    means = {metric: mean_over_seeds(array) for metric in _columns(mine) if (array := _array(mine, metric)).size}
+    means = {
+        metric: mean_over_seeds(_array(mine, metric, names), names)
+        for metric in _columns(mine)
+        if (names := _images(mine, metric))
+    }
     differences: dict[str, Interval] = {}
     if variant != REFERENCE:
         for metric in means:
-            paired = _paired(mine, full, metric)
-            if paired.size:
-                differences[metric] = mean_over_seeds(paired)
+            paired, names = _paired(mine, full, metric)
+            if names:
+                differences[metric] = mean_over_seeds(paired, names)
     return VariantResult(variant, tuple(sorted(mine)), means, differences)
 
 
@@ -170,24 +181,25 @@ def _columns(runs: Mapping[int, Columns]) -> list[str]:
     return [metric for metric in first if first[metric] and all(other.get(metric) for other in others)]
 
 
-def _array(runs: Mapping[int, Columns], metric: str, images: Sequence[str] | None = None) -> np.ndarray:
-    """[S,N] over the images that every seed has."""
-    names = images if images is not None else _images(runs, metric)
-    return np.array([[runs[seed][metric][name] for name in names] for seed in sorted(runs)], dtype=np.float64)
+def _array(runs: Mapping[int, Columns], metric: str, images: Sequence[str]) -> np.ndarray:
+    """[S,N]."""
+    return np.array([[runs[seed][metric][name] for name in images] for seed in sorted(runs)], dtype=np.float64)
 
 
 def _images(runs: Mapping[int, Columns], metric: str) -> list[str]:
+    """Those that every seed has."""
     return sorted(set.intersection(*(set(columns.get(metric, {})) for columns in runs.values())))
 
 
-def _paired(mine: Mapping[int, Columns], full: Mapping[int, Columns], metric: str) -> np.ndarray:
-    """[S,N] differences: seed by seed where both have seeds in common, else to full's mean over its seeds."""
+def _paired(mine: Mapping[int, Columns], full: Mapping[int, Columns], metric: str) -> tuple[np.ndarray, list[str]]:
+    """[S,N] differences and the names of the images: seed by seed where both have seeds in common, else to full's mean
+    over its seeds."""
     common = sorted(set(mine) & set(full))
     if common:
         mine, full = ({seed: runs[seed] for seed in common} for runs in (mine, full))
     images = sorted(set(_images(mine, metric)) & set(_images(full, metric)))
     reference = _array(full, metric, images)
-    return _array(mine, metric, images) - (reference if common else reference.mean(axis=0, keepdims=True))
+    return _array(mine, metric, images) - (reference if common else reference.mean(axis=0, keepdims=True)), images
 
 
 def _metrics(rows: Sequence[VariantResult]) -> list[metrics.Metric]:

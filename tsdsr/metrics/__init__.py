@@ -8,7 +8,15 @@ from tsdsr.metrics.executor import Batch, BatchScores, Executor, LocalExecutor, 
 from tsdsr.metrics.registry import COLUMNS, METRICS, Metric, select  # noqa: E402
 from tsdsr.metrics.results import check_out, compare, environment, json_path, read_csv, summarise, to_csv, write  # noqa: E402
 from tsdsr.metrics.scoring import DEFAULT_CACHE, Scores, score_folder  # noqa: E402
-from tsdsr.metrics.statistics import FEWEST, Interval, mean_interval, paired_difference  # noqa: E402
+from tsdsr.metrics.statistics import (  # noqa: E402
+    FEWEST,
+    Interval,
+    counted,
+    mean_interval,
+    mean_over_images,
+    paired_difference,
+    photographs,
+)
 
 __all__ = [
     "COLUMNS",
@@ -25,10 +33,13 @@ __all__ = [
     "check_out",
     "choose_device",
     "compare",
+    "counted",
     "environment",
     "json_path",
     "mean_interval",
+    "mean_over_images",
     "paired_difference",
+    "photographs",
     "read_csv",
     "score_folder",
     "select",

@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(summary: dict) -> str:
     """The means of a summary, one metric a line."""
-    lines = [
-        f"{summary['method']} on {summary['dataset_label']}: {summary['images']} images"
-        + " (partial)" * summary["partial"]
-    ]
+    from tsdsr import metrics
+
+    count = metrics.counted(summary["images"], summary["photographs"])
+    lines = [f"{summary['method']} on {summary['dataset_label']}: {count}" + " (partial)" * summary["partial"]]
     lines += [f"  note: {departure}" for departure in summary["departures"]]
     for row in summary["metrics"].values():
         if row["mean"] is None:
@@ -87,13 +87,14 @@ def describe(summary: dict) -> str:
 
 
 def describe_differences(ours: str | Path, theirs: str | Path) -> str:
-    """Paired differences, one metric a line; a star where the interval leaves out 0, over enough images."""
+    """Paired differences, one metric a line; a star where the interval leaves out 0, over enough photographs."""
     from tsdsr import metrics
 
-    rule = f"* the 95 % interval leaves out 0, from {metrics.FEWEST} images on"
+    rule = f"* the 95 % interval leaves out 0, from {metrics.FEWEST} photographs on"
     lines = [f"{ours} - {theirs}, paired over images ({rule})"]
     for name, item in metrics.compare(ours, theirs).items():
         bounds = "" if item.low is None else f"  [{item.low:+.4f}, {item.high:+.4f}]"
         label = metrics.METRICS[name].label if name in metrics.METRICS else name
-        lines.append(f"  {label:8} {item.mean:+9.4f}{bounds}  {item.images} images" + " *" * item.excludes_zero)
+        count = metrics.counted(item.images, item.photographs)
+        lines.append(f"  {label:8} {item.mean:+9.4f}{bounds}  {count}" + " *" * item.excludes_zero)
     return "\n".join(lines)

@@ -20,7 +20,14 @@ from tsdsr.files import write_json, write_text
 from tsdsr.metrics import datasets
 from tsdsr.metrics.registry import COLUMNS, Metric
 from tsdsr.metrics.scoring import Scores
-from tsdsr.metrics.statistics import LEVEL, RESAMPLES, Interval, mean_interval, paired_difference
+from tsdsr.metrics.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    mean_over_images,
+    paired_difference,
+    photographs,
+)
 
 PACKAGES = ("tsdsr", "pyiqa", "basicsr", "torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -135,9 +142,15 @@ def summarise(
         "dataset_label": datasets.label(dataset),
         "departures": datasets.departures(dataset, len(scores.names), scores.sides),
         "images": len(scores.names),
+        "photographs": len(set(photographs(scores.names))),
         "partial": scores.partial,
         "problems": [asdict(problem) for problem in scores.problems],
-        "interval": {"kind": "percentile bootstrap over images", "level": LEVEL, "resamples": RESAMPLES, "seed": seed},
+        "interval": {
+            "kind": "percentile bootstrap over photographs",
+            "level": LEVEL,
+            "resamples": RESAMPLES,
+            "seed": seed,
+        },
         "metrics": {metric.name: _row(scores, metric, seed) for metric in scores.metrics},
         "provenance": {**environment(device), **(provenance or {})},
     }
@@ -155,11 +168,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _row(scores: Scores, metric: Metric, seed: int) -> dict[str, Any]:
-    column = list(scores.values.get(metric.name, {}).values())
+    column = scores.values.get(metric.name, {})
     if column:
-        interval = mean_interval(column, seed)
+        interval = mean_over_images(column, seed)
     elif metric.name in scores.dataset:
-        interval = Interval(scores.dataset[metric.name], None, None, len(scores.names))
+        images = len(scores.names)
+        interval = Interval(scores.dataset[metric.name], None, None, images, len(set(photographs(scores.names))))
     else:
         interval = None
     return {

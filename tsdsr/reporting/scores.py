@@ -159,7 +159,8 @@ def _provenance(values: Mapping[str, Any], more: Mapping[str, Any] | None = None
         (DETAIL_LABELS.get(key, key), _text(details[key])) for key in order if details.get(key) not in (None, "", {})
     )
     partial = ", partial" if values["partial"] else ""
-    return Provenance("measured", f"measured here on {values['dataset']}, {values['images']} images{partial}", flat)
+    count = metrics.counted(values["images"], values["photographs"])
+    return Provenance("measured", f"measured here on {values['dataset']}, {count}{partial}", flat)
 
 
 def _text(value: Any) -> str:

@@ -50,7 +50,7 @@ class Cell:
     text: str = ""
     low: float | None = None
     high: float | None = None
-    ends: str = "95 %, bootstrap over images"
+    ends: str = "95 %, bootstrap over photographs"
     reason: str | None = None
     note: str | None = None
     mark: str = ""

@@ -60,7 +60,7 @@ def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
     caption = (
         f"{printed.caption} Every block is another data set (and the paper's another teacher): each column is ranked "
         f"by itself, among the students. {RANKS}. †: differs from Full by more than chance (paired bootstrap over "
-        "images, 95 %)."
+        "photographs, 95 %)."
     )
     table = Table("table4", f"Table 4. {printed.title}", printed.stub, columns, rows, caption, printed.notes)
     return ranked(table, groups=[STUDENTS])
@@ -131,7 +131,8 @@ def _against(full: MethodScores | None, runs: Sequence[MethodScores], column: Co
     gap = metrics.paired_difference(dict(ours), dict(theirs))
     if gap.low is None or gap.high is None:
         return cell
-    detail = f"minus Full: {gap.mean:+.4g}, paired interval {gap.low:+.4g} to {gap.high:+.4g} over {gap.images} images"
+    ends = f"{gap.low:+.4g} to {gap.high:+.4g}"
+    detail = f"minus Full: {gap.mean:+.4g}, paired interval {ends}, {metrics.counted(gap.images, gap.photographs)}"
     return replace(cell, mark="†" if gap.excludes_zero else "", detail=detail)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tsdsr.metrics import mean_interval, paired_difference
+from tsdsr.data.pairs import pair_id
+from tsdsr.metrics import counted, mean_interval, mean_over_images, paired_difference, photographs
 
 
 def test_the_interval_of_normal_values_is_near_the_formula() -> None:
@@ -45,6 +46,35 @@ def test_chance_seldom_tells_two_equal_methods_apart_however_few_the_images() ->
         told = [mean_interval(random.normal(0, 1, images)).excludes_zero for _ in range(trials)]
         assert sum(told) <= 0.1 * trials
     assert mean_interval([0.1, 0.2, 0.3, 0.2, 0.1, 0.3]).excludes_zero
+
+
+def test_the_names_of_pairs_tell_their_photographs() -> None:
+    pairs = [f"{pair_id(name, crop)}.png" for name in ("cat", "cat-c000", "pier") for crop in (0, 1234)]
+    assert photographs([*pairs, "cat.png", "x-c01.png", "x-c02.png"]) == [0, 0, 1, 1, 2, 2, 3, 4, 5]
+    assert (counted(6, 3), counted(6, 6)) == ("6 images of 3 photographs", "6 images")
+
+
+def test_crops_of_a_photograph_are_drawn_together() -> None:
+    """Crops that are copies of each other say no more than one of them."""
+    values = np.random.default_rng(6).normal(20, 3, 7)
+    once = mean_interval(values)
+    crops = {pair_id(str(number), crop): value for number, value in enumerate(values) for crop in range(4)}
+    four = mean_over_images(crops)
+    assert (four.mean, four.low, four.high) == pytest.approx((once.mean, once.low, once.high))
+    assert (four.images, four.photographs) == (28, 7)
+    assert mean_over_images({"cat-c000": 1.0, "cat-c001": 2.0}).low is None  # one photograph
+
+
+def test_the_mean_is_over_images_however_many_a_photograph_has() -> None:
+    crops = {"a-c000": 1.0, "a-c001": 1.0, "a-c002": 1.0, "b-c000": 5.0}
+    interval = mean_over_images(crops)
+    assert (interval.mean, interval.low, interval.high) == (2.0, 1.0, 5.0)
+
+
+def test_many_crops_of_few_photographs_tell_nothing_apart() -> None:
+    better = {pair_id(name, crop): 0.5 for name in ("cat", "pier", "tree") for crop in range(40)}
+    worse = dict.fromkeys(better, 0.0)
+    assert not paired_difference(better, worse).excludes_zero
 
 
 def test_more_images_than_one_block_of_draws() -> None:
