@@ -48,6 +48,18 @@ def test_automatic_tiles_leave_no_seams(loaded: TSDSRPipeline, photograph: np.nd
     assert seam_score(tiled, edges, edges) == pytest.approx(seam_score(untiled, edges, edges), rel=0.05)
 
 
+def test_a_smooth_sky_shows_the_borders_no_more_than_the_tokens(loaded: TSDSRPipeline) -> None:
+    """Of a picture without any detail, the transformer's tokens of 16 pixels are all there is to see."""
+    rise = torch.linspace(0, 1, 80)
+    sky = torch.stack([0.35 + 0.35 * rise, 0.55 + 0.25 * rise, 0.85 + 0.1 * rise])[None, :, :, None].expand(
+        1, 3, 80, 80
+    )
+    rows, columns = borders(loaded, (320, 320), 128)
+    others = [line for line in range(16, 320, 16) if line not in {*rows, *columns}]
+    tiled = loaded(sky, tile=128, output_type="pt").images
+    assert seam_score(tiled, rows, columns) == pytest.approx(seam_score(tiled, others, others), rel=0.1)
+
+
 def plan(networks: Networks, **changes: object) -> TilePlan:
     options = {"tile": "auto", "overlap": None, "batch": 1, "limit": 32, "largest": 192} | changes
     return plan_tiles(networks, **options)  # type: ignore[arg-type]
