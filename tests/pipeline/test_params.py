@@ -40,6 +40,7 @@ def test_recipes_stack_on_the_large_preset(recipe: str) -> None:
     assert params.data.crop_size == 512
     assert params.distill.steps == 200_000
     assert params.distill.optimizer.student_lr == 5e-6
+    assert params.sweep.resources.gpus == 1  # or as many trials as there are CPUs would train on CPUs
 
 
 def test_recipes_leave_no_loss_of_the_params_below_them() -> None:
