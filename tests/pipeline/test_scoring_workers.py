@@ -27,7 +27,8 @@ def small_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv(name, value)
     import ray
 
-    ray.init(address="local", num_cpus=2, object_store_memory=STORE, log_to_driver=False)
+    with runtime._agents_told_their_ports():
+        ray.init(address="local", num_cpus=2, object_store_memory=STORE, log_to_driver=False)
     yield ray
     ray.shutdown()
 
