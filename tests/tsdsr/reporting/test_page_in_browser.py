@@ -177,6 +177,23 @@ def test_nothing_overflows_on_a_phone(page: browser.Page) -> None:
         page.call("Emulation.clearDeviceMetricsOverride")
 
 
+def test_a_dark_page_is_printed_light_and_its_tables_whole(page: browser.Page) -> None:
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    paper = {"width": 718, "height": 1046}  # A4 within the browser's margins
+    page.call("Emulation.setDeviceMetricsOverride", **paper, deviceScaleFactor=1, mobile=False)
+    try:
+        page.call("Emulation.setEmulatedMedia", media="screen", features=dark)
+        ink = "getComputedStyle(document.body).color"
+        on_screen = page.run(ink)
+        page.call("Emulation.setEmulatedMedia", media="print", features=dark)
+        assert page.run(ink) == "rgb(34, 39, 46)" != on_screen
+        assert page.run("getComputedStyle(document.querySelector('#table-table4 .scroll')).maskImage") == "none"
+        assert page.run("document.documentElement.scrollWidth") <= 718
+    finally:
+        page.call("Emulation.setEmulatedMedia", media="", features=[])
+        page.call("Emulation.clearDeviceMetricsOverride")
+
+
 def test_a_wide_table_fades_where_it_goes_on_and_no_longer_at_its_end(page: browser.Page) -> None:
     box = "document.querySelector('#table-table4 .scroll')"
     soon = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => {})"
