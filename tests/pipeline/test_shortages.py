@@ -152,7 +152,8 @@ def test_a_training_worker_that_was_killed_is_a_matter_of_memory() -> None:
 def test_memory_that_cannot_be_had_names_the_settings(error: Exception) -> None:
     with pytest.raises(UserError) as caught, distill._memory_in_words():
         raise error
-    for setting in ("batch_size", "accumulation", "gradient_checkpointing", "low_memory", "precision", "num_workers"):
+    memory = ("batch_size", "accumulation", "vae_slice", "gradient_checkpointing", "low_memory", "precision")
+    for setting in (*memory, "num_workers"):
         assert setting in str(caught.value)
     assert "\n" not in str(caught.value)
 
