@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,14 +172,19 @@ def _attempt(pipe: TSDSRPipeline, job: Job, settings: Settings, step: Callable[[
         _upscale(pipe, job, settings, step)
     except UserError as error:
         text, name = str(error), _name(job.source)
-        logger.error("error: %s", text if text.startswith((name, str(job.target))) else f"{name}: {text}")
+        logger.error("error: %s", _line(text if text.startswith((name, str(job.target))) else f"{name}: {text}"))
     except (OSError, MemoryError) as error:  # no space, no permission, out of memory
         named = getattr(error, "filename", None)  # perhaps of the file aside, of which nobody knows
         known = named in [str(path) for path in (job.source, *job.target.parents)]
-        logger.error("error: %s: %s", named if known else job.target, _reason(error))
+        logger.error("error: %s: %s", _line(str(named if known else job.target)), _reason(error))
     else:
         return True
     return False
+
+
+def _line(text: str) -> str:
+    """A message in one line, whatever characters the names of files have."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def _name(source: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers.utils.logging import disable_progress_bar
 
 from tsdsr.errors import UserError
 from tsdsr.inference.loading import teacher_of
@@ -34,6 +35,7 @@ def open_pipeline(
     where = find_device(device)
     kind = ("float32" if where.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
     options = {"dtype": getattr(torch, kind)}
+    disable_progress_bar()  # of loading, which takes a moment
     if (place / SAVED).is_file():
         pipe = TSDSRPipeline.from_pretrained(place, **options)
     else:

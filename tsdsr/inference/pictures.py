@@ -38,6 +38,7 @@ _EXIF_OF_TIFF = {  # tags of a TIFF's first directory that are about the photogr
     *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
+_SHAPE = '{"shape"'  # how a description begins in which tifffile says how it stored the pixels
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files begin
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
 _FRAMES_ARE_ONE_PICTURE = ("MPO",)  # a telephone's photograph with a preview behind it
@@ -184,6 +185,8 @@ def _exif(image: Image.Image) -> Image.Exif | None:
         if image.format == "TIFF":
             for tag in set(exif) - _EXIF_OF_TIFF:
                 del exif[tag]
+            if str(exif.get(ExifTags.Base.ImageDescription, "")).startswith(_SHAPE):
+                del exif[ExifTags.Base.ImageDescription]
         exif.tobytes()  # a value of another type than its tag's can be read, but not written again
     except Exception:  # Pillow raises many types
         return None

@@ -120,6 +120,12 @@ def test_a_bad_file_does_not_stop_the_rest(place: Path, capsys, caplog) -> None:
     assert lines[-1].startswith("1 of 3 upscaled, 2 failed, 0 there already;")
 
 
+def test_a_name_of_two_lines_is_one_line(place: Path, caplog) -> None:
+    Path("a\nb.png").touch()
+    assert upscale("a\nb.png", "-o", "out.png") == 1
+    assert "error: a\\nb.png: the file is empty" in [record.getMessage() for record in caplog.records]
+
+
 def test_skip_existing(place: Path, caplog) -> None:
     Path("out.png").write_text("precious")
     with caplog.at_level("INFO"):
