@@ -15,6 +15,7 @@ from pipeline import interruption
 from pipeline.interruption import Interrupted
 from tsdsr import files
 from tsdsr.config import Params
+from tsdsr.errors import UserError
 from tsdsr.training.checkpoint import CheckpointStore, Stopped
 from tsdsr.training.teacher_loop import Session, Values
 
@@ -44,6 +45,7 @@ class Work:
 
         Raises:
             Interrupted: after a checkpoint.
+            UserError: it diverged.
         """
         store = CheckpointStore(self._folder / name, files.sha256_json(key), self._checkpoint.keep)
         with Progress(f"teacher: {name}", steps) as progress, interruption.deferred() as request:
@@ -51,6 +53,8 @@ class Work:
                 curve = training(Session(store, self._checkpoint.every, progress.show, request.asked))
             except Stopped as stopped:
                 raise Interrupted(request.signum or signal.SIGTERM, f"{name}: {stopped}") from stopped
+            except FloatingPointError as error:
+                raise UserError(f"{error}; lower its learning_rate in the section teacher of params") from error
         if request.signum is not None:
             raise Interrupted(request.signum, "the last checkpoint is kept")
         self.curve += [{**row, "step": row["step"] + self._steps} for row in curve]
