@@ -17,10 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tsdsr.config import DistillConfig, PhaseConfig
 from tsdsr.data.dataset import Batch, DistillationData
-from tsdsr.models import adapters
 from tsdsr.models.student import Student
 from tsdsr.training.checkpoint import Checkpoint, CheckpointStore, Stopped
 from tsdsr.training.diagnostics import Diagnostics
+from tsdsr.training.networks import trainable
 from tsdsr.training.optim import NetworkOptimizer
 from tsdsr.training.step import DistillationModel, Distiller
 from tsdsr.training.validation import ArtefactGuard, Validation
@@ -226,16 +226,12 @@ class Trainer:
     # Checkpoints
 
     def _optimizers(self) -> tuple[NetworkOptimizer, NetworkOptimizer]:
-        config, transformer = self.config, self.student.transformer
-        student = {f"transformer.{k}": v for k, v in adapters.parameters(transformer, adapters.STUDENT).items()}
-        student |= {f"vae.{k}": v for k, v in adapters.parameters(self.student.vae, adapters.STUDENT).items()}
-        fake = dict(adapters.parameters(transformer, adapters.FAKE_SCORE))
-        rates = config.optimizer.student_lr, config.optimizer.fake_score_lr
-        made = [
-            NetworkOptimizer(named, rate, config.steps, config.optimizer, config.lr_schedule)
-            for named, rate in zip((student, fake), rates, strict=True)
-        ]
-        return made[0], made[1]
+        config, (student, fake) = self.config, trainable(self.student)
+        settings = config.steps, config.optimizer, config.lr_schedule
+        return (
+            NetworkOptimizer(student, config.optimizer.student_lr, *settings),
+            NetworkOptimizer(fake, config.optimizer.fake_score_lr, *settings),
+        )
 
     def _groups(self) -> dict[str, dict[str, nn.Parameter]]:
         return {"student": self.student_optimizer.named, "fake_score": self.fake_optimizer.named}

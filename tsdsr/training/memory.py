@@ -23,7 +23,7 @@ from tsdsr.models import adapters, presets
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.quiet import quiet
 from tsdsr.models.student import Student
-from tsdsr.training.networks import assemble
+from tsdsr.training.networks import assemble, trainable
 from tsdsr.training.optim import NetworkOptimizer
 from tsdsr.training.step import DistillationModel, Distiller
 
@@ -76,10 +76,7 @@ class Rehearsal:
             scale=params.data.scale,
             seed=0,
         )
-        transformer, vae = self.student.transformer, self.student.vae
-        student = {f"transformer.{k}": p for k, p in adapters.parameters(transformer, adapters.STUDENT).items()}
-        student |= {f"vae.{k}": p for k, p in adapters.parameters(vae, adapters.STUDENT).items()}
-        fake = adapters.parameters(transformer, adapters.FAKE_SCORE)
+        student, fake = trainable(self.student)
         self.optimizers = [
             NetworkOptimizer(named, 1e-6, 1, config.optimizer, config.lr_schedule) for named in (student, fake)
         ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from tsdsr.config import DistillConfig
 from tsdsr.models import adapters
 from tsdsr.models.student import Student
@@ -31,3 +33,14 @@ def assemble(
         transformer.enable_gradient_checkpointing()
         vae.enable_gradient_checkpointing()
     return student
+
+
+def trainable(student: Student) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """What the student learns and what the fake score learns; the names key the optimisers' state in checkpoints."""
+    networks = {"transformer": student.transformer, "vae": student.vae}
+    own = {
+        f"{part}.{key}": parameter
+        for part, network in networks.items()
+        for key, parameter in adapters.parameters(network, adapters.STUDENT).items()
+    }
+    return own, adapters.parameters(student.transformer, adapters.FAKE_SCORE)

@@ -135,7 +135,7 @@ class Distiller:
 
     def tsd(self, z_hat: Tensor, batch: Batch, phase: PhaseConfig) -> TSDLoss:
         """Algorithm 1 at each sample's own time and noise."""
-        tsd, guidance = self.config.tsd, self.config.guidance_scale
+        tsd, guidance, transformer = self.config.tsd, self.config.guidance_scale, self.student.transformer
         steps = tsd.dasm.steps if phase.dasm else 0
         generators = [seeding.generator(self.seed, "tsd", position) for position in batch.positions]
         on_z = None
@@ -149,8 +149,8 @@ class Distiller:
             batch.z,
             noise=noise,
             t=t,
-            teacher=self._guided(teacher_names(self.student.transformer), batch, guidance.teacher),
-            fake=self._guided(fake_score_names(self.student.transformer), batch, guidance.fake_score),
+            teacher=self._guided(teacher_names(transformer), batch.embeds, batch.pooled, guidance.teacher),
+            fake=self._guided(fake_score_names(transformer), batch.embeds, batch.pooled, guidance.fake_score),
             schedule=self.schedule,
             lam=tsd.lam,
             dasm_steps=steps,
@@ -175,10 +175,8 @@ class Distiller:
         )
         t, offset, noise = self._noise(z, generators)
         sigmas = trajectory_sigmas(self.schedule, t, tsd.dasm.steps, tsd.dasm.step_size, offset)
-        names, scale = teacher_names(self.student.transformer), self.config.guidance_scale.teacher
-        teacher = GuidedVelocity(
-            self.student.transformer, names, embeds, pooled, self.null, scale, self.config.low_memory
-        )
+        names = teacher_names(self.student.transformer)
+        teacher = self._guided(names, embeds, pooled, self.config.guidance_scale.teacher)
         return torch.stack(photograph_trajectory(z, noise, sigmas, teacher, self.schedule), dim=1)
 
     def _draw_generators(self, draws: Iterable[tuple[str, int]]) -> list[torch.Generator]:
@@ -212,10 +210,8 @@ class Distiller:
             (share * loss).backward()
         return loss.detach()
 
-    def _guided(self, names: tuple[str, ...], batch: Batch, scale: float) -> GuidedVelocity:
-        return GuidedVelocity(
-            self.student.transformer, names, batch.embeds, batch.pooled, self.null, scale, self.config.low_memory
-        )
+    def _guided(self, names: tuple[str, ...], embeds: Tensor, pooled: Tensor, scale: float) -> GuidedVelocity:
+        return GuidedVelocity(self.student.transformer, names, embeds, pooled, self.null, scale, self.config.low_memory)
 
 
 def _uniform(generators: list[torch.Generator], bounds: tuple[float, float], device: torch.device) -> Tensor:
