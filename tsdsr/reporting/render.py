@@ -26,6 +26,9 @@ LATEX_ESCAPES = {
     "<": "$<$",
     ">": "$>$",
     "|": "$|$",
+    "[": "{[}",  # after the end of a row, an option of that end; so is the star
+    "*": "{*}",
+    "`": r"\textasciigrave{}",
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "λ": r"$\lambda$",

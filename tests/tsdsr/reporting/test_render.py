@@ -46,6 +46,12 @@ def test_latex_escapes_and_marks(table: Table) -> None:
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
 
 
+def test_a_row_that_begins_with_a_bracket_or_a_star_is_no_option_of_the_row_before(table: Table) -> None:
+    rows = [replace(row, label=label) for row, label in zip(table.rows, ("[A]", "*B"))]
+    starts = [line.split(" &")[0] for line in to_latex(replace(table, rows=rows)).splitlines()]
+    assert starts.count("{[}A]") == starts.count("{*}B") == 1
+
+
 def test_a_wide_table_spans_both_columns_of_a_paper(table: Table) -> None:
     columns = [Column(f"c{index}", "PSNR") for index in range(9)]
     rows = [Row("A", {column.key: Cell(1.0, "1.00") for column in columns})]
