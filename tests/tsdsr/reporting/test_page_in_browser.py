@@ -204,6 +204,16 @@ def test_a_wide_table_fades_where_it_goes_on_and_no_longer_at_its_end(page: brow
     assert not page.run(f"{box}.classList.contains('more')")
 
 
+def test_a_picture_is_seen_whole_in_a_low_window(page: browser.Page) -> None:
+    page.call("Emulation.setDeviceMetricsOverride", width=1200, height=400, deviceScaleFactor=1, mobile=False)
+    try:
+        _, _, width, height = page.box(".stage")
+        assert width == pytest.approx(height, abs=1)  # as the picture is
+        assert 200 < height < 400
+    finally:
+        page.call("Emulation.clearDeviceMetricsOverride")
+
+
 def test_a_groups_name_stays_when_its_table_is_scrolled(page: browser.Page) -> None:
     page.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
     try:
