@@ -55,7 +55,10 @@ def photographs(images: Sequence[str]) -> list[int]:
 
 def counted(images: int, photographs: int) -> str:
     """`6 images of 3 photographs`; the photographs only where they are fewer."""
-    return f"{images} images" + f" of {photographs} photographs" * (photographs < images)
+    shown = [
+        f"{number} {noun}" + "s" * (number != 1) for number, noun in ((images, "image"), (photographs, "photograph"))
+    ]
+    return " of ".join(shown if photographs < images else shown[:1])
 
 
 def mean_over_images(scores: Mapping[str, float], seed: int = 0) -> Interval:

@@ -89,7 +89,7 @@ class Inputs:
             scores=[run for run in scores if run.method not in passed],
             curves=_named(curves.load(root / "reports/curves"), ablated),
             numbers=_numbers(root / "reports/metrics", ablated),
-            teacher=_optional(root / "reports/metrics/teacher.json") or {},
+            teacher=_stage_numbers(root / "reports/metrics/teacher.json"),
             diagnoses=_named(diagnostics.load(root / "reports/diagnostics"), ablated),
             validation=_named(curves.load(root / "reports/validation"), ablated),
             reports=root / "reports",
@@ -197,11 +197,24 @@ def _named(runs: Sequence[Run], ablated: Collection[str]) -> list[Run]:
 
 def _numbers(folder: Path, ablated: Collection[str]) -> dict[str, dict[str, str]]:
     paths = [path for path in sorted(folder.glob("*.json")) if not score_files.former(path.stem, ablated)]
-    return {path.stem: _flat(files.read_json(path)) for path in paths}
+    return {path.stem: _flat(_stage_numbers(path)) for path in paths}
 
 
-def _optional(path: Path) -> Any:
-    return files.read_json(path) if path.is_file() else None
+def _stage_numbers(path: Path) -> Mapping[str, Any]:
+    """What a stage noted; nothing where it noted nothing.
+
+    Raises:
+        UserError: for a file that is damaged, or holds a conflict of two branches.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        values = files.read_json(path)
+    except ValueError as error:
+        values = error
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path}: no JSON object of numbers; run the stage that wrote it again ({values})")
+    return values
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -216,12 +229,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], parts: Sequence[Section]) -> page.Content:
     chosen = sheet.pick(inputs.ids, options.page_images)
+    count = f"{len(inputs.ids)} test image" + "s" * (len(inputs.ids) != 1)
     shown = f"{len(chosen)} of the {len(inputs.ids)} test images, evenly spaced by name (report.page_images)."
     return page.Content(
         title="One-step super-resolution by target score distillation",
         summary=(
-            f"A student distilled into one diffusion step, scored on {len(inputs.ids)} test images beside its "
-            "ablations, bicubic interpolation and its teacher's own round trip."
+            f"A student distilled into one diffusion step, scored on {count} beside its ablations, bicubic "
+            "interpolation and its teacher's own round trip."
         ),
         facts=_facts(inputs.scores),
         caveats=options.caveats,

@@ -6,7 +6,6 @@ other.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def load_sizes(path: Path) -> Mapping[str, Any] | None:
         return None
     try:
         sizes = files.read_json(path)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or no UTF-8
         sizes = None
     if not isinstance(sizes, dict) or "models" not in sizes:
         raise UserError(f"{path}: not the last line of benchmarks/model_size.py; run it again, or delete the file")

@@ -75,19 +75,19 @@ def load(folder: Path) -> list[Curve]:
 
 
 def _read(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and "step" not in rows[0]:
-        raise UserError(f"{path}: no `step` column; run the distill stage again")
     terms: dict[str, tuple[list[float], list[float]]] = {}
     try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if rows and "step" not in rows[0]:
+            raise UserError(f"{path}: no `step` column; run the distill stage again")
         for row in rows:
             for name, text in row.items():
                 if name != "step" and text:
                     steps, values = terms.setdefault(name, ([], []))
                     steps.append(float(row["step"]))
                     values.append(float(text))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # of a row that is too long or too short
         raise UserError(f"{path}: {error}; every value must be a number or empty") from None
     return terms
 

@@ -69,10 +69,10 @@ def load(folder: Path) -> list[Diagnosis]:
 
 
 def _read(path: Path) -> dict[str, list[Bin]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     phases: dict[str, list[Bin]] = {}
     try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
         for row in rows:
             numbers = {name: float(row[name]) for name in NUMBERS if row[name]}
             if numbers.get("samples"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,7 +139,7 @@ def _load(path: Path) -> MethodScores:
             per_image=metrics.read_csv(path.with_suffix(".csv")),
             provenance=_provenance(values),
         )
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         fault = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: not a score file ({fault}); run the evaluate stage again") from None
 

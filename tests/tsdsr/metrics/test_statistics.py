@@ -52,6 +52,7 @@ def test_the_names_of_pairs_tell_their_photographs() -> None:
     pairs = [f"{pair_id(name, crop)}.png" for name in ("cat", "cat-c000", "pier") for crop in (0, 1234)]
     assert photographs([*pairs, "cat.png", "x-c01.png", "x-c02.png"]) == [0, 0, 1, 1, 2, 2, 3, 4, 5]
     assert (counted(6, 3), counted(6, 6)) == ("6 images of 3 photographs", "6 images")
+    assert (counted(2, 1), counted(1, 1)) == ("2 images of 1 photograph", "1 image")
 
 
 def test_crops_of_a_photograph_are_drawn_together() -> None:

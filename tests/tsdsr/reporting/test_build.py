@@ -43,6 +43,13 @@ def test_the_page_stands_alone(workspace: Path) -> None:
     assert "vae_psnr_test" in text
 
 
+@pytest.mark.parametrize("content", [b"{", b"<<<<<<< HEAD\n", b"[]", b"\xff"])
+def test_a_damaged_file_of_a_stages_numbers_is_named(workspace: Path, content: bytes) -> None:
+    (workspace / "reports/metrics/teacher.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"teacher\.json: no JSON object of numbers; run"):
+        build.build(workspace, OPTIONS)
+
+
 def test_every_table_comes_in_every_format(workspace: Path) -> None:
     build.build(workspace, OPTIONS)
     names = {path.name for path in (workspace / "reports/tables").iterdir()}

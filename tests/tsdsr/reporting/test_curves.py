@@ -32,9 +32,12 @@ def test_equal_curves_give_equal_bytes(tmp_path: Path) -> None:
     assert b">lpips<" not in pictures[0][0]
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("lpips\n1\n", "step"), ("step,lpips\n1,high\n", "high")])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("lpips\n1\n", "step"), ("step,lpips\n1,high\n", "high"), ("step,lpips\n1,2,3\n", "number"), ("ÿ", "utf-8")],
+)
 def test_a_bad_curve_is_named(tmp_path: Path, text: str, wanted: str) -> None:
-    _write(tmp_path, "full", text)
+    (tmp_path / "full.csv").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=rf"full\.csv.*{wanted}"):
         curves.load(tmp_path)
 
