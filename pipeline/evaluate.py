@@ -195,7 +195,8 @@ def _check(params: Params) -> None:
             (f"evaluate.references.{entry.dataset}", _reference(params, entry)),
         )
     ]
-    absent = [f"{key}: {path} is not a folder" for key, path in wanted if not path.is_dir()]
+    folders = [("evaluate.weights_dir", Path(folder)) for folder in scoring_workers.weights_folders(params)]
+    absent = [f"{key}: {path} is not a folder" for key, path in (*folders, *wanted) if not path.is_dir()]
     if absent:
         raise UserError("; ".join(absent))
     for entry in params.evaluate.external:

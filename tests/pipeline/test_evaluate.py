@@ -146,6 +146,12 @@ def test_an_external_folder_that_is_not_there_stops_the_stage_before_any_work(
     assert not Path("data/restored").exists()
 
 
+def test_a_folder_of_weights_that_is_not_there_stops_the_stage_before_any_work(workplace: Path, small: Params) -> None:
+    with pytest.raises(UserError, match=r"evaluate\.weights_dir: nowhere is not a folder"):
+        evaluate.evaluate(small.overlay({"evaluate": {"weights_dir": "nowhere"}}))
+    assert not Path("data/restored").exists()
+
+
 def test_faults_of_external_outputs_are_told_before_any_work(
     workplace: Path, small: Params, recorded: dict[str, Recorder], caplog: pytest.LogCaptureFixture
 ) -> None:

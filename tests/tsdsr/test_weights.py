@@ -93,6 +93,20 @@ def test_places_are_searched_in_order(caches: Path) -> None:
         assert (found.path, found.place, found.sha256, found.intact) == (written, place, DIGEST, True)
 
 
+def test_list_tells_every_place_it_looked_at(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", "net", "--dir", str(caches)) == 0
+    looked = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("    looked")]
+    hub = "hugging-face/hub/models--someone--some-weights/snapshots/*/net-1234.pth"
+    assert looked == [
+        str(caches / path) for path in ("net-1234.pth", "pyiqa/net-1234.pth", "torch/hub/pyiqa/net-1234.pth", hub)
+    ]
+
+
+def test_a_named_folder_that_is_not_there_is_told() -> None:
+    with pytest.raises(UserError, match="nowhere: no such folder of weights"):
+        run("check", "net", "--dir", "nowhere")
+
+
 def test_a_damaged_file_is_refused_and_an_intact_one_elsewhere_is_taken(caches: Path) -> None:
     write(caches / "mine/net-1234.pth", b"cut off")
     reason = weights.missing("net", [caches / "mine"])

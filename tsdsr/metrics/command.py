@@ -42,10 +42,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: when no image can be scored, or a file that is named cannot be read or written: before the work.
     """
-    from tsdsr import metrics
+    from tsdsr import metrics, weights
 
     device = metrics.choose_device(args.device)
     metrics.check_out(args.out)
+    weights.check_folders(args.weights_dir)
     if args.against:
         metrics.read_csv(args.against)
     method = args.method or Path(args.restored).resolve().name

@@ -2,7 +2,19 @@
 
 from tsdsr.weights.command import add_arguments, run
 from tsdsr.weights.registry import WEIGHTS, Weight
-from tsdsr.weights.search import Found, find, missing, places
+from tsdsr.weights.search import Found, check_folders, find, missing, places
 from tsdsr.weights.store import fetch, import_file
 
-__all__ = ["WEIGHTS", "Found", "Weight", "add_arguments", "fetch", "find", "import_file", "missing", "places", "run"]
+__all__ = [
+    "WEIGHTS",
+    "Found",
+    "Weight",
+    "add_arguments",
+    "check_folders",
+    "fetch",
+    "find",
+    "import_file",
+    "missing",
+    "places",
+    "run",
+]

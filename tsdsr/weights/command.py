@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tsdsr.errors import UserError
 from tsdsr.weights.registry import WEIGHTS
-from tsdsr.weights.search import find, missing, places
+from tsdsr.weights.search import check_folders, find, missing, places
 from tsdsr.weights.store import fetch, import_file
 
 
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     unknown = [name for name in args.names if name not in WEIGHTS]
     if unknown:
         raise UserError(f"unknown weights {', '.join(unknown)}; known: {', '.join(WEIGHTS)}")
+    check_folders(args.dir)
     action = {"list": _list, "check": _check, "fetch": _fetch}[args.action]
     return action(args.names or list(WEIGHTS), args.dir)
 

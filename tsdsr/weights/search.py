@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from tsdsr.errors import UserError
 from tsdsr.files import sha256_file
 from tsdsr.weights.registry import WEIGHTS, Weight
 
@@ -58,13 +59,25 @@ def places(weight: Weight, folders: Sequence[str | Path] = ()) -> Iterator[tuple
     yield "torch cache", torch_hub() / weight.file
     if weight.repository:
         repository = hugging_face_hub() / ("models--" + weight.repository.replace("/", "--"))
-        for snapshot in sorted((repository / "snapshots").glob("*")):
+        snapshots = repository / "snapshots"
+        for snapshot in sorted(snapshots.glob("*")) or [snapshots / "*"]:  # the star tells where one would be found
             yield "Hugging Face cache", snapshot / weight.filename
     if weight.package:
         package, inside = weight.package
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:
             yield f"package {package}", Path(spec.origin).parent / inside
+
+
+def check_folders(folders: Sequence[str | Path]) -> None:
+    """A folder that is named and not there is a slip, and no place without weights.
+
+    Raises:
+        UserError: naming it.
+    """
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder of weights")
 
 
 def find(name: str, folders: Sequence[str | Path] = ()) -> Found | None:

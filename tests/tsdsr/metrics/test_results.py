@@ -128,6 +128,7 @@ def test_a_difference_that_all_of_six_images_show_has_a_star(tmp_path: Path) -> 
         ("--against", "nowhere.csv", "nowhere.csv cannot be read"),
         ("--against", "a.txt", "not a CSV of scores"),
         ("--out", "scores.json", "name the CSV"),
+        ("--weights-dir", "nowhere", "nowhere: no such folder of weights"),
         ("--out", "restored", "is a folder"),
         ("--out", "a.txt/scores.csv", "cannot be written"),
     ],
