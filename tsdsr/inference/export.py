@@ -35,7 +35,7 @@ def _size(text: str) -> tuple[int, int] | str:
     if text == "dynamic":
         return text
     width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text} is neither `dynamic` nor WIDTHxHEIGHT")
     return int(height), int(width)
 

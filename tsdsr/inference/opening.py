@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers.utils.logging import disable_progress_bar
+from diffusers.utils import logging as diffusers_logging
 
 from tsdsr.errors import UserError
 from tsdsr.inference.loading import teacher_of
@@ -35,7 +35,8 @@ def open_pipeline(
     where = find_device(device)
     kind = ("float32" if where.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
     options = {"dtype": getattr(torch, kind)}
-    disable_progress_bar()  # of loading, which takes a moment
+    diffusers_logging.disable_progress_bar()  # of loading, which takes a moment
+    diffusers_logging.set_verbosity_error()  # what it warns of is an error here, or works
     if (place / SAVED).is_file():
         pipe = TSDSRPipeline.from_pretrained(place, **options)
     else:

@@ -83,12 +83,19 @@ class TSDSRPipeline(DiffusionPipeline):
     @classmethod
     def _from_saved(cls, source: str, options: dict[str, Any]) -> Self:
         try:
-            return super().from_pretrained(source, **options)
+            pipe = super().from_pretrained(source, **options)
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{source}: cannot be read as an upscaler ({reason}); for a teacher, name a student too"
             ) from error
+        if not isinstance(pipe.transformer, StreamlinedTransformer):
+            raise UserError(f"{source}: is no upscaler; for a teacher, name a student too")
+        for part in ("vae", "transformer"):  # diffusers leaves what a file lacks without values
+            empty = [name for name, value in getattr(pipe, part).named_parameters() if value.is_meta]
+            if empty and "device_map" not in options:
+                raise UserError(f"{source}: damaged: {part} lacks {len(empty)} of its weights, {empty[0]} among them")
+        return pipe
 
     @torch.no_grad()
     def __call__(

@@ -78,3 +78,9 @@ def test_a_folder_with_other_things_is_not_replaced(place: Path, tmp_path: Path,
     assert main(["export", "-o", str(tmp_path)]) == 2
     assert "no earlier export" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_size_of_nothing_is_no_size(capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "-o", "out", "--onnx", "0x16"])
+    assert "0x16 is neither" in capsys.readouterr().err

@@ -1,13 +1,16 @@
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.tsdsr.inference.conftest import Model
 from tsdsr.errors import UserError
+from tsdsr.files import write_json
 from tsdsr.inference import TSDSRPipeline
 from tsdsr.inference.color import adain, noise_variance, wavelet
 from tsdsr.inference.opening import open_pipeline
@@ -231,6 +234,24 @@ def test_other_errors_of_a_network_are_not_swallowed(pipe, small, monkeypatch) -
 def test_bad_input_is_one_clear_message(loaded: TSDSRPipeline, given: object, options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         loaded(given, **options)
+
+
+def test_a_saved_pipeline_that_is_not_whole_is_one_clear_message(loaded: TSDSRPipeline, tmp_path: Path) -> None:
+    loaded.save_pretrained(tmp_path)
+    weights = tmp_path / "vae/diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["decoder.conv_out.weight"]
+    save_file(tensors, weights)
+    with pytest.raises(UserError, match=r"vae lacks 1 of its weights, decoder.conv_out.weight"):
+        TSDSRPipeline.from_pretrained(tmp_path)
+
+
+def test_a_teacher_alone_is_no_upscaler(loaded: TSDSRPipeline, model: Model, tmp_path: Path) -> None:
+    shutil.copytree(model.teacher_dir, tmp_path, dirs_exist_ok=True)
+    classes = {"vae": ["diffusers", "AutoencoderKL"], "transformer": ["diffusers", "SD3Transformer2DModel"]}
+    write_json(tmp_path / "model_index.json", {"_class_name": "StableDiffusion3Pipeline", **classes})
+    with pytest.raises(UserError, match="is no upscaler; for a teacher, name a student too"):
+        TSDSRPipeline.from_pretrained(tmp_path)
 
 
 def test_bad_directories_are_one_clear_message(model: Model, tmp_path: Path) -> None:
