@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ import torch
 from tsdsr.files import read_json, sha256_json, write_json
 from tsdsr.metrics.images import Item
 from tsdsr.metrics.registry import Metric
+
+logger = logging.getLogger(__name__)
 
 
 def version(metric: Metric, digests: Mapping[str, str], device: torch.device) -> str:
@@ -51,21 +54,25 @@ class ScoreCache:
         return math.nan if value == "nan" else value
 
     def put(self, items: Sequence[Item], scores: Mapping[Metric, tuple[str, float]]) -> None:
-        """Keep scores of the same items: metric -> (key, value)."""
+        """Keep scores of the same items: metric -> (key, value). Where nothing can be written, nothing is kept."""
         changed = set()
         for metric, (key, value) in scores.items():
             path = self._path(items, metric)
             if path is not None:
                 self._entries(path)[key] = value if math.isfinite(value) else "nan"
                 changed.add(path)
-        for path in changed:
-            write_json(path, self._read[path])
+        try:
+            for path in changed:
+                write_json(path, self._read[path])
+        except OSError as error:
+            logger.warning("scores are not kept for the next time: %s", error)
+            self._root = None
 
     def _entries(self, path: Path) -> dict:
         if path not in self._read:
             try:
                 entries = read_json(path)
-            except (FileNotFoundError, ValueError):  # absent; or damaged, no JSON or no UTF-8
+            except (OSError, ValueError):  # absent or unreadable; or damaged, no JSON or no UTF-8
                 entries = {}
             self._read[path] = entries if isinstance(entries, dict) else {}
         return self._read[path]

@@ -128,6 +128,16 @@ def test_a_damaged_cache_is_computed_anew(folders: tuple[Path, Path], content: b
     assert again.values == first.values
 
 
+def test_a_cache_that_cannot_be_written_costs_a_line_and_no_score(
+    folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(".tsdsr").write_text("a file where the folder should be")
+    scores = score(folders, ("psnr", "ssim"))
+    assert scores.computed == 6
+    assert not scores.partial
+    assert caplog.text.count("scores are not kept for the next time") == 1
+
+
 def test_each_image_is_decoded_once(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     original = images._decode
