@@ -20,17 +20,18 @@ STORE = 80 * 2**20  # bytes; Ray takes no less than 75 MiB
 SIDE = 4000
 
 
-@pytest.fixture
-def small_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def small_store() -> Iterator[Any]:
     """Ray with an object store that no two batches fit into."""
-    for name, value in runtime.ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    import ray
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in runtime.ENVIRONMENT.items():
+            patch.setenv(name, value)
+        import ray
 
-    with runtime._agents_told_their_ports():
-        ray.init(address="local", num_cpus=2, object_store_memory=STORE, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+        with runtime._agents_told_their_ports():
+            ray.init(address="local", num_cpus=2, object_store_memory=STORE, log_to_driver=False)
+        yield ray
+        ray.shutdown()
 
 
 def batch(number: int) -> Batch:
