@@ -24,7 +24,7 @@ def predict_velocity(
     Args:
         z_t: [R,C,h,w]. timestep: [R], 1000 sigma. embeds: [R,L,D]. pooled: [R,P].
     """
-    dtype = transformer.dtype
+    dtype = adapters.base_dtype(transformer)
     velocity = transformer(
         hidden_states=z_t.to(dtype),
         timestep=timestep,
@@ -58,7 +58,7 @@ class GuidedVelocity:
     def __call__(self, z_t: Tensor, timestep: Tensor) -> Tensor:
         """z_t [nB,C,h,w], timestep [nB] = 1000 sigma -> guided velocity, shaped like z_t."""
         blocks = z_t.shape[0] // self.embeds.shape[0]
-        dtype = self.transformer.dtype  # cast before they are repeated: they are larger than what is noised
+        dtype = adapters.base_dtype(self.transformer)  # cast before they are repeated: larger than what is noised
         embeds, pooled = self.embeds.to(dtype).repeat(blocks, 1, 1), self.pooled.to(dtype).repeat(blocks, 1)
         with adapters.active(self.transformer, *self.names):
             if self.scale == 1:

@@ -86,7 +86,7 @@ class Student:
     def predict(self, z_lq: Tensor, prompt: Prompt) -> Tensor:
         """z_hat = z_L - v_theta(z_L, 1000, c), [B,C,h,w] in float32 or wider."""
         rows = z_lq.shape[0]
-        dtype = self.transformer.dtype
+        dtype = adapters.base_dtype(self.transformer)
         velocity = self.transformer(
             hidden_states=z_lq.to(dtype),
             timestep=torch.full((rows,), STUDENT_TIMESTEP, device=z_lq.device),

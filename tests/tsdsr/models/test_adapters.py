@@ -170,6 +170,29 @@ def test_a_gradient_reaches_the_active_adapter_alone(both):
     assert all(p.grad is None for p in adapters.parameters(both, adapters.STUDENT).values())
 
 
+def test_layers_are_looked_for_once_and_again_when_an_adapter_has_come(transformer, monkeypatch):
+    walks, walk = [], adapters._walk
+    monkeypatch.setattr(adapters, "_walk", lambda model: walks.append(model) or walk(model))
+    add(transformer, adapters.FAKE_SCORE)
+    before, walks[:] = predict(transformer), []
+    for _ in range(3):
+        with adapters.active(transformer, adapters.FAKE_SCORE):
+            pass
+    assert len(walks) == 1
+    add(transformer, adapters.STUDENT, targets=["proj_out"])  # a layer that had none
+    randomize(transformer, adapters.STUDENT)
+    with adapters.active(transformer, adapters.STUDENT):
+        assert not torch.equal(predict(transformer), before)
+
+
+def test_the_bases_dtype_is_not_an_adapters(both):
+    both.to(torch.float64)
+    for name in NAMES:
+        for parameter in adapters.parameters(both, name).values():
+            parameter.data = parameter.data.float()
+    assert adapters.base_dtype(both) == both.dtype == torch.float64
+
+
 def test_has_adapter(both):
     assert adapters.has_adapter(both, adapters.STUDENT)
     assert not adapters.has_adapter(both, adapters.TEACHER)
