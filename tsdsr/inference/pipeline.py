@@ -84,7 +84,7 @@ class TSDSRPipeline(DiffusionPipeline):
     def _from_saved(cls, source: str, options: dict[str, Any]) -> Self:
         try:
             pipe = super().from_pretrained(source, **options)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, SafetensorError) as error:  # a TypeError for a config without its keys
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{source}: cannot be read as an upscaler ({reason}); for a teacher, name a student too"

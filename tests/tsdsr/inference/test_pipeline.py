@@ -244,6 +244,9 @@ def test_a_saved_pipeline_that_is_not_whole_is_one_clear_message(loaded: TSDSRPi
     save_file(tensors, weights)
     with pytest.raises(UserError, match=r"vae lacks 1 of its weights, decoder.conv_out.weight"):
         TSDSRPipeline.from_pretrained(tmp_path)
+    (tmp_path / "transformer/config.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be read as an upscaler"):
+        TSDSRPipeline.from_pretrained(tmp_path)
 
 
 def test_a_teacher_alone_is_no_upscaler(loaded: TSDSRPipeline, model: Model, tmp_path: Path) -> None:
