@@ -250,13 +250,14 @@ def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], part
 
 def _facts(scores: Sequence[MethodScores]) -> list[page.Fact]:
     """The PSNR of each of our methods, and how far above the teacher's round trip it is: all on one set of images."""
-    means = {run.method: run.metrics["psnr"].mean for run in scores if "psnr" in run.metrics and not run.external}
-    floor = means.get("round_trip")
+    found = {run.method: run.metrics["psnr"] for run in scores if "psnr" in run.metrics and not run.external}
+    floor = found["round_trip"].mean if "round_trip" in found else None
     facts = []
-    for method, mean in means.items():
-        if mean is not None:
-            lead = "" if floor is None or method == "round_trip" else _lead(mean - floor)
-            facts.append(page.Fact(f"PSNR, {score_files.method_label(method)}", f"{mean:.2f} dB", lead))
+    for method, score in found.items():
+        if score.mean is not None:
+            lead = "" if floor is None or method == "round_trip" else _lead(score.mean - floor)
+            label = f"PSNR, {score_files.method_label(method)}"
+            facts.append(page.Fact(label, f"{score.mean:.2f} dB", lead, score.provenance))
     return facts
 
 

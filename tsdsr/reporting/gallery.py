@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 from tsdsr.reporting import scores as score_files
 from tsdsr.reporting import sheet
 from tsdsr.reporting.scores import MethodScores
+from tsdsr.reporting.table import Provenance
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 CROP_FRACTION = 5  # a crop's side is the image's shorter side over this
@@ -31,6 +32,7 @@ class Version:
     scores: str
     crops: tuple[str, ...]
     pixelated: bool
+    provenance: Provenance | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ def _exhibit(pairs: Path, restored: Path, name: str, runs: Sequence[MethodScores
     images = {method: image for method, image in images.items() if image.size == hq.size}
     students = [image for method, image in images.items() if method not in score_files.BASELINES]
     boxes = differing_boxes(students if len(students) > 1 else [*images.values(), hq])
-    lines = {run.method: sheet.scores_line(score_files.of_image(run, name)) for run in runs}
+    by_method = {run.method: run for run in runs}
     versions = [_version("lq", "LQ input", lq, "", boxes, hq.size)]
-    versions += [
-        _version(key, score_files.method_label(key), image, lines[key], boxes, hq.size) for key, image in images.items()
-    ]
+    for key, image in images.items():
+        scores = sheet.scores_line(score_files.of_image(by_method[key], name))
+        version = _version(key, score_files.method_label(key), image, scores, boxes, hq.size)
+        versions.append(replace(version, provenance=by_method[key].provenance))
     versions.append(_version("hq", "HQ", hq, "", boxes, hq.size))
     return Exhibit(name, hq.width, hq.height, tuple(versions), tuple(boxes))
 

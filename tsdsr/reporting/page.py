@@ -59,6 +59,7 @@ class Fact:
     label: str
     value: str
     detail: str
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def render(content: Content) -> str:
         content=content,
         origin_of=origins.number,
         plot_origin=origins.of_plot,
+        provenance_of=origins.of_provenance,
         origins=origins.entries,
         css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         js=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
@@ -114,6 +116,9 @@ class _Origins:
 
     def of_plot(self, plot: Plot) -> int:
         return self._keep((plot.caption,), plot.provenance)
+
+    def of_provenance(self, provenance: Provenance) -> int:
+        return self._keep((), provenance)
 
     def _keep(self, lines: tuple[str, ...], provenance: Provenance | None) -> int:
         key = (lines, provenance)

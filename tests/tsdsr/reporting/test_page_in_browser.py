@@ -127,6 +127,12 @@ def test_a_figure_tells_where_it_comes_from(page: browser.Page) -> None:
     assert page.run(f"{card}.hidden") is True
 
 
+@pytest.mark.parametrize(("figure", "run"), [(".facts dd", "run-full"), ("#image-coast .scores span", "run-bicubic")])
+def test_a_figure_outside_the_tables_tells_its_origin_too(page: browser.Page, figure: str, run: str) -> None:
+    page.click(figure)
+    assert run in page.run("document.getElementById('origin').innerText")
+
+
 def test_an_empty_cell_tells_why(page: browser.Page) -> None:
     page.run("document.querySelector('#table-table4 td.empty').focus()")
     assert "weights absent" in page.run("document.getElementById('origin').innerText")

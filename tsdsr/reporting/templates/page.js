@@ -84,48 +84,6 @@
     });
   }
 
-  // --- before and after
-  const left = document.getElementById("left");
-  const right = document.getElementById("right");
-  const exhibits = all(".exhibit");
-  const show = (exhibit) => {
-    const images = all(".stage img", exhibit);
-    const find = (wanted) => images.find((image) => image.dataset.version === wanted) || images[0];
-    const [before, after] = [find(left.value), find(right.value)];
-    for (const image of images) {
-      image.hidden = image !== before && image !== after;
-      image.classList.toggle("is-left", image === before && image !== after);
-    }
-    const name = (image) => image.alt.slice(image.alt.indexOf(", ") + 2);
-    exhibit.querySelector(".tag.left").textContent = name(before);
-    exhibit.querySelector(".tag.right").textContent = name(after);
-    const scored = [before, after].filter((image) => image.dataset.scores);
-    exhibit.querySelector(".scores").replaceChildren(...scored.map((image) => line("span", `${name(image)} ${image.dataset.scores}`)));
-  };
-  const showAll = () => exhibits.forEach(show);
-  const split = (input) => { input.parentElement.style.setProperty("--split", `${input.value}%`); };
-  if (left && right) {
-    const versions = Array.from(left.options, (option) => option.value);
-    left.value = versions.includes("bicubic") ? "bicubic" : "lq";
-    right.value = versions.includes("full") ? "full" : "hq";
-    left.addEventListener("change", showAll);
-    right.addEventListener("change", showAll);
-    for (const input of all(".stage input")) {
-      input.addEventListener("input", () => split(input));
-      split(input);
-    }
-    document.addEventListener("keydown", (event) => {
-      const digit = /^Digit([1-9])$/.exec(event.code);
-      if (!digit || event.ctrlKey || event.altKey || event.metaKey || event.target.matches("select")) return;
-      const chosen = versions[Number(digit[1]) - 1];
-      if (chosen === undefined) return;
-      (event.shiftKey ? left : right).value = chosen;
-      showAll();
-      event.preventDefault();
-    });
-    showAll();
-  }
-
   // --- where a figure comes from: on hover and focus; a click keeps it open until Escape, the next click or focus
   const origins = JSON.parse(document.getElementById("origins").textContent);
   const card = document.getElementById("origin");
@@ -153,7 +111,7 @@
     place(element);
   };
   const close = () => { card.hidden = true; pinned = null; };
-  for (const element of all("[data-origin]")) {
+  const tellOrigin = (element) => {
     element.addEventListener("mouseenter", () => { if (!pinned) open(element); });
     element.addEventListener("mouseleave", () => { if (!pinned) card.hidden = true; });
     element.addEventListener("focus", () => { if (pinned !== element) { pinned = null; open(element); } });
@@ -162,7 +120,55 @@
       if (pinned === element) { close(); } else { open(element); pinned = element; }
       event.stopPropagation();
     });
-  }
+  };
+  all("[data-origin]").forEach(tellOrigin);
   document.addEventListener("click", (event) => { if (!card.contains(event.target)) close(); });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
+
+  // --- before and after
+  const left = document.getElementById("left");
+  const right = document.getElementById("right");
+  const exhibits = all(".exhibit");
+  const show = (exhibit) => {
+    const images = all(".stage img", exhibit);
+    const find = (wanted) => images.find((image) => image.dataset.version === wanted) || images[0];
+    const [before, after] = [find(left.value), find(right.value)];
+    for (const image of images) {
+      image.hidden = image !== before && image !== after;
+      image.classList.toggle("is-left", image === before && image !== after);
+    }
+    const name = (image) => image.alt.slice(image.alt.indexOf(", ") + 2);
+    exhibit.querySelector(".tag.left").textContent = name(before);
+    exhibit.querySelector(".tag.right").textContent = name(after);
+    const scored = [before, after].filter((image) => image.dataset.scores);
+    exhibit.querySelector(".scores").replaceChildren(...scored.map((image) => {
+      const text = line("span", `${name(image)} ${image.dataset.scores}`);
+      text.dataset.origin = image.dataset.scored;
+      tellOrigin(text);
+      return text;
+    }));
+  };
+  const showAll = () => exhibits.forEach(show);
+  const split = (input) => { input.parentElement.style.setProperty("--split", `${input.value}%`); };
+  if (left && right) {
+    const versions = Array.from(left.options, (option) => option.value);
+    left.value = versions.includes("bicubic") ? "bicubic" : "lq";
+    right.value = versions.includes("full") ? "full" : "hq";
+    left.addEventListener("change", showAll);
+    right.addEventListener("change", showAll);
+    for (const input of all(".stage input")) {
+      input.addEventListener("input", () => split(input));
+      split(input);
+    }
+    document.addEventListener("keydown", (event) => {
+      const digit = /^Digit([1-9])$/.exec(event.code);
+      if (!digit || event.ctrlKey || event.altKey || event.metaKey || event.target.matches("select")) return;
+      const chosen = versions[Number(digit[1]) - 1];
+      if (chosen === undefined) return;
+      (event.shiftKey ? left : right).value = chosen;
+      showAll();
+      event.preventDefault();
+    });
+    showAll();
+  }
 })();
