@@ -63,12 +63,15 @@ def _alias_functional_tensor() -> None:
 
 def _quiet() -> None:
     """Drop warnings about what is meant: several adapters on one model (PEFT), lpips's old spelling of torchvision's
-    arguments, and bitsandbytes (brought by another package, used by none) missing a kernel of its own.
+    arguments, DDP's new name (torch 2.13) for an argument and its word on strides of 1 x 1 kernels, and bitsandbytes
+    (brought by another package, used by none) missing a kernel of its own.
 
     Ends when those libraries stop warning.
     """
     warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
     warnings.filterwarnings("ignore", module="torchvision.models._utils")
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

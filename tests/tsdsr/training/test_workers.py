@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,10 @@ def work(rank: int, size: int, directory: str) -> None:
     torch.set_num_threads(1)
     root = Path(directory)
     distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=size)
-    for name, changes in CASES.items():
-        train(root / name, rank, **changes)
+    with warnings.catch_warnings(record=True) as said:
+        for name, changes in CASES.items():
+            train(root / name, rank, **changes)
+    files.write_json(root / f"warnings-{rank}.json", [str(warning.message) for warning in said])
     break_off(root / "broken", rank)
     stop_and_go_on(root / "stopped", rank)
     distributed.destroy_process_group()
@@ -136,6 +139,12 @@ def test_two_workers_count_one_workers_samples_by_noise_level(ran, case):
         for found, row in zip(files.read_json(ran / case / f"diagnostics-{rank}.json"), wanted, strict=True):
             assert found.pop("phase") == row["phase"]
             assert found == pytest.approx({name: value for name, value in row.items() if name != "phase"}, rel=1e-3)
+
+
+@pytest.mark.parametrize("rank", range(2))
+def test_ddp_warns_of_nothing_that_people_could_mend(ran, rank):
+    said = files.read_json(ran / f"warnings-{rank}.json")
+    assert [text for text in said if "buffers" in text or "strides" in text] == []
 
 
 def test_a_worker_that_breaks_stops_all(ran):
