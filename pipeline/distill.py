@@ -44,6 +44,7 @@ METRICS = Path("reports/metrics")
 RUNNING = Path(".tsdsr/running")
 MAX_RESTARTS = 3
 LOOK_AROUND = 10.0  # seconds
+SETTING_OUT = 7200  # seconds that workers wait for the first one, which reads the whole cache to check it
 WAITING = (
     "waiting: distill.num_workers: %d wants a %s for each, and the cluster has %g. It goes on from its last checkpoint "
     "when a host joins (python -m pipeline.cluster --join), or when it is ended (Ctrl-C; ray job stop) and started "
@@ -166,7 +167,7 @@ def _fit(params: Params, job: Job, control: Control) -> str | None:
         result: Any = TorchTrainer(
             _work,
             train_loop_config=loop_config,
-            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=SETTING_OUT),
             scaling_config=ScalingConfig(
                 num_workers=config.num_workers, use_gpu=on_gpu, resources_per_worker=None if on_gpu else {"CPU": 1}
             ),
@@ -182,8 +183,16 @@ def _fit(params: Params, job: Job, control: Control) -> str | None:
 
 
 def _loop_config(params: Params, job: Job, control: Control) -> dict[str, Any]:
-    config = {"params": params.to_dict(), "job": asdict(job), "control": control, "place": asdict(storage.here(params))}
-    return {**config, "environment": {}, "ray": False}
+    return {
+        "params": params.to_dict(),
+        "job": asdict(job),
+        "control": control,
+        "place": asdict(storage.here(params)),
+        # Chosen once: a worker's host may have what this one has not, and Ray was asked for workers of one kind.
+        "device": pick_device(params.distill.device).type,
+        "environment": {},
+        "ray": False,
+    }
 
 
 def _work(config: dict[str, Any]) -> str | None:
@@ -267,7 +276,7 @@ def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Call
             train(
                 params,
                 job,
-                device=_device(params.distill.device, in_ray=config["ray"]),
+                device=_device(config["device"], in_ray=config["ray"]),
                 on_metrics=on_metrics,
                 on_step=progress.show if in_charge else lambda step, values: None,
                 on_checkpoint=on_checkpoint,

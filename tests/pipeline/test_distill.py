@@ -48,7 +48,7 @@ def test_each_of_rays_workers_takes_its_own_card(monkeypatch: pytest.MonkeyPatch
     """Ray shows a node's workers all cards of that node, so that the first one is not everybody's."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda:3"))
-    assert distill._device("auto", in_ray=in_ray) == torch.device(wanted)
+    assert distill._device("cuda", in_ray=in_ray) == torch.device(wanted)
     assert distill._device("cpu", in_ray=in_ray) == torch.device("cpu")
 
 
