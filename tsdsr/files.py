@@ -47,7 +47,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     try:
         with telling_of_no_space(path):
             yield aside
-        aside.chmod(0o777 & ~_umask())
+        _let_others_read(aside)
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-old-"))
             path.replace(old / path.name)
@@ -75,6 +75,7 @@ def put_in_place(source: str | Path, path: str | Path) -> None:
                 target = aside / file.relative_to(source)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(file, target)
+        _let_others_read(aside)
         old.mkdir()
         if path.exists():
             path.replace(old / path.name)
@@ -154,6 +155,14 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
+
+
+def _let_others_read(directory: Path) -> None:
+    """As the umask has it: temporary directories, and the weights that safetensors writes, are their owner's alone."""
+    mask = _umask()
+    for place in (directory, *directory.rglob("*")):
+        if not place.is_symlink():
+            place.chmod((0o777 if place.is_dir() else 0o666) & ~mask)
 
 
 def _umask() -> int:

@@ -58,12 +58,16 @@ def test_who_may_read_what_is_written_is_for_the_umask_to_say(tmp_path, mask):
     former = os.umask(mask)
     try:
         files.write_text(tmp_path / "file", "1")
-        with files.atomic_directory(tmp_path / "directory"):
-            pass
+        with files.atomic_directory(tmp_path / "directory") as aside:
+            (aside / "deep").mkdir()
+            (aside / "deep" / "weights").touch(0o600)  # as safetensors writes them
+        files.put_in_place(tmp_path / "directory", tmp_path / "copy")
     finally:
         os.umask(former)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
-    assert (tmp_path / "directory").stat().st_mode & 0o777 == 0o777 & ~mask
+    for place in ("directory", "directory/deep", "copy", "copy/deep"):
+        assert (tmp_path / place).stat().st_mode & 0o777 == 0o777 & ~mask
+    for place in ("file", "directory/deep/weights", "copy/deep/weights"):
+        assert (tmp_path / place).stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_a_directory_is_replaced_whole(tmp_path):

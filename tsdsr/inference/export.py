@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shutil
 from pathlib import Path
 
 from tsdsr.errors import UserError
@@ -59,7 +58,6 @@ def _whole(args: argparse.Namespace, place: Path) -> int:
     pipe = open_pipeline(args.model, teacher=args.teacher, dtype=args.dtype, device="cpu")
     with atomic_directory(args.output) as aside:
         pipe.save_pretrained(aside)
-        _let_others_read(aside)
         if args.onnx:
             (aside / ONNX_FILE.parent).mkdir()
             difference = export_onnx(pipe, aside / ONNX_FILE, None if args.onnx == "dynamic" else args.onnx)
@@ -78,16 +76,9 @@ def _plain(args: argparse.Namespace, place: Path) -> int:
 
     with atomic_directory(args.output) as aside:
         count = export_plain(args.teacher or teacher_of(place), place, aside, dtype=getattr(torch, args.dtype))
-        _let_others_read(aside)
         if args.card:
             write_card(place, aside, args.output.name, plain=True)
     return count
-
-
-def _let_others_read(directory: Path) -> None:
-    """Networks' weights, which safetensors leaves for their owner only, as the files beside them."""
-    for weights in directory.glob("*/*.safetensors"):
-        shutil.copymode(weights.with_name("config.json"), weights)
 
 
 def _check(args: argparse.Namespace, place: Path) -> None:

@@ -120,8 +120,7 @@ class Student:
             adapters.save(self.transformer, adapters.STUDENT, aside / "transformer.safetensors")
             adapters.save(self.vae, adapters.STUDENT, aside / "vae.safetensors")
             tensors = {"prompt_embeds": prompt.embeds, "pooled_embeds": prompt.pooled}
-            with files.atomic_file(aside / PROMPT_FILE) as path:  # save_file alone leaves it for its owner only
-                save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / PROMPT_FILE)
             files.write_json(aside / "student.json", {"format": FORMAT, **config})
 
 
