@@ -25,6 +25,7 @@ from tsdsr.inference.rows import RowStore
 from tsdsr.inference.sizes import TargetSize
 from tsdsr.inference.streamlined import StreamlinedTransformer
 from tsdsr.models.codec import LatentCodec
+from tsdsr.models.teacher import check_whole
 
 logger = logging.getLogger(__name__)
 Color = Literal["wavelet", "adain", "none"]
@@ -91,10 +92,9 @@ class TSDSRPipeline(DiffusionPipeline):
             ) from error
         if not isinstance(pipe.transformer, StreamlinedTransformer):
             raise UserError(f"{source}: is no upscaler; for a teacher, name a student too")
-        for part in ("vae", "transformer"):  # diffusers leaves what a file lacks without values
-            empty = [name for name, value in getattr(pipe, part).named_parameters() if value.is_meta]
-            if empty and "device_map" not in options:
-                raise UserError(f"{source}: damaged: {part} lacks {len(empty)} of its weights, {empty[0]} among them")
+        if "device_map" not in options:
+            for part in ("vae", "transformer"):
+                check_whole(source, part, getattr(pipe, part))
         return pipe
 
     @torch.no_grad()

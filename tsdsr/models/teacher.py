@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from tsdsr import files
 from tsdsr.errors import UserError
@@ -120,6 +121,7 @@ def load_teacher(
         transformer = SD3Transformer2DModel.from_pretrained(
             where.source, subfolder="transformer", dtype=dtype, **where.options
         )
+        check_whole(where.source, "transformer", transformer)
         scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(
             where.source, subfolder="scheduler", **where.options
         )
@@ -136,6 +138,7 @@ def load_vae(where: Location, *, dtype: torch.dtype, device: str | torch.device)
 
     with _readable(where):
         vae = AutoencoderKL.from_pretrained(where.source, subfolder="vae", dtype=dtype, **where.options)
+        check_whole(where.source, "vae", vae)
     return vae.to(device).eval().requires_grad_(False)
 
 
@@ -148,6 +151,17 @@ def load_text(where: Location, *, dtype: torch.dtype, device: str | torch.device
             where.source, transformer=None, vae=None, dtype=dtype, **where.options
         )
     return pipe.to(device)
+
+
+def check_whole(source: str, part: str, network: nn.Module) -> None:
+    """diffusers leaves what a file of weights lacks without values, on the meta device.
+
+    Raises:
+        UserError: where it has left any.
+    """
+    lacking = [name for name, value in network.named_parameters() if value.is_meta]
+    if lacking:
+        raise UserError(f"{source}: damaged: {part} lacks {len(lacking)} of its weights, {lacking[0]} among them")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.teachers import write_random_teacher
 from tests.tiny import randomize, relative
@@ -127,6 +127,13 @@ def test_the_fingerprint_follows_every_byte(directory, tmp_path):
     assert teachers.fingerprint(tmp_path / "copy") != before
 
 
+def without(part: Path, name: str) -> None:
+    weights = part / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors[name]
+    save_file(tensors, weights)
+
+
 def test_a_path_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="data/teacher: no such directory"):
@@ -145,6 +152,8 @@ def test_a_path_that_is_not_there_is_not_asked_of_the_hub(tmp_path, monkeypatch)
             lambda path: (path / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"none"),
             "cannot load the teacher",
         ),
+        (lambda path: without(path / "vae", "decoder.conv_out.weight"), "vae lacks 1 of its weights, decoder.conv_out"),
+        (lambda path: without(path / "transformer", "proj_out.bias"), "transformer lacks 1 of its weights, proj_out"),
     ],
 )
 def test_a_teacher_that_cannot_be_read_is_one_clear_line(directory, tmp_path, change, reason):
