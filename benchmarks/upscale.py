@@ -50,7 +50,7 @@ from tsdsr.models.student import Student  # noqa: E402
 
 RANK = 64
 TOLERANCE = {"cpu": 1e-4, "cuda": 0.05}  # of a range of 1; bfloat16 on a GPU
-WARM_UP = {"cpu": 1, "cuda": 3}
+WARM_UP = {"cpu": 3, "cuda": 3}
 MEGAPIXELS = (1, 4, 16)
 SHARED = ROOT.parent / "shared/data"
 PHOTOGRAPHS = ("bench_drealsr/lq", "train_hq", "real_lq")  # real captures, clean ones, and badly damaged ones
@@ -239,7 +239,7 @@ def main() -> None:
         print(peak(args.peak))
         return
     print("Speed")
-    result = speed("tiny", torch.device("cpu"), 256 if args.quick else 512, 32, 4, 3 if args.quick else 7)
+    result = speed("tiny", torch.device("cpu"), 256 if args.quick else 512, 32, 4, 15)
     summary: dict[str, Any] = {"name": "upscale", "unit": "s", "device": "cpu", "hardware": hardware()} | result
     if torch.cuda.is_available():
         gpu = speed("sd3-medium", torch.device("cuda"), 512, 64, 1, 10)
