@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from diffusers.utils import logging as diffusers_logging
 
 from tsdsr.errors import UserError
 from tsdsr.inference.loading import teacher_of
 from tsdsr.inference.pipeline import TSDSRPipeline
+from tsdsr.models.quiet import quiet
 from tsdsr.models.student import WEIGHTS
 
 STUDENTS = Path("data/students")
@@ -35,12 +35,11 @@ def open_pipeline(
     where = find_device(device)
     kind = ("float32" if where.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
     options = {"dtype": getattr(torch, kind)}
-    diffusers_logging.disable_progress_bar()  # of loading, which takes a moment
-    diffusers_logging.set_verbosity_error()  # what it warns of is an error here, or works
-    if (place / SAVED).is_file():
-        pipe = TSDSRPipeline.from_pretrained(place, **options)
-    else:
-        pipe = TSDSRPipeline.from_pretrained(teacher or teacher_of(place), student=place, **options)
+    with quiet():
+        if (place / SAVED).is_file():
+            pipe = TSDSRPipeline.from_pretrained(place, **options)
+        else:
+            pipe = TSDSRPipeline.from_pretrained(teacher or teacher_of(place), student=place, **options)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(where)
 
