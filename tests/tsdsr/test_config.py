@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import yaml
@@ -53,11 +54,11 @@ def test_random_crops_leave_every_committed_variant_valid(params):
     [
         ("distill.tsd.lamda", 0.5, "distill.tsd.lamda: unknown key"),
         ("distil", {}, "distil: unknown key"),
-        ("distill.steps", 0, "distill.steps: .*greater than or equal to 1.*found 0"),
+        ("distill.steps", 0, r"distill\.steps: 0 is outside of \[1, inf\)"),
         ("distill.steps", "many", "distill.steps: .*integer.*found 'many'"),
         ("distill.tsd.lambda", -1, "distill.tsd.lambda"),
         ("distill.tsd.lambda", float("nan"), "distill.tsd.lambda"),
-        ("distill.tsd.t_range", [900, 100], "distill.tsd: the lower bound 900.* above the upper"),
+        ("distill.tsd.t_range", [900, 100], "distill.tsd.t_range: the lower bound 900 is above the upper bound 100"),
         ("distill.tsd.t_range", [0, 950], "distill.tsd.t_range"),
         ("distill.accumulation", 1000, "multiple of num_workers x accumulation"),
         ("distill.phases.late.share", 0.99, "shares of the phases must sum to 1, found 1"),
@@ -71,11 +72,90 @@ def test_random_crops_leave_every_committed_variant_valid(params):
         ("captions.source", "model", "captions.model names none"),
         ("ablate.run", ["wo_nothing"], "wo_nothing"),
         ("ablate.variants.wo_tsm", {"tsd": {"lamda": 1}}, "wo_tsm.*tsd.lamda: unknown key"),
+        ("ablate.variants.wo_tsm", {"tsd": {"lambda": 7}}, r"wo_tsm: tsd\.lambda: 7.0 is outside of \[0, 1\]"),
+        ("ablate.seeds", [0, 1, 0], "ablate: seeds names one twice"),
+        ("sweep.space", [{"key": "distill.tsd.lambda", "uniform": [0, 7]}], r"sweep\.space: distill\.tsd\.lambda: 7"),
+        ("evaluate.metrics", [], "evaluate.metrics"),
     ],
 )
 def test_a_bad_value_is_named_with_what_was_wanted(values, path, value, message):
     with pytest.raises(UserError, match=message):
         Params.parse(put(values, path, value), origin="params.yaml")
+
+
+def numbers(value, path="") -> dict[str, float]:
+    """The numbers of nested mappings and lists, by their path; indices of lists are part of it."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        inner = (numbers(item, f"{path}.{key}".removeprefix(".")) for key, item in items)
+        return {name: number for found in inner for name, number in found.items()}
+    return {path: value} if isinstance(value, int | float) and not isinstance(value, bool) else {}
+
+
+def replaced(value, keys: list[str], new):
+    """A copy of nested mappings and lists with one value changed."""
+    if not keys:
+        return new
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    changed = {key: replaced(item, keys[1:], new) if str(key) == keys[0] else item for key, item in items}
+    return changed if isinstance(value, dict) else list(changed.values())
+
+
+def refusals(values: dict, keys: dict[str, float]) -> list[str]:
+    """Paths whose value is accepted, or refused without naming key, value and range in one line."""
+    wrong = []
+    for path, value in keys.items():
+        try:
+            Params.parse(replaced(values, path.split("."), value))
+            wrong.append(f"{path}: {value} is accepted")
+        except UserError as error:
+            first = str(error).split("; ")[0]
+            if "\n" in str(error) or not re.search(rf"{re.escape(path)}: {value}\S* is outside of [\[(].*[\])]", first):
+                wrong.append(f"{path}: {error}")
+    return wrong
+
+
+# What overlays and searches hold is checked as the key that it changes.
+ELSEWHERE = ("ablate.variants.", "sweep.space.")
+
+
+def test_no_number_of_params_may_be_below_its_meaning(values):
+    """No key of params.yaml has a negative value that means anything, and few mean something at 0."""
+    keys = {path for path in numbers(values) if not path.startswith(ELSEWHERE)}
+    assert len(keys) > 100
+    assert not refusals(values, dict.fromkeys(keys, -1))
+
+
+def test_no_number_of_params_may_be_above_its_meaning(values):
+    """Shares and probabilities up to 1, times up to 1000, 8-bit levels up to 255, qualities up to 100."""
+    parts = r"probability|gray_|kinds\.|resize\.(up|down|keep)|fraction|dropout|share$|lambda|_lr$|learning_rate|gpus$"
+    above = {
+        rf"{parts}|betas\.|ema_decay": 2,
+        r"t_range\.|step_size$": 1001,
+        r"gaussian_sigma\.": 256,
+        r"jpeg_quality\.": 101,
+        r"data\.scale$": 9,
+        r"seed(s\.\d+)?$": 2**32,
+    }
+    found = {path: limit for path in numbers(values) for keys, limit in above.items() if re.search(keys, path)}
+    assert len(found) > 50
+    assert not refusals(values, {path: value for path, value in found.items() if not path.startswith(ELSEWHERE)})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("distill.tsd.t_range.0", 0),
+        ("distill.optimizer.betas.1", 1),
+        ("distill.ema_decay", 1.0),
+        ("distill.lr_schedule.cycles", 0),
+        ("data.test_fraction", 1.0),
+        ("degradation.first.blur.sigma.0", 0),
+        ("sweep.early_stopping.reduction", 1),
+    ],
+)
+def test_the_ends_of_an_open_range_are_outside_of_it(values, path, value):
+    assert not refusals(values, {path: value})
 
 
 def test_a_missing_key_is_an_error_and_not_a_default(values):

@@ -6,12 +6,12 @@ class is frozen; a changed copy comes from `Params.overlay`, which validates aga
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from tsdsr.config.data import CaptionsConfig, DataConfig, PrepareConfig
 from tsdsr.config.degradation import BlurConfig, DegradationConfig, DegradationRound, NoiseConfig, ResizeConfig
@@ -26,7 +26,7 @@ from tsdsr.config.experiment import (
     SweepConfig,
     TrackingConfig,
 )
-from tsdsr.config.section import Section
+from tsdsr.config.section import Section, Seed
 from tsdsr.config.teacher import PrecomputeConfig, PromptsConfig, TeacherConfig, TeacherFlowConfig, TeacherVAEConfig
 from tsdsr.errors import UserError
 
@@ -62,7 +62,7 @@ __all__ = [
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     data: DataConfig
     captions: CaptionsConfig
     prepare: PrepareConfig
@@ -91,15 +91,32 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _swept_keys_exist(self) -> Self:
+    def _swept_values_are_valid(self) -> Self:
+        """Both ends of each range, or every choice: no trial is to fail on a value that the search may draw."""
         values = self.model_dump(mode="json", by_alias=True)
         for draw in self.sweep.space:
-            found: Any = values
-            for key in draw.key.split("."):
-                if not isinstance(found, Mapping) or key not in found:
-                    raise ValueError(f"sweep.space: {draw.key}: no such key in params.yaml")
-                found = found[key]
+            keys = draw.key.split(".")
+            if not _has(values, keys):
+                raise ValueError(f"sweep.space: {draw.key}: no such key in params.yaml")
+            for value in draw.choice or draw.uniform or draw.loguniform or ():
+                self._check_drawn(values, keys, value)
         return self
+
+    def _check_drawn(self, values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+        """Validate one key's value. What is wrong together with other keys is left to the trial, which draws those."""
+        section, *inner = keys
+        kind = getattr(self, section)
+        if not isinstance(kind, Section):
+            return
+        changes: Any = value
+        for key in reversed(inner):
+            changes = {key: changes}
+        try:
+            type(kind).model_validate(merge(values[section], changes))
+        except ValidationError as error:
+            for item in error.errors():
+                if item["loc"][: len(inner)] == tuple(inner):
+                    raise ValueError(f"sweep.space: {section}.{_describe(item)}") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Params:
@@ -133,6 +150,14 @@ class Params(Section):
     def overlay(self, changes: Mapping[str, Any], origin: str = "overlay") -> Params:
         """A validated copy with `changes` (nested, as in params.yaml) merged in; mappings merge, all else replaces."""
         return Params.parse(merge(self.to_dict(), changes), origin)
+
+
+def _has(values: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

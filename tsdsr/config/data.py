@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tsdsr.config.section import Count, Positive, Probability, Section
+from tsdsr.config.section import Count, Fraction, Positive, Probability, Section, Whole, Within
 
 
 class CropsConfig(Section):
@@ -17,11 +17,11 @@ class CropsConfig(Section):
 class DataConfig(Section):
     source: str | tuple[str, ...]
     test_source: str | None
-    test_fraction: Annotated[float, Field(gt=0, lt=1)]
+    test_fraction: Fraction
     test_set: Literal["fixed_crops", "random_crops", "pairs"]
-    scale: Annotated[int, Field(ge=1, le=8)]
-    crop_size: Annotated[int, Field(ge=32)]
-    test_crop_size: Annotated[int, Field(ge=32)]
+    scale: Annotated[int, Within(1, 8)]
+    crop_size: Annotated[int, Within(32)]
+    test_crop_size: Annotated[int, Within(32)]
     crops_per_photograph: CropsConfig
 
     @model_validator(mode="after")
@@ -61,4 +61,4 @@ class PrepareConfig(Section):
     num_workers: Count
     max_bad_fraction: Probability
     max_megapixels: Positive
-    ray_above: Annotated[int, Field(ge=0)]
+    ray_above: Whole

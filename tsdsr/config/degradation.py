@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from tsdsr.config.section import Probability, Range, Section, ordered
+from tsdsr.config.section import NonNegative, PositiveRange, Probability, Section, Within, ordered
+
+Levels = Annotated[float, Within(0, 255)]  # of an 8-bit picture
+Quality = Annotated[int, Within(1, 100)]  # of a JPEG
 
 
 class BlurConfig(Section):
-    kernel_sizes: tuple[Annotated[int, Field(ge=3)], ...]
+    kernel_sizes: Annotated[tuple[Annotated[int, Within(3)], ...], Field(min_length=1)]
     kinds: dict[
         Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"], Probability
     ]
-    sigma: Range
-    beta_generalized: Range
-    beta_plateau: Range
+    sigma: PositiveRange
+    beta_generalized: PositiveRange
+    beta_plateau: PositiveRange
     sinc_probability: Probability
     probability: Probability
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if ordered(self.sigma)[0] <= 0:
-            raise ValueError(f"sigma must be above 0, found {self.sigma}")
         for name in ("beta_generalized", "beta_plateau"):
-            low, high = ordered(getattr(self, name))
-            if not 0 < low <= 1 <= high:  # drawn below and above 1 with equal probability
-                raise ValueError(f"{name} must hold 1 and be above 0, found [{low}, {high}]")
+            low, high = getattr(self, name)
+            if not low <= 1 <= high:  # drawn below and above 1 with equal probability
+                raise ValueError(f"{name} must hold 1, found [{low:g}, {high:g}]")
         if any(size % 2 == 0 for size in self.kernel_sizes):
             raise ValueError(f"kernel_sizes must be odd, found {self.kernel_sizes}")
         if abs(sum(self.kinds.values()) - 1) > 1e-6:
@@ -39,42 +40,29 @@ class ResizeConfig(Section):
     up: Probability
     down: Probability
     keep: Probability
-    range: Range
+    range: PositiveRange
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        ordered(self.range)
         if abs(self.up + self.down + self.keep - 1) > 1e-6:
             raise ValueError("up, down and keep must sum to 1")
-        if not 0 < self.range[0] <= 1 <= self.range[1]:
+        if not self.range[0] <= 1 <= self.range[1]:
             raise ValueError(f"range must hold 1, found {self.range}")
         return self
 
 
 class NoiseConfig(Section):
     gaussian_probability: Probability
-    gaussian_sigma: Range
-    poisson_scale: Range
+    gaussian_sigma: Annotated[tuple[Levels, Levels], AfterValidator(ordered)]
+    poisson_scale: Annotated[tuple[NonNegative, NonNegative], AfterValidator(ordered)]
     gray_probability: Probability
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name in ("gaussian_sigma", "poisson_scale"):
-            if ordered(getattr(self, name))[0] < 0:
-                raise ValueError(f"{name} must not be negative, found {getattr(self, name)}")
-        return self
 
 
 class DegradationRound(Section):
     blur: BlurConfig
     resize: ResizeConfig
     noise: NoiseConfig
-    jpeg_quality: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        ordered(self.jpeg_quality)
-        return self
+    jpeg_quality: Annotated[tuple[Quality, Quality], AfterValidator(ordered)]
 
 
 class DegradationConfig(Section):

@@ -6,7 +6,21 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tsdsr.config.section import CheckpointConfig, Count, NonNegative, Positive, Probability, Section, ordered
+from tsdsr.config.section import (
+    CheckpointConfig,
+    Count,
+    Decay,
+    LearningRate,
+    NonNegative,
+    Positive,
+    Probability,
+    Section,
+    Share,
+    Time,
+    TimeRange,
+    Whole,
+    Within,
+)
 
 
 class LoRAConfig(Section):
@@ -21,37 +35,24 @@ class GuidanceConfig(Section):
 
 
 class DASMConfig(Section):
-    steps: Annotated[int, Field(ge=0)]
-    step_size: Positive
+    steps: Whole
+    step_size: Time
     weight: NonNegative
     random_offset: bool
 
 
-TimeRange = tuple[Annotated[float, Field(gt=0, le=1000)], Annotated[float, Field(gt=0, le=1000)]]
-
-
 class TSDConfig(Section):
-    lam: NonNegative = Field(alias="lambda")
+    lam: Probability = Field(alias="lambda")
     residual: Literal["velocity", "noise"]
     t_range: TimeRange
-    trajectory_draws: Annotated[int, Field(ge=0)]
+    trajectory_draws: Whole
     dasm: DASMConfig
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        ordered(self.t_range)
-        return self
 
 
 class FakeScoreConfig(Section):
     t_range: TimeRange
     updates_per_step: Count
     caption_dropout: Probability
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        ordered(self.t_range)
-        return self
 
 
 class LPIPSConfig(Section):
@@ -62,7 +63,7 @@ class LPIPSConfig(Section):
 
 
 class PhaseConfig(Section):
-    share: Annotated[float, Field(gt=0, le=1)]
+    share: Share
     dasm: bool
     losses: dict[str, NonNegative]
 
@@ -74,16 +75,16 @@ class PhaseConfig(Section):
 
 
 class OptimizerConfig(Section):
-    student_lr: Positive
-    fake_score_lr: Positive
+    student_lr: LearningRate
+    fake_score_lr: LearningRate
     weight_decay: NonNegative
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    betas: tuple[Decay, Decay]
     clip_norm: Positive
 
 
 class ScheduleConfig(Section):
     name: Literal["constant", "cosine_with_restarts"]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Whole
     cycles: Count
 
 
@@ -94,7 +95,7 @@ class ValidationConfig(Section):
 
 
 class AugmentConfig(Section):
-    crop_size: Annotated[int, Field(ge=16, multiple_of=16)] | None
+    crop_size: Annotated[int, Within(16), Field(multiple_of=16)] | None
     flip: bool
 
 
@@ -102,7 +103,7 @@ class DistillConfig(Section):
     steps: Count
     batch_size: Count
     accumulation: Count
-    num_workers: Annotated[int, Field(ge=0)]
+    num_workers: Whole
     threads_per_worker: Count
     device: Literal["auto", "cpu", "cuda"]
     degradation: Literal["online", "offline"]
@@ -119,7 +120,7 @@ class DistillConfig(Section):
     phases: dict[str, PhaseConfig]
     optimizer: OptimizerConfig
     lr_schedule: ScheduleConfig
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    ema_decay: Decay
     checkpoint: CheckpointConfig
     log_every: Count
     validation: ValidationConfig

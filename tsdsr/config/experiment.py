@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tsdsr.config.section import Count, NonNegative, Positive, Range, Section, ordered
+from tsdsr.config.section import Count, Fraction, Positive, PositiveRange, Range, Section, Seed, Whole, Within
 
 
 class FanOutConfig(Section):
-    workers: Annotated[int, Field(ge=0)]
-    above_images: Annotated[int, Field(ge=0)]
+    workers: Whole
+    above_images: Whole
 
 
 class ExternalConfig(Section):
@@ -22,7 +22,7 @@ class ExternalConfig(Section):
 
 
 class EvaluateConfig(Section):
-    metrics: tuple[str, ...]
+    metrics: Annotated[tuple[str, ...], Field(min_length=1)]
     color_alignment: Literal["adain", "wavelet", "none"]
     batch_size: Count
     weights_dir: str | None
@@ -49,7 +49,7 @@ VariantName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # a file name, and
 
 class AblateConfig(Section):
     run: tuple[VariantName, ...]
-    seeds: tuple[Annotated[int, Field(ge=0)], ...]
+    seeds: tuple[Seed, ...]
     variants: dict[VariantName, dict[str, Any]]
 
     @model_validator(mode="after")
@@ -57,6 +57,9 @@ class AblateConfig(Section):
         unknown = [name for name in self.run if name not in self.variants]
         if unknown:
             raise ValueError(f"run names {unknown}, but variants has only {sorted(self.variants)}")
+        for name in ("run", "seeds"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} names one twice: {list(getattr(self, name))}")
         return self
 
 
@@ -66,16 +69,13 @@ class DrawConfig(Section):
     key: str
     choice: tuple[Any, ...] | None = None
     uniform: Range | None = None
-    loguniform: tuple[Positive, Positive] | None = None
+    loguniform: PositiveRange | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = [name for name in ("choice", "uniform", "loguniform") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of choice, uniform and loguniform, found {given or 'none'}")
-        for bounds in (self.uniform, self.loguniform):
-            if bounds is not None:
-                ordered(bounds)
         if self.choice is not None and not self.choice:
             raise ValueError("choice must name at least one value")
         return self
@@ -83,12 +83,12 @@ class DrawConfig(Section):
 
 class EarlyStoppingConfig(Section):
     grace_steps: Count
-    reduction: Annotated[int, Field(ge=2)]
+    reduction: Annotated[int, Within(2)]
 
 
 class ResourcesConfig(Section):
     cpus: Positive
-    gpus: NonNegative
+    gpus: Annotated[float, Within(0, 1)]  # one, or a share of one
 
 
 class SweepConfig(Section):
@@ -98,7 +98,7 @@ class SweepConfig(Section):
     space: tuple[DrawConfig, ...]
     metric: str
     steps: Count
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)]
+    validation_fraction: Fraction
     early_stopping: EarlyStoppingConfig
     resources: ResourcesConfig
 
@@ -111,8 +111,6 @@ class SweepConfig(Section):
             raise ValueError(
                 f"early_stopping.grace_steps must be below steps {self.steps}, found {self.early_stopping.grace_steps}"
             )
-        if self.resources.gpus > 1:
-            raise ValueError(f"a trial takes one GPU or a share of one, found resources.gpus {self.resources.gpus:g}")
         return self
 
 

@@ -6,20 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tsdsr.config.section import CheckpointConfig, Count, Positive, Probability, Section
+from tsdsr.config.section import CheckpointConfig, Count, LearningRate, Probability, Section, Within
 
 
 class TeacherVAEConfig(Section):
     steps: Count
     batch_size: Count
-    crop_size: Annotated[int, Field(ge=16, multiple_of=16)]
-    learning_rate: Positive
+    crop_size: Annotated[int, Within(16), Field(multiple_of=16)]
+    learning_rate: LearningRate
 
 
 class TeacherFlowConfig(Section):
     steps: Count
     batch_size: Count
-    learning_rate: Positive
+    learning_rate: LearningRate
     caption_dropout: Probability
 
 
