@@ -1,26 +1,23 @@
 """What an ablation says: each variant's mean over images and seeds with its interval, and its difference to full.
 
-Scores are per image, one file a variant and seed. The unit that is resampled is the photograph with its crops and,
-where there are several, the seed: two seeds of one variant differ as much as two variants may, and an interval over
-photographs alone hides it.
-
-Legend: S seeds, N images, P photographs.
+Scores are per image, one file a variant and seed. Intervals are over photographs and seeds together
+(`metrics.mean_over_seeds`): two seeds of one variant differ as much as two variants may.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
-from tsdsr import files, metrics, seeding
+from tsdsr import files, metrics
 from tsdsr.errors import UserError
-from tsdsr.metrics.statistics import LEVEL, RESAMPLES, Interval
+from tsdsr.metrics.statistics import Interval
 
 REFERENCE = "full"
 _SEEDED = re.compile(r"(?P<variant>[a-z0-9_]+)-seed(?P<seed>\d+)")
@@ -84,31 +81,6 @@ def summarise(runs: Mapping[str, Mapping[int, Columns]]) -> dict[str, VariantRes
     return {variant: _result(variant, runs) for variant in runs}
 
 
-def mean_over_seeds(values: np.ndarray, names: Sequence[str], seed: int = 0) -> Interval:
-    """Mean of [S,N] with its percentile bootstrap interval over photographs and, for S > 1, over seeds.
-
-    Args:
-        names: of the N images, which tell the photograph of each.
-
-    Source: the two-way pigeonhole bootstrap, Owen, Annals of Applied Statistics 1(2), 2007.
-    """
-    seeds, images = values.shape
-    groups = metrics.photographs(names)  # [N]
-    sizes = np.bincount(groups)  # [P]
-    if sizes.size < 2:
-        return Interval(float(values.mean()), None, None, images, sizes.size)
-    draw = seeding.numpy_generator(seed, "ablation", seeds, sizes.size)
-    rows = draw.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds  # [R,S]
-    means = np.empty(RESAMPLES)
-    for start in range(0, RESAMPLES, 500):
-        part = slice(start, min(start + 500, RESAMPLES))
-        drawn = draw.multinomial(sizes.size, np.full(sizes.size, 1 / sizes.size), part.stop - start)  # [r,P]
-        columns = drawn[:, groups] / (drawn @ sizes)[:, None]  # [r,N]
-        means[part] = np.einsum("rs,sn,rn->r", rows[part], values, columns, optimize=True)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(values.mean()), float(low), float(high), images, sizes.size)
-
-
 def write_tables(results: Mapping[str, VariantResult], folder: str | Path) -> list[Path]:
     """Each table of `TABLES` that has a row beside full, as Markdown and CSV.
 
@@ -161,45 +133,18 @@ def to_csv(rows: Sequence[VariantResult]) -> str:
 
 def _result(variant: str, runs: Mapping[str, Mapping[int, Columns]]) -> VariantResult:
     mine, full = runs[variant], runs[REFERENCE]
-    means = {
-        metric: mean_over_seeds(_array(mine, metric, names), names)
-        for metric in _columns(mine)
-        if (names := _images(mine, metric))
-    }
-    differences: dict[str, Interval] = {}
-    if variant != REFERENCE:
-        for metric in means:
-            paired, names = _paired(mine, full, metric)
-            if names:
-                differences[metric] = mean_over_seeds(paired, names)
+    means, differences = {}, {}
+    for metric in dict.fromkeys(chain.from_iterable(mine.values())):
+        ours, theirs = _column(mine, metric), _column(full, metric)
+        with contextlib.suppress(ValueError):  # a seed without a score of this metric
+            means[metric] = metrics.mean_over_seeds(ours)
+            if variant != REFERENCE:
+                differences[metric] = metrics.paired_over_seeds(ours, theirs)
     return VariantResult(variant, tuple(sorted(mine)), means, differences)
 
 
-def _columns(runs: Mapping[int, Columns]) -> list[str]:
-    """Metrics that every seed has a score of."""
-    first, *others = runs.values()
-    return [metric for metric in first if first[metric] and all(other.get(metric) for other in others)]
-
-
-def _array(runs: Mapping[int, Columns], metric: str, images: Sequence[str]) -> np.ndarray:
-    """[S,N]."""
-    return np.array([[runs[seed][metric][name] for name in images] for seed in sorted(runs)], dtype=np.float64)
-
-
-def _images(runs: Mapping[int, Columns], metric: str) -> list[str]:
-    """Those that every seed has."""
-    return sorted(set.intersection(*(set(columns.get(metric, {})) for columns in runs.values())))
-
-
-def _paired(mine: Mapping[int, Columns], full: Mapping[int, Columns], metric: str) -> tuple[np.ndarray, list[str]]:
-    """[S,N] differences and the names of the images: seed by seed where both have seeds in common, else to full's mean
-    over its seeds."""
-    common = sorted(set(mine) & set(full))
-    if common:
-        mine, full = ({seed: runs[seed] for seed in common} for runs in (mine, full))
-    images = sorted(set(_images(mine, metric)) & set(_images(full, metric)))
-    reference = _array(full, metric, images)
-    return _array(mine, metric, images) - (reference if common else reference.mean(axis=0, keepdims=True)), images
+def _column(runs: Mapping[int, Columns], metric: str) -> dict[int, dict[str, float]]:
+    return {seed: runs[seed].get(metric, {}) for seed in sorted(runs)}
 
 
 def _metrics(rows: Sequence[VariantResult]) -> list[metrics.Metric]:

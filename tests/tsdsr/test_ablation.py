@@ -10,7 +10,6 @@ import pytest
 
 from tsdsr import ablation
 from tsdsr.errors import UserError
-from tsdsr.metrics import mean_interval
 
 NAMED = ("wo_tsm-seed0", "wo_dasm-seed0", "full-seed1", "vsd-seed0", "vsd-seed1", "tsm_alone-seed7")
 
@@ -20,10 +19,6 @@ def write(folder: Path, method: str, **columns: list[float]) -> None:
         writer = csv.writer(file)
         writer.writerow(["name", *columns])
         writer.writerows([f"{row}.png", *values] for row, values in enumerate(zip(*columns.values())))
-
-
-def names(count: int) -> list[str]:
-    return [f"{row}.png" for row in range(count)]
 
 
 @pytest.fixture
@@ -50,39 +45,6 @@ def test_pairing_finds_a_difference_far_below_the_spread_of_the_images(scores: P
     mean = results["wo_tsm"].means["psnr"]
     assert mean.low < mean.mean < mean.high
     assert mean.high - mean.low > 5 * (loss.high - loss.low)  # unpaired, it would drown
-
-
-def test_one_seed_gives_the_plain_bootstrap_over_images() -> None:
-    values = np.random.default_rng(1).normal(20, 3, (1, 60))
-    ours, plain = ablation.mean_over_seeds(values, names(60)), mean_interval(list(values[0]))
-    assert ours.mean == pytest.approx(plain.mean)
-    assert (ours.low, ours.high) == pytest.approx((plain.low, plain.high), abs=0.1)
-
-
-def test_crops_of_a_photograph_are_drawn_together() -> None:
-    """Crops that are copies of each other say no more than one of them."""
-    values = np.random.default_rng(5).normal(20, 3, (2, 8))
-    crops = [f"{photograph}-c{crop:03d}.png" for photograph in range(8) for crop in range(3)]
-    once, thrice = ablation.mean_over_seeds(values, names(8)), ablation.mean_over_seeds(values.repeat(3, axis=1), crops)
-    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
-    assert (thrice.images, thrice.photographs) == (24, 8)
-
-
-def test_seeds_that_disagree_widen_the_interval() -> None:
-    images = np.random.default_rng(2).normal(0, 0.01, 50)
-    agree, disagree = np.stack([images, images]), np.stack([images - 1, images + 1])
-    narrow, wide = (ablation.mean_over_seeds(values, names(50)) for values in (agree, disagree))
-    assert narrow.high - narrow.low < 0.02
-    assert (wide.low, wide.high) == pytest.approx((-1, 1), abs=0.05)
-
-
-def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
-    draw = np.random.default_rng(3)
-    hits = 0
-    for _ in range(60):
-        interval = ablation.mean_over_seeds(draw.normal(1.0, 2.0, (1, 40)), names(40))
-        hits += interval.low <= 1.0 <= interval.high
-    assert 51 <= hits <= 60  # 95 % of 60 is 57
 
 
 def test_differences_are_paired_by_seed_where_both_have_it(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from tsdsr.metrics.statistics import (  # noqa: E402
     counted,
     mean_interval,
     mean_over_images,
+    mean_over_seeds,
     paired_difference,
+    paired_over_seeds,
     photographs,
 )
 
@@ -38,7 +40,9 @@ __all__ = [
     "json_path",
     "mean_interval",
     "mean_over_images",
+    "mean_over_seeds",
     "paired_difference",
+    "paired_over_seeds",
     "photographs",
     "read_csv",
     "score_folder",

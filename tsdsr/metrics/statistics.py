@@ -23,7 +23,7 @@ _CROP = re.compile(r"(.+)-c\d{3,}(\.\w+)?")  # the names of pairs, as the stage 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over images with its percentile-bootstrap interval at 95 %.
+    """A mean over images, and over seeds where there are several, with its percentile-bootstrap interval at 95 %.
 
     `low` and `high` are None for fewer than two photographs.
     """
@@ -33,6 +33,7 @@ class Interval:
     high: float | None
     images: int
     photographs: int
+    seeds: int = 1
 
     @property
     def excludes_zero(self) -> bool:
@@ -105,6 +106,77 @@ def paired_difference(ours: dict[str, float], theirs: dict[str, float], seed: in
     if not names:
         raise ValueError("the two methods have no scored image in common")
     return mean_over_images({name: ours[name] - theirs[name] for name in names}, seed)
+
+
+def mean_over_seeds(runs: Mapping[int, Mapping[str, float]], seed: int = 0) -> Interval:
+    """Mean over runs and the images that all of them have, with its interval over photographs and seeds together.
+
+    Both are drawn with replacement, each by itself: a drawn seed comes with all drawn photographs. With one seed it is
+    the interval over photographs alone. S seeds drawn from S spread (S - 1) / S of the variance of seeds: an interval
+    over few seeds is somewhat narrow.
+
+    Args:
+        runs: training seed -> image name -> score.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: when the runs have no image in common.
+
+    Source: the two-way pigeonhole bootstrap, Owen, Annals of Applied Statistics 1(2), 2007.
+    """
+    names = sorted(set.intersection(*(set(run) for run in runs.values()))) if runs else []
+    if not names:
+        raise ValueError("the runs have no scored image in common")
+    values = np.array([[run[name] for name in names] for run in runs.values()], dtype=np.float64)  # [S,N]
+    if len(values) == 1:
+        return mean_over_images(dict(zip(names, values[0].tolist(), strict=True)), seed)
+    groups = photographs(names)  # [N]
+    sizes = np.bincount(groups)  # [P]
+    low, high = None, None
+    if sizes.size > 1:
+        sums = np.stack([np.bincount(groups, weights=row) for row in values])  # [S,P]
+        low, high = map(float, np.quantile(_two_way_means(sums, sizes, seed), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return Interval(float(values.mean()), low, high, len(names), sizes.size, len(values))
+
+
+def paired_over_seeds(
+    ours: Mapping[int, Mapping[str, float]], theirs: Mapping[int, Mapping[str, float]], seed: int = 0
+) -> Interval:
+    """Mean of ours - theirs, paired by image, with its interval over photographs and seeds together.
+
+    Runs are paired by seed where the two have seeds in common (other seeds are left out); otherwise each of ours is
+    compared with the mean of theirs over their seeds.
+
+    Args:
+        ours, theirs: training seed -> image name -> score.
+
+    Raises:
+        ValueError: when no image is in every run.
+    """
+    common = sorted(ours.keys() & theirs.keys())
+    if common:
+        pairs = {number: (ours[number], [theirs[number]]) for number in common}
+    else:
+        pairs = {number: (run, list(theirs.values())) for number, run in ours.items()}
+    return mean_over_seeds({number: _minus_mean(run, others) for number, (run, others) in pairs.items()}, seed)
+
+
+def _minus_mean(run: Mapping[str, float], others: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = run.keys() & set.intersection(*(set(other) for other in others))
+    return {name: run[name] - sum(other[name] for other in others) / len(others) for name in names}
+
+
+def _two_way_means(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
+    """Means of resamples of [S,P] sums over each photograph's images, whose numbers are `sizes` [P]."""
+    seeds, count = sums.shape
+    draw = seeding.numpy_generator(seed, "two-way bootstrap", seeds, count)
+    means = []
+    for start in range(0, RESAMPLES, rows := max(1, _CHUNK // count)):
+        part = min(rows, RESAMPLES - start)
+        drawn_seeds = draw.multinomial(seeds, np.full(seeds, 1 / seeds), part) / seeds  # [R,S]
+        drawn = draw.multinomial(count, np.full(count, 1 / count), part)  # [R,P]
+        means.append(np.einsum("rs,sp,rp->r", drawn_seeds, sums, drawn, optimize=True) / (drawn @ sizes))
+    return np.concatenate(means)
 
 
 def _resampled_means(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tsdsr.data.pairs import pair_id
-from tsdsr.metrics import counted, mean_interval, mean_over_images, paired_difference, photographs
+from tsdsr.metrics import (
+    counted,
+    mean_interval,
+    mean_over_images,
+    mean_over_seeds,
+    paired_difference,
+    paired_over_seeds,
+    photographs,
+)
 
 
 def test_the_interval_of_normal_values_is_near_the_formula() -> None:
@@ -100,3 +108,52 @@ def test_pairing_takes_the_images_that_both_have() -> None:
     assert (difference.mean, difference.images) == (1.0, 2)
     with pytest.raises(ValueError, match="no scored image in common"):
         paired_difference({"a": 1.0}, {"b": 1.0})
+
+
+def runs(values: np.ndarray, crops: int = 1) -> dict[int, dict[str, float]]:
+    """[S,P] scores as seed -> image -> score, each photograph with so many crops of one score."""
+    return {
+        seed: {pair_id(f"{index:03d}", crop): float(value) for index, value in enumerate(row) for crop in range(crops)}
+        for seed, row in enumerate(values)
+    }
+
+
+def test_one_seed_gives_the_interval_over_photographs() -> None:
+    values = np.random.default_rng(7).normal(20, 3, (1, 60))
+    assert mean_over_seeds(runs(values)) == mean_over_images(runs(values)[0])
+
+
+def test_the_interval_over_seeds_and_photographs_is_near_the_formula() -> None:
+    """Effects of 40 seeds and of 200 photographs add up, and so do the variances of their means."""
+    random = np.random.default_rng(8)
+    of_seeds, of_photographs = random.normal(0, 1, 40), random.normal(25, 3, 200)
+    interval = mean_over_seeds(runs(of_seeds[:, None] + of_photographs))
+    half = 1.96 * (of_seeds.var() / 40 + of_photographs.var() / 200) ** 0.5
+    assert interval.mean == pytest.approx(of_seeds.mean() + of_photographs.mean())
+    assert (interval.high - interval.low) / 2 == pytest.approx(half, rel=0.05)  # type: ignore[operator]
+    assert (interval.seeds, interval.photographs) == (40, 200)
+
+
+def test_crops_of_a_photograph_are_drawn_together_over_seeds_too() -> None:
+    values = np.random.default_rng(9).normal(20, 3, (3, 8))
+    once, four = mean_over_seeds(runs(values)), mean_over_seeds(runs(values, crops=4))
+    assert (four.mean, four.low, four.high) == pytest.approx((once.mean, once.low, once.high))
+    assert (four.images, four.photographs) == (32, 8)
+
+
+def test_a_gain_with_every_seed_and_photograph_is_told_from_one_that_seeds_undo() -> None:
+    random = np.random.default_rng(10)
+    theirs = random.normal(25, 5, (5, 30))
+    steady = paired_over_seeds(runs(theirs + 0.3), runs(theirs))
+    undone = paired_over_seeds(runs(theirs + np.array([[1.0], [-1.0], [1.2], [-0.9], [0.1]])), runs(theirs))
+    assert steady.excludes_zero
+    assert steady.mean == pytest.approx(0.3)
+    assert not undone.excludes_zero
+
+
+def test_runs_are_paired_by_seed_or_else_with_the_mean_of_the_others() -> None:
+    theirs = {0: {"a": 1.0, "b": 2.0}, 1: {"a": 3.0, "b": 4.0}}
+    assert paired_over_seeds({1: {"a": 4.0, "b": 5.0, "c": 9.0}, 7: {"a": 99.0}}, theirs).mean == 1.0
+    assert paired_over_seeds({7: {"a": 4.0, "b": 5.0}}, theirs).mean == 2.0
+    with pytest.raises(ValueError, match="no scored image in common"):
+        paired_over_seeds({0: {"c": 1.0}}, theirs)
