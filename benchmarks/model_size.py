@@ -39,9 +39,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import timed
 from pipeline.provenance import git_commit, hardware
-from tsdsr.inference.fold import streamline
-from tsdsr.inference.merge import merge_adapter
-from tsdsr.inference.streamlined import StreamlinedTransformer
+from tsdsr.inference.networks.fold import streamline
+from tsdsr.inference.networks.merge import merge_adapter
+from tsdsr.inference.networks.streamlined import StreamlinedTransformer
 from tsdsr.models import adapters, presets
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.student import Student

@@ -37,12 +37,12 @@ from benchmarks.measuring import timed  # noqa: E402
 from pipeline.provenance import hardware  # noqa: E402
 from tsdsr.data.photographs import find_photographs  # noqa: E402
 from tsdsr.errors import UserError  # noqa: E402
+from tsdsr.export.onnx import export_onnx  # noqa: E402
 from tsdsr.inference import TSDSRPipeline  # noqa: E402
-from tsdsr.inference.engine import Networks, Source, TilePlan, restore  # noqa: E402
-from tsdsr.inference.fold import streamline  # noqa: E402
-from tsdsr.inference.merge import merge_adapter  # noqa: E402
-from tsdsr.inference.onnx import export_onnx  # noqa: E402
+from tsdsr.inference.networks.fold import streamline  # noqa: E402
+from tsdsr.inference.networks.merge import merge_adapter  # noqa: E402
 from tsdsr.inference.opening import open_pipeline  # noqa: E402
+from tsdsr.inference.tiles.engine import Networks, Source, TilePlan, restore  # noqa: E402
 from tsdsr.models import adapters, presets  # noqa: E402
 from tsdsr.models.codec import LatentCodec  # noqa: E402
 from tsdsr.models.prompt import Prompt  # noqa: E402

@@ -18,10 +18,10 @@ from typing import Any
 from pipeline import provenance, restorers, scoring_workers, stage, tracking
 from pipeline.restorers import Restorer
 from tsdsr import files, metrics
+from tsdsr.commands import score as command
 from tsdsr.config import ExternalConfig, Params
 from tsdsr.data.pairs import PairFolder, write_png
 from tsdsr.errors import UserError
-from tsdsr.metrics import command
 from tsdsr.metrics.images import collect
 
 logger = logging.getLogger(__name__)

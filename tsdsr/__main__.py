@@ -2,7 +2,7 @@
 
 import sys
 
-from tsdsr.cli import main
+from tsdsr.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

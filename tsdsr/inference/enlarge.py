@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from tsdsr.inference.color import smooth
-from tsdsr.inference.formats import FORMATS, Content, check
-from tsdsr.inference.pictures import Picture
-from tsdsr.inference.resample import bicubic_window
 from tsdsr.inference.sizes import TargetSize
+from tsdsr.inference.tiles.resample import bicubic_window
+from tsdsr.pictures.formats import FORMATS, Content, check
+from tsdsr.pictures.reading import Picture
 
 if TYPE_CHECKING:
     from tsdsr.inference.pipeline import Color, TSDSRPipeline

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tsdsr.errors import UserError
-from tsdsr.inference.fold import streamline
-from tsdsr.inference.merge import merge_adapter
+from tsdsr.inference.networks.fold import streamline
+from tsdsr.inference.networks.merge import merge_adapter
 from tsdsr.models import teacher as teachers
 from tsdsr.models.adapters import STUDENT
 from tsdsr.models.student import load_student, read_config, read_prompt
@@ -17,7 +17,7 @@ from tsdsr.models.student import load_student, read_config, read_prompt
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-    from tsdsr.inference.streamlined import StreamlinedTransformer
+    from tsdsr.inference.networks.streamlined import StreamlinedTransformer
 
 
 def teacher_of(student: Path, default: Path = Path("data/teacher")) -> str | Path:

@@ -17,13 +17,13 @@ from torch import Tensor
 from tsdsr.errors import UserError
 from tsdsr.inference import batches
 from tsdsr.inference.color import ALIGNMENTS
-from tsdsr.inference.engine import Networks, Source, TilePlan, aligned_strips, passes, restore
 from tsdsr.inference.loading import load_networks
-from tsdsr.inference.memory import is_out_of_memory, plan_tiles, smaller
-from tsdsr.inference.quick_vae import quicken
-from tsdsr.inference.rows import RowStore
+from tsdsr.inference.networks.quick_vae import quicken
+from tsdsr.inference.networks.streamlined import StreamlinedTransformer
 from tsdsr.inference.sizes import TargetSize
-from tsdsr.inference.streamlined import StreamlinedTransformer
+from tsdsr.inference.tiles.engine import Networks, Source, TilePlan, aligned_strips, passes, restore
+from tsdsr.inference.tiles.memory import is_out_of_memory, plan_tiles, smaller
+from tsdsr.inference.tiles.rows import RowStore
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.teacher import check_whole
 

@@ -1,6 +1,5 @@
 """Published weights of metrics and losses: what they are, where they are looked for, how to get them."""
 
-from tsdsr.weights.command import add_arguments, run
 from tsdsr.weights.registry import WEIGHTS, Weight
 from tsdsr.weights.search import Found, check_folders, find, missing, places
 from tsdsr.weights.store import fetch, import_file
@@ -9,12 +8,10 @@ __all__ = [
     "WEIGHTS",
     "Found",
     "Weight",
-    "add_arguments",
     "check_folders",
     "fetch",
     "find",
     "import_file",
     "missing",
     "places",
-    "run",
 ]

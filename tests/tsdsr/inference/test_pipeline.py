@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.tsdsr.inference.conftest import Model
+from tests.tsdsr.conftest import Model
 from tsdsr.errors import UserError
 from tsdsr.files import write_json
 from tsdsr.inference import TSDSRPipeline
 from tsdsr.inference.color import adain, noise_variance, wavelet
 from tsdsr.inference.opening import open_pipeline
-from tsdsr.inference.resample import bicubic
+from tsdsr.inference.tiles.resample import bicubic
 from tsdsr.models.student import upsample
 
 
@@ -37,7 +37,7 @@ def test_equals_the_plain_student(loaded: TSDSRPipeline, model: Model, small: to
     [("adain", lambda x, y, small: adain(x, y)), ("wavelet", lambda x, y, small: wavelet(x, y, noise_variance(small)))],
 )
 def test_colours_are_aligned_with_the_bicubic_picture(loaded, small, color, align, monkeypatch) -> None:
-    monkeypatch.setattr("tsdsr.inference.engine.STRIP_PIXELS", 17 * 2 * 128)  # the strips must not show
+    monkeypatch.setattr("tsdsr.inference.tiles.engine.STRIP_PIXELS", 17 * 2 * 128)  # the strips must not show
     plain = restored(loaded, small)
     result = loaded(small, color=color, tile=None, output_type="pt").images
     reference = bicubic(small, (96, 128)).clamp(0, 1)
@@ -46,7 +46,7 @@ def test_colours_are_aligned_with_the_bicubic_picture(loaded, small, color, alig
 
 def restored(pipe: TSDSRPipeline, small: torch.Tensor) -> torch.Tensor:
     """The student's picture before alignment and clamping."""
-    from tsdsr.inference.engine import Source, TilePlan, restore
+    from tsdsr.inference.tiles.engine import Source, TilePlan, restore
 
     with torch.no_grad(), restore(pipe._networks(), Source(small, (96, 128)), TilePlan(96, 0)) as store:
         return store.read(0, 96).clone()

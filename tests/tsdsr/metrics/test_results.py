@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tsdsr import files, metrics
+from tsdsr.commands import score as command
 from tsdsr.errors import UserError
-from tsdsr.metrics import command
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,242 @@
+"""`tsdsr demo`: a page on this computer for one photograph at a time. Nothing leaves the computer, nothing is kept."""
+
+from __future__ import annotations
+
+import argparse
+import html
+import importlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tsdsr.commands.upscale import amount
+from tsdsr.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from tsdsr.inference.pipeline import TSDSRPipeline
+    from tsdsr.pictures.reading import Picture
+
+logger = logging.getLogger(__name__)
+HOST = "127.0.0.1"
+_UPLOAD = "128mb"
+_PREVIEW = 2048  # pixels along the longer side of what the slider shows
+_TIDY = 600  # seconds between removals of files that are older than that
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options. Nothing heavy is imported for them."""
+    parser.add_argument(
+        "--model", default="full", help="a student's directory or its name below data/students; or an export"
+    )
+    parser.add_argument("--teacher", help="the teacher's directory or hub id; that of the student by default")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "float16", "bfloat16"])
+    parser.add_argument("--port", type=_port, default=7860, help="of the page, on 127.0.0.1")
+    parser.add_argument("--max-megapixels", type=amount, default=16.0, help="of a result, in millions of pixels")
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 to 65535")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until interrupted.
+
+    Returns: 0.
+
+    Raises:
+        UserError: without Gradio, for a model that cannot be opened, or a port that is taken.
+    """
+    from tsdsr.inference.opening import open_pipeline
+
+    @lru_cache(maxsize=1)
+    def opened(model: str) -> TSDSRPipeline:
+        return open_pipeline(model, teacher=args.teacher, dtype=args.dtype, device=args.device)
+
+    _gradio()
+    opened(args.model)
+    with ExitStack() as stack:
+        url = serve(opened, args.model, args.port, args.max_megapixels, stack)
+        logger.info("open %s in a browser; Ctrl-C stops it", url)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            logger.info("stopped")
+    return 0
+
+
+def serve(
+    opened: Callable[[str], TSDSRPipeline], model: str, port: int, max_megapixels: float, stack: ExitStack
+) -> str:
+    """Start the page in the background.
+
+    Args:
+        opened: from a model's name to a pipeline that is ready to run.
+        model: chosen at first.
+        port: on 127.0.0.1.
+        max_megapixels: that a result may have.
+        stack: closing it stops the page and removes every file that it made.
+
+    Returns:
+        the page's address.
+    """
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tsdsr-demo-"))
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    stack.callback(_set_temporary, before)
+    _set_temporary(folder)
+    page = _page(_gradio(), opened, model, max_megapixels)
+    stack.callback(page.close, verbose=False)
+    try:
+        _, url, _ = page.launch(
+            server_name=HOST,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            run_history=False,
+            footer_links=[],
+            max_file_size=_UPLOAD,
+            theme=_gradio().themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        )
+    except OSError as error:
+        raise UserError(f"port {port} of {HOST} cannot be used ({error}); choose another with --port") from None
+    return str(url)
+
+
+def _set_temporary(folder: str | None) -> None:
+    if folder is None:
+        os.environ.pop("GRADIO_TEMP_DIR", None)
+    else:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+
+
+def _gradio() -> Any:
+    """The library, told to call nobody."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        gradio = importlib.import_module("gradio")
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise UserError("the page needs Gradio: install the extra `demo`, as in pip install -e '.[demo]'") from None
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports each request to the page itself
+    return gradio
+
+
+def _page(gr: Any, opened: Callable[[str], TSDSRPipeline], model: str, max_megapixels: float) -> Any:
+    def enlarged(path: str | None, scale: float, name: str, progress: Any = gr.Progress()) -> Iterator[tuple[Any, ...]]:  # noqa: B008
+        if path is None:
+            raise gr.Error("Choose a photograph first.", print_exception=False)
+        progress(0, desc="Reading")
+        with tempfile.TemporaryDirectory() as folder:  # the page has its own copies once it took the results
+            try:
+                before, after, result = restore(
+                    opened(name), Path(path), scale, Path(folder), max_megapixels, lambda *tiles: progress(tiles)
+                )
+            except (UserError, OSError, MemoryError) as error:
+                reason = str(error).replace(path, Path(path).name) or "out of memory"
+                raise gr.Error(html.escape(reason), print_exception=False) from None
+            yield (before, after), gr.DownloadButton(f"Download {result.name}", value=result, interactive=True)
+
+    with gr.Blocks(title="tsdsr", analytics_enabled=False, delete_cache=(_TIDY, _TIDY)) as page:
+        gr.Markdown(f"# Enlarge a photograph\nResults have up to {max_megapixels:g} megapixels.")
+        with gr.Row():
+            with gr.Column(scale=1):
+                photograph = gr.File(label="Photograph", file_types=["image"], elem_id="photograph")
+                scale = gr.Slider(1, 8, value=4, step=0.5, label="Scale", elem_id="scale")
+                name = gr.Dropdown(_models(model), value=model, label="Model")
+                start = gr.Button("Enlarge", variant="primary", elem_id="start")
+                download = gr.DownloadButton("Download", interactive=False, elem_id="download")
+            with gr.Column(scale=2):
+                slider = gr.ImageSlider(
+                    label="Left: bicubic. Right: the model's", format="png", interactive=False, elem_id="slider"
+                )
+        start.click(enlarged, [photograph, scale, name], [slider, download], concurrency_limit=1, show_progress="full")
+    page.queue(default_concurrency_limit=1, max_size=16)
+    return page
+
+
+def _models(first: str) -> list[str]:
+    from tsdsr.inference.opening import STUDENTS
+
+    return list(dict.fromkeys([first, *sorted(item.parent.name for item in STUDENTS.glob("*/student.json"))]))
+
+
+def restore(
+    pipe: TSDSRPipeline,
+    path: Path,
+    scale: float,
+    folder: Path,
+    max_megapixels: float,
+    step: Callable[[int, int], Any],
+) -> tuple[Image.Image, Image.Image, Path]:
+    """Enlarge one photograph, in its own format where that is written here, with all that belongs to it.
+
+    Args:
+        pipe: ready to run.
+        path: of the photograph.
+        scale: 1 to 8.
+        folder: where the result goes.
+        max_megapixels: that it may have.
+        step: called with (tiles done, tiles in all).
+
+    Returns:
+        the bicubic enlargement and the result, for the eye (8 bits, on white, at most 2048 pixels a side); the file.
+
+    Raises:
+        UserError: for a picture that cannot be read or is too small, or a result that is too large.
+    """
+    from tsdsr.inference.enlarge import Settings, enlarge
+    from tsdsr.inference.sizes import TargetSize
+    from tsdsr.pictures.formats import FORMATS, by_kind
+    from tsdsr.pictures.reading import read_picture, read_size
+
+    settings = Settings(TargetSize(scale=scale))
+    width, height = read_size(path)
+    rows, columns = settings.target.of(width, height)
+    if rows * columns > max_megapixels * 1e6:
+        raise UserError(
+            f"{path.name}: {width}x{height} at scale {scale:g} is {rows * columns / 1e6:.3g} megapixels, and the page "
+            f"makes up to {max_megapixels:g}; choose a smaller scale or photograph, or use tsdsr upscale"
+        )
+    picture = read_picture(path, path.name)
+    form = by_kind(picture.kind)
+    result = folder / f"{path.stem}_x{scale:g}{FORMATS[form].suffixes[0]}"
+    with result.open("wb") as stream:
+        enlarge(pipe, picture, settings, stream, form, step)
+    shrink = min(1.0, _PREVIEW / max(rows, columns))
+    size = (max(1, round(columns * shrink)), max(1, round(rows * shrink)))
+    return _view(picture, size), _view(read_picture(result, result.name), size), result
+
+
+def _view(picture: Picture, size: tuple[int, int]) -> Image.Image:
+    """A picture (W, H) = `size` for the eye, in its own colour space."""
+    from PIL import Image
+
+    colours, alpha = _eight_bits(picture.values), picture.alpha
+    grey = colours.shape[2] == 1
+    image = Image.fromarray(colours[..., 0] if grey else colours)
+    if alpha is not None:
+        white = Image.new(image.mode, image.size, "white")
+        image = Image.composite(image, white, Image.fromarray(_eight_bits(alpha)))
+    view = image.resize(size, Image.Resampling.BICUBIC)
+    if picture.icc:
+        view.info["icc_profile"] = picture.icc
+    return view if grey and picture.icc else view.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    return values if values.itemsize == 1 else (values // 257).astype("uint8")
