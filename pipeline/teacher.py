@@ -273,7 +273,7 @@ def encode_all(codec: LatentCodec, images: Tensor, rows: int = 8) -> Tensor:
 
 
 def _write_curve(path: Path, rows: list[Values]) -> None:
-    columns = ["step", "vae_reconstruction", "vae_divergence", "flow", "finetune"]
+    columns = ["step", "vae_reconstruction", "vae_divergence", "vae_texture", "flow", "finetune"]
     with files.atomic_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tsdsr.config.section import CheckpointConfig, Count, LearningRate, Probability, Section, Within
+from tsdsr.config.section import CheckpointConfig, Count, LearningRate, NonNegative, Probability, Section, Within
 
 
 class TeacherVAEConfig(Section):
@@ -14,6 +14,7 @@ class TeacherVAEConfig(Section):
     batch_size: Count
     crop_size: Annotated[int, Within(16), Field(multiple_of=16)]
     learning_rate: LearningRate
+    texture_weight: NonNegative
 
 
 class TeacherFlowConfig(Section):

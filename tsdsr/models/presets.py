@@ -46,7 +46,14 @@ class Preset:
         return int(self.shape["max_tokens"]["clip"] + self.shape["max_tokens"]["t5"])
 
 
-PRESETS = {preset.name: preset for preset in (Preset("tiny", trained=True), Preset("sd3-medium", trained=False))}
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("tiny", trained=True),
+        Preset("nano", trained=True),
+        Preset("sd3-medium", trained=False),
+    )
+}
 
 
 def get(name: str) -> Preset:

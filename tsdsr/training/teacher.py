@@ -20,6 +20,7 @@ from tsdsr import seeding
 from tsdsr.config import TeacherFlowConfig, TeacherVAEConfig
 from tsdsr.data.cache import LatentCache
 from tsdsr.flow import FlowSchedule, add_noise, velocity
+from tsdsr.losses.texture import texture_loss
 from tsdsr.models.linear_start import linear_start
 from tsdsr.models.prompt import Prompt
 from tsdsr.training.teacher_loop import Session, Values, descend
@@ -59,7 +60,11 @@ def train_vae(
         reconstruction = SQUARED * (restored - crops).pow(2).mean() + ABSOLUTE * (restored - crops).abs().mean()
         divergence = posterior.kl().sum() / crops.numel()
         terms = {"vae_reconstruction": reconstruction, "vae_divergence": divergence}
-        return reconstruction + DIVERGENCE * divergence, terms
+        loss = reconstruction + DIVERGENCE * divergence
+        if config.texture_weight > 0:
+            terms["vae_texture"] = texture_loss(restored, crops).mean()
+            loss = loss + config.texture_weight * terms["vae_texture"]
+        return loss, terms
 
     curve = descend(
         dict(vae.named_parameters()), losses, learning_rate=config.learning_rate, steps=config.steps, session=session
