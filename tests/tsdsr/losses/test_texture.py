@@ -7,7 +7,7 @@ from torch.nn import functional
 from tsdsr.losses.texture import texture_loss
 
 
-@pytest.fixture()
+@pytest.fixture
 def picture():
     """[2,3,96,96]: smooth noise with some fine detail, in [-1, 1]."""
     generator = torch.Generator().manual_seed(0)
