@@ -3,7 +3,7 @@
     python -m pipeline.evaluate [--params params.yaml]
     python -m pipeline.evaluate --restored DIR [--reference DIR] --out FILE.csv
 
-The first form writes data/restored/{full,bicubic,round_trip}, reports/scores/ and reports/metrics/evaluate.json.
+The first form writes data/restored/{full,bicubic,...}, reports/scores/ and reports/metrics/evaluate.json.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def evaluate(params: Params) -> bool:
     executor = scoring_workers.executor(params)
     with tracking.parent(params):
         results = {"full": evaluate_student(params, STUDENT, "full", executor=executor)}
-        for name, baseline in restorers.BASELINES.items():
-            restore(PairFolder(TEST), baseline(params, TEACHER), RESTORED / name)
+        for name in params.evaluate.baselines:
+            restore(PairFolder(TEST), restorers.BASELINES[name](params, TEACHER), RESTORED / name)
             results[name] = score(params, name, executor=executor)
         for entry in params.evaluate.external:
             results[_external_name(entry)] = _score_external(params, entry, executor)
@@ -187,6 +187,10 @@ def _check(params: Params) -> None:
     """What params name must be there before any work begins, and every fault of other methods' outputs is told."""
     metrics.select(params.evaluate.metrics)
     _check_names(params)
+    for name in params.evaluate.baselines:
+        if name not in restorers.BASELINES:
+            known = ", ".join(restorers.BASELINES)
+            raise UserError(f"evaluate.baselines: unknown baseline {name}; known: {known}")
     wanted: Iterable[tuple[str, Path]] = [
         place
         for index, entry in enumerate(params.evaluate.external)

@@ -1,4 +1,4 @@
-"""What makes the images that are scored: a student, and the two baselines beside it.
+"""What makes the images that are scored: a student, and the baselines beside it.
 
 A restorer takes uint8 (h, w, 3), RGB, and gives uint8 (h * scale, w * scale, 3).
 """
@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from tsdsr import compat
+from tsdsr import compat, peers, weights
 from tsdsr.config import Params
+from tsdsr.errors import UserError
 
 compat.apply()  # diffusers imports torchvision
 
@@ -52,10 +53,26 @@ def round_trip(teacher: str | Path, scale: int, use_shift: bool) -> Restorer:
     return restore
 
 
-# The baselines that stand beside the student in every table: name -> how to make one. One row each.
+def real_esrgan(scale: int) -> Restorer:
+    """Real-ESRGAN x4plus.
+
+    Raises:
+        UserError: for another scale than 4, or without its weights.
+    """
+    if scale != 4:
+        raise UserError(f"data.scale is {scale}, and real_esrgan enlarges 4 times; set 4, or leave it out")
+    if reason := weights.missing("real-esrgan"):
+        raise UserError(reason)
+    found = weights.find("real-esrgan")
+    assert found is not None  # `missing` said so
+    return peers.real_esrgan(found.path)
+
+
+# What can stand beside the student in every table (evaluate.baselines): name -> how to make one. One row each.
 BASELINES: dict[str, Callable[[Params, Path], Restorer]] = {
     "bicubic": lambda params, teacher: bicubic(params.data.scale),
     "round_trip": lambda params, teacher: round_trip(teacher, params.data.scale, params.teacher.use_shift),
+    "real_esrgan": lambda params, teacher: real_esrgan(params.data.scale),
 }
 
 

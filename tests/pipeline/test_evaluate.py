@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import evaluate, restorers, scoring_workers, tracking
+from pipeline import evaluate, restore, restorers, scoring_workers, tracking
 from tsdsr import files, metrics
 from tsdsr.config import Params
 from tsdsr.errors import UserError
@@ -227,6 +227,28 @@ def test_the_round_trip_pads_what_the_autoencoder_cannot_take(tmp_path: Path) ->
     restored = restorers.round_trip(tmp_path / "teacher", 3, use_shift=False)(lq)
     assert restored.shape == (21, 27, 3)
     assert restored.dtype == np.uint8
+
+
+def test_a_baseline_restores_a_folder_from_the_command_line(workplace: Path) -> None:
+    params = str(Path(__file__).parents[2] / "params.yaml")
+    restore.main(["--with", "bicubic", "--lq", "data/pairs/test/lq", "--out", "out", "--params", params])
+    assert sorted(path.name for path in Path("out").iterdir()) == ["p0.png", "p1.png"]
+    np.testing.assert_array_equal(restorers.read("out/p1.png"), restorers.read("data/pairs/test/hq/p1.png"))
+    with pytest.raises(SystemExit):
+        restore.main(["--with", "nearest", "--lq", "data/pairs/test/lq", "--out", "out"])
+
+
+def test_real_esrgan_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"data\.scale is 2"):
+        restorers.real_esrgan(2)
+    monkeypatch.setattr(restorers.weights, "missing", lambda name: f"weights {name} are absent")
+    with pytest.raises(UserError, match="real-esrgan are absent"):
+        restorers.real_esrgan(4)
+
+
+def test_an_unknown_baseline_ends_the_stage_before_any_work(workplace: Path, small: Params) -> None:
+    with pytest.raises(UserError, match=r"evaluate\.baselines: unknown baseline nearest; known: bicubic"):
+        evaluate.evaluate(small.overlay({"evaluate": {"baselines": ["nearest"]}}))
 
 
 class Pool(scoring_workers.Spread):

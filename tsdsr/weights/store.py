@@ -26,6 +26,8 @@ def fetch(name: str) -> Path:
         UserError: when the server cannot be reached, or sends something else, or the folder cannot be written.
     """
     weight = WEIGHTS[name]
+    if weight.extra:
+        raise UserError(f"{name}: comes with a package; {weight.cure}")
     logger.info("fetching %s from %s", name, weight.url)
     with _checked(weight, weight.url) as aside:
         try:
