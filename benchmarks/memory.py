@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from benchmarks import step_sides  # noqa: E402
 from benchmarks.measuring import TOLERANCE, compare, peak_memory  # noqa: E402
 from benchmarks.step_sides import Literal, pefts_own  # noqa: E402
-from pipeline.provenance import git_commit, hardware  # noqa: E402
+from pipeline.tracking.provenance import git_commit, hardware  # noqa: E402
 from tsdsr.config import Params  # noqa: E402
 from tsdsr.live_memory import fused_attention  # noqa: E402
 from tsdsr.models import adapters, presets  # noqa: E402

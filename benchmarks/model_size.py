@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measuring import timed
-from pipeline.provenance import git_commit, hardware
+from pipeline.tracking.provenance import git_commit, hardware
 from tsdsr.inference.networks.fold import streamline
 from tsdsr.inference.networks.merge import merge_adapter
 from tsdsr.inference.networks.streamlined import StreamlinedTransformer

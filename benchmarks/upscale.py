@@ -34,7 +34,7 @@ from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.measuring import timed  # noqa: E402
-from pipeline.provenance import hardware  # noqa: E402
+from pipeline.tracking.provenance import hardware  # noqa: E402
 from tsdsr.data.photographs import find_photographs  # noqa: E402
 from tsdsr.errors import UserError  # noqa: E402
 from tsdsr.export.onnx import export_onnx  # noqa: E402

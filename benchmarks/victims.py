@@ -160,7 +160,8 @@ class Head:
     """A Ray head on loopback, with a token of its own, for the `with` block."""
 
     def __enter__(self) -> Head:
-        from pipeline import cluster, runtime
+        from pipeline.cluster import __main__ as cluster
+        from pipeline.cluster import runtime
 
         self._folder = tempfile.mkdtemp(prefix="ray-faults-", dir="/tmp")  # Ray's sockets need a short path
         port, dashboard = (runtime.free_port("127.0.0.1") for _ in range(2))

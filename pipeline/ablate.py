@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline import stage, variants
 from pipeline.evaluate import evaluate_student
+from pipeline.stages import stage, variants
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

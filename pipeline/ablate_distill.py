@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline import stage, variants
 from pipeline.distill import distill
+from pipeline.stages import stage, variants
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -24,10 +24,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import exclusive, interruption, runtime, stage, storage, tracking
-from pipeline.control import Control
-from pipeline.interruption import Interrupted
-from pipeline.progress import Progress
+from pipeline.cluster import runtime, storage
+from pipeline.process import exclusive, interruption
+from pipeline.process.interruption import Interrupted
+from pipeline.stages import stage
+from pipeline.stages.control import Control
+from pipeline.stages.progress import Progress
+from pipeline.tracking import runs as tracking
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError

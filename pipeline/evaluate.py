@@ -15,8 +15,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline import provenance, restorers, scoring_workers, stage, tracking
-from pipeline.restorers import Restorer
+from pipeline.stages import restorers, scoring_workers, stage
+from pipeline.stages.restorers import Restorer
+from pipeline.tracking import provenance
+from pipeline.tracking import runs as tracking
 from tsdsr import files, metrics
 from tsdsr.commands import score as command
 from tsdsr.config import ExternalConfig, Params

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from pipeline import stage
+from pipeline.stages import stage
 from tsdsr import files
 from tsdsr.config import Params, merge
 from tsdsr.errors import UserError

@@ -18,7 +18,8 @@ import torch
 from tqdm import tqdm
 
 import tsdsr
-from pipeline import exclusive, stage
+from pipeline.process import exclusive
+from pipeline.stages import stage
 from tsdsr import files
 from tsdsr.config import Params, PrecomputeConfig
 from tsdsr.data.cache import NULL_PROMPT, Sample, mirrored

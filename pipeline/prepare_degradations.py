@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline import fan_out, stage
+from pipeline.stages import fan_out, stage
 from tsdsr.config import Params
 from tsdsr.data.builders import Outcome, Task
 from tsdsr.data.staging import Staging
@@ -33,7 +33,9 @@ def prepare(params: Params, out: Path, staging_base: Path, captions_base: Path) 
     """Build every pair of the source and put them in the place of `out`, all of them or none."""
     tasks = plan(params)
     if params.captions.source == "model":
-        from pipeline.captioning import caption_tasks  # imports torch's and transformers' models, which take seconds
+        from pipeline.stages.captioning import (
+            caption_tasks,  # imports torch's and transformers' models, which take seconds
+        )
 
         tasks = caption_tasks(tasks, params, captions_base)
     staging = Staging.under(staging_base, params)

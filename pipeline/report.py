@@ -6,7 +6,8 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
-from pipeline import stage, tracking
+from pipeline.stages import stage
+from pipeline.tracking import runs as tracking
 from tsdsr import ablation, files
 from tsdsr.config import Params
 from tsdsr.reporting import build, scores

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline import restorers, stage
+from pipeline.stages import restorers, stage
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.data.pairs import write_png

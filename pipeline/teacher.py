@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 import tsdsr
-from pipeline import exclusive, stage
 from pipeline.precompute import device, grow_cache, precision, rounding
-from pipeline.teacher_work import Work
+from pipeline.process import exclusive
+from pipeline.stages import stage
+from pipeline.stages.teacher_work import Work
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache

@@ -6,7 +6,10 @@ import argparse
 import os
 import sys
 
-from pipeline import provenance, runtime, stage, tracking
+from pipeline.cluster import runtime
+from pipeline.stages import stage
+from pipeline.tracking import provenance
+from pipeline.tracking import runs as tracking
 from tsdsr import machine
 from tsdsr.errors import UserError
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ablate, ablate_distill, tracking, variants
+from pipeline import ablate, ablate_distill
+from pipeline.stages import variants
+from pipeline.tracking import runs as tracking
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 

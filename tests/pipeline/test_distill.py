@@ -15,9 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline import distill, precompute, prepare_degradations, runtime, storage, teacher
-from pipeline.control import Control
-from pipeline.interruption import Interrupted, Request
+from pipeline import distill, precompute, prepare_degradations, teacher
+from pipeline.cluster import runtime, storage
+from pipeline.process.interruption import Interrupted, Request
+from pipeline.stages.control import Control
 from tsdsr.config import Params
 
 ROOT = Path(__file__).parents[2]

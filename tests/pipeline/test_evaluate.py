@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import evaluate, restore, restorers, scoring_workers, tracking
+from pipeline import evaluate, restore
+from pipeline.stages import restorers, scoring_workers
+from pipeline.tracking import runs as tracking
 from tsdsr import files, metrics
 from tsdsr.config import Params
 from tsdsr.errors import UserError

@@ -11,8 +11,10 @@ import ray
 import yaml
 from PIL import Image
 
-from pipeline import captioning, fan_out, prepare_degradations, runtime, stage
+from pipeline import prepare_degradations
+from pipeline.cluster import runtime
 from pipeline.prepare_degradations import prepare
+from pipeline.stages import captioning, fan_out, stage
 from tests.tsdsr.data.tiny_captioners import save_blip
 from tsdsr.config import Params
 from tsdsr.data import builders

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import distill, runtime, stage
+from pipeline import distill
+from pipeline.cluster import runtime
+from pipeline.stages import stage
 from tests.tsdsr.training.rig import all_adapters, distill_config, trainer
 from tsdsr import files
 from tsdsr.errors import UserError

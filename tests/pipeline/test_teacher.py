@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import teacher as stage
-from pipeline.interruption import Interrupted
+from pipeline.process.interruption import Interrupted
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError

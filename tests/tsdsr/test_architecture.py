@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = sorted((ROOT / "tsdsr").rglob("*.py"))
-PIPELINE = sorted((ROOT / "pipeline").glob("*.py"))
+PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
 ORCHESTRATION = {"ray", "mlflow", "dvc", "optuna"}
 
 # Modules that everybody may import, and that import nothing but each other.

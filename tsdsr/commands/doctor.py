@@ -130,7 +130,9 @@ def machine_mlflow() -> list[Finding]:
         cure = "runs go on without it and send their metrics later; or unset MLFLOW_TRACKING_URI"
         found.append(Finding(WARN, "mlflow", f"{shown} does not answer", cure))
     if waiting:
-        found.append(Finding(WARN, "mlflow outbox", f"{waiting} runs wait to be sent", "python -m pipeline.tracking"))
+        found.append(
+            Finding(WARN, "mlflow outbox", f"{waiting} runs wait to be sent", "python -m pipeline.tracking.runs")
+        )
     return found
 
 

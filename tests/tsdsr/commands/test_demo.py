@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from pipeline.runtime import free_port
+from pipeline.cluster.runtime import free_port
 from tests import browser
 from tsdsr.commands import demo
 from tsdsr.commands.main import main

@@ -106,7 +106,7 @@ def test_services_that_answer_and_that_do_not(monkeypatch: pytest.MonkeyPatch, t
         server.listen()
         assert [finding.state for finding in doctor.services()] == [OK, OK, WARN]
     assert [finding.state for finding in found] == [BAD, WARN, WARN]
-    assert "pipeline.tracking" in found[2].cure
+    assert "pipeline.tracking.runs" in found[2].cure
     assert not any("secret" in finding.text for finding in found)
     monkeypatch.delenv("RAY_ADDRESS")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://user:secret@host/runs")

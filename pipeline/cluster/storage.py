@@ -1,0 +1,249 @@
+"""Where the stages of a Ray job keep their data: `cluster.storage` of the params, else the folder of `make cluster`.
+
+    python -m pipeline.cluster.storage push data/pairs data/teacher     # into cluster.storage, a URL
+    python -m pipeline.cluster.storage pull data/students/full          # and back
+
+A folder, which every host must see, is used in place: `data`, `reports`, `captions` and `.tsdsr` of the job's working
+copy are links into it. For a URL every host has a mirror of its own, and the same names are links into that: before a
+stage begins, what it reads is fetched, each file once; what it wrote is sent when it has ended, checkpoints at once.
+What a stage reads and writes is what dvc.yaml says of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.cluster.tree_store import TreeStore
+from pipeline.tracking import provenance
+from tsdsr.config import Params
+from tsdsr.errors import UserError
+
+VARIABLE = "TSDSR_STORAGE"  # the folder of the cluster's head (pipeline/cluster/__main__.py)
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` runs
+SHARED = ("data", "reports", ".tsdsr", "captions")
+# Of the entry points that are no stage of dvc.yaml; a sweep sends its trials itself.
+_BESIDE_DVC = {
+    "pipeline.sweep": (
+        ("data/pairs/train", "data/pairs/manifest.json", "data/latents", "data/teacher"),
+        ("reports/sweep",),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process finds the data.
+
+    Attributes:
+        root: `root`/data, `root`/reports and so on; here, or on whatever host `at` was asked.
+        url: what `root` mirrors, or None where `root` is the storage itself.
+    """
+
+    root: Path
+    url: str | None = None
+
+    @classmethod
+    def at(cls, root: str | Path, url: str | None) -> Place:
+        """The place on this host; `root` counts where there is no URL."""
+        return cls(mirror(url) if url else Path(root).resolve(), url)
+
+    def moved(self, path: Path, root: str | Path) -> Path:
+        """What `path` is here, where it lies below a mirror's root on another host."""
+        return self.root / path.relative_to(root) if self.url else path
+
+    def pull(self, paths: Iterable[str | Path]) -> None:
+        """Fetch what is not here yet, or has changed."""
+        for name in self._names(paths):
+            self._store().pull(self.root, name)
+
+    def pull_each(self, folder: str | Path) -> None:
+        """Fetch the trees below a folder, and leave what else there is in it."""
+        for name in self._names([folder]):
+            self.pull(self._store().names(name))
+
+    def push(self, paths: Iterable[str | Path]) -> None:
+        """Send what exists here."""
+        for name in self._names(paths):
+            if (self.root / name).exists():
+                self._store().push(self.root, name)
+
+    def push_each(self, folder: str | Path) -> None:
+        """Send each entry of a folder as a tree of its own: checkpoints, trials."""
+        for name in self._names([folder]):
+            self._store().push_each(self.root, name)
+
+    def holds_any(self, folder: str | Path) -> bool:
+        """Whether the URL has a tree below a folder, whatever is here."""
+        return any(self._store().names(name) for name in self._names([folder]))
+
+    def _store(self) -> TreeStore:
+        return TreeStore(self.url or "")
+
+    def _names(self, paths: Iterable[str | Path]) -> list[str]:
+        """As the store has them, relative to the root; none where the root is the storage itself."""
+        return [str(Path(self.root, path).relative_to(self.root)) for path in paths] if self.url else []
+
+
+def here(params: Params, environment: Mapping[str, str] = os.environ) -> Place:
+    """The place of this process: in a job the storage, elsewhere the working directory."""
+    storage = (params.cluster.storage or environment.get(VARIABLE)) if JOB_VARIABLE in environment else None
+    return Place.at(storage or Path.cwd(), storage if storage and "://" in storage else None)
+
+
+def mirror(url: str) -> Path:
+    """This host's copy of what lies under a URL: below $XDG_CACHE_HOME, or ~/.cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "tsdsr" / "mirrors" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+@contextmanager
+def workplace(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """In a job: give the stage that `arguments` (sys.argv) start its data, and keep what it writes.
+
+    Elsewhere it does nothing.
+    """
+    place = _of_job(sys.argv[1:] if arguments is None else arguments, environment)
+    if place is None:
+        yield
+        return
+    with _linked(place.root):
+        reads, writes = needs(_module(), sys.argv[1:] if arguments is None else arguments)
+        place.pull(reads)
+        try:
+            yield
+        except SystemExit as end:
+            if end.code in (0, 1):  # evaluate's ways to end: 1 where its results are partial
+                place.push(writes)
+            raise
+        place.push(writes)
+
+
+def needs(module: str, arguments: Sequence[str], dvc: str | Path = "dvc.yaml") -> tuple[list[str], list[str]]:
+    """The data that an entry point reads and writes, as names of trees.
+
+    A name has three parts at most: the code reads more of `data/pairs/train` than what would change its outcome.
+    """
+    if module in _BESIDE_DVC:
+        reads, writes = _BESIDE_DVC[module]
+        return list(reads), list(writes)
+    stages = yaml.safe_load(Path(dvc).read_text(encoding="utf-8"))["stages"] if Path(dvc).is_file() else {}
+    for stage in stages.values():
+        words = shlex.split(stage["cmd"])
+        if module in words:
+            outs = [name for kind in ("outs", "metrics", "plots") for name in _names(stage.get(kind, []))]
+            return _trees(_filled(_names(stage["deps"]), words, arguments)), _trees(_filled(outs, words, arguments))
+    return [], []
+
+
+def _names(entries: Iterable[Any]) -> list[str]:
+    return [name for entry in entries for name in ([entry] if isinstance(entry, str) else entry)]
+
+
+def _filled(names: Iterable[str], words: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Names with ${item.variant} and the like, as the command's options give them."""
+    given = dict(pairwise(arguments))
+    values = {word: given[flag] for flag, word in pairwise(words) if flag.startswith("--") and flag in given}
+    result = []
+    for name in names:
+        for word, value in values.items():
+            name = name.replace(word, value)
+        result.append(name)
+    return result
+
+
+def _trees(names: Iterable[str]) -> list[str]:
+    parts = [Path(name).parts[:3] for name in names]
+    trees = {"/".join(part) for part in parts if part[0] in SHARED}
+    if any(tree.startswith("data/pairs/") for tree in trees):
+        trees.add("data/pairs/manifest.json")
+    return sorted(trees)
+
+
+def _module() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else ""
+
+
+def _of_job(arguments: Sequence[str], environment: Mapping[str, str]) -> Place | None:
+    """The place of a job whose working copy has yet to be led there."""
+    if JOB_VARIABLE not in environment:
+        return None
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--params", default="params.yaml")
+    path = Path(parser.parse_known_args(arguments)[0].params)
+    if not path.is_file():
+        return None
+    params = Params.load(path)
+    place = here(params, environment)
+    if not place.root.is_dir():
+        name = "cluster.storage" if params.cluster.storage else VARIABLE
+        raise UserError(f"{name} {place.root}: no such folder on this host; every host must see it")
+    if params.cluster.storage and not place.url:
+        os.environ[provenance.ROOT_VARIABLE] = str(place.root)  # of the local tracking store, and what waits to be sent
+    return None if place.root == Path.cwd() else place
+
+
+@contextmanager
+def _linked(root: Path) -> Iterator[None]:
+    """`data`, `reports` ... of the working directory lead to `root` for as long as this is open.
+
+    Jobs with equal files share one copy, though their params may name different storages.
+    """
+    with Path(".storage").open("a") as lock:
+        if not all(_leads_to(name, root) for name in SHARED):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{Path.cwd()}: a job with another storage is at work in this copy; wait for it"
+                ) from None
+            for name in SHARED:
+                (root / name).mkdir(parents=True, exist_ok=True)
+                if Path(name).is_symlink():
+                    Path(name).unlink()
+                if not Path(name).exists():
+                    Path(name).symlink_to((root / name).resolve(), target_is_directory=True)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+def _leads_to(name: str, root: Path) -> bool:
+    return Path(name).exists() and Path(name).resolve() == (root / name).resolve()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Move trees between this repository and cluster.storage, a URL.")
+    parser.add_argument("--params", default="params.yaml", help="the experiment's params file")
+    parser.add_argument("direction", choices=("push", "pull"))
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="relative to the repository, such as data/pairs")
+    given = parser.parse_args()
+    url = Params.load(given.params).cluster.storage
+    if not url or "://" not in url:
+        raise UserError(f"cluster.storage is {url!r}; there is nothing to move unless it is a URL")
+    store = TreeStore(url)
+    for name in given.paths:
+        if given.direction == "push":
+            store.push(Path.cwd(), name.rstrip("/"))
+        elif not store.pull(Path.cwd(), name.rstrip("/")):
+            raise UserError(f"{url} holds no {name}; it has {', '.join(store.names('')) or 'nothing'}")
+
+
+if __name__ == "__main__":
+    from pipeline.stages import stage
+
+    stage.run(main)

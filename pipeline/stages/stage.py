@@ -1,0 +1,63 @@
+"""What every stage's `__main__` does: read --params, log to stderr, and turn a user's mistake into one line.
+
+Exit status: 0 done; 1 a partial result, or a fault of ours (with its traceback); 2 a mistake or a shortage that the
+line on stderr names; 75 and 130 interrupted, see `pipeline.process.interruption`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.cluster import runtime, storage
+from pipeline.process import interruption
+from tsdsr import files
+from tsdsr.config import Params
+from tsdsr.errors import UserError
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """An argument parser with the options that every stage has."""
+    summary = (description or "").strip().splitlines()[0]
+    result = argparse.ArgumentParser(description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--params", default="params.yaml", help="the experiment's params file")
+    return result
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a stage's main; what people can mend, and an interruption, become one line on stderr and an exit status."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+    try:
+        with interruption.raising(), storage.workplace():
+            main()
+        interruption.ignored()
+    except interruption.Interrupted as interrupted:
+        sys.stderr.write(f"{interrupted}\n")
+        raise
+    except (UserError, FileNotFoundError, PermissionError) as error:
+        sys.exit(_fail(error))
+    except Exception as error:
+        cause = _shortage(error)
+        if cause is None:
+            raise
+        sys.exit(_fail(cause))
+
+
+def load_params(description: str | None) -> Params:
+    """For stages with no option but --params."""
+    return Params.load(parser(description).parse_args().params)
+
+
+def _shortage(error: Exception) -> str | None:
+    """What was short, in words, where an error means that."""
+    if files.is_no_space(error):
+        return files.no_space(getattr(error, "filename", None) or Path.cwd() / "")
+    return runtime.shortage(error)
+
+
+def _fail(error: Exception | str) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return 2

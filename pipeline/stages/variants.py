@@ -1,0 +1,64 @@
+"""The ablation's variants: an overlay on `distill` and a seed, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.stages import stage
+from pipeline.tracking import runs as tracking
+from tsdsr.config import Params
+from tsdsr.errors import UserError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One cell of the matrix.
+
+    Attributes:
+        params: the experiment's. changed: the variant's own.
+        seed: takes the place of `params.seed`: adapters' start, order of samples, times and noise.
+        name: `<variant>-seed<n>`, of its files and of its run.
+    """
+
+    params: Params
+    changed: Params
+    seed: int
+    name: str
+
+    @property
+    def student(self) -> Path:
+        return Path("data/students") / self.name
+
+
+def given(description: str | None, arguments: Sequence[str] | None = None) -> Variant:
+    """The variant that a stage's command line names."""
+    parser = stage.parser(description)
+    parser.add_argument("--variant", required=True, help="a key of ablate.variants")
+    parser.add_argument("--seed", required=True, type=int, help="of everything random in the training")
+    named = parser.parse_args(arguments)
+    params = Params.load(named.params)
+    changed = overlaid(params, named.variant, named.seed)
+    return Variant(params, changed, named.seed, f"{named.variant}-seed{named.seed}")
+
+
+def overlaid(params: Params, variant: str, seed: int) -> Params:
+    """The params of a variant.
+
+    Raises:
+        UserError: naming the variants there are.
+    """
+    variants = params.ablate.variants
+    if variant not in variants:
+        raise UserError(f"--variant {variant}: not in ablate.variants, which has {', '.join(sorted(variants))}")
+    return params.overlay({"seed": seed, "distill": variants[variant]}, origin=f"ablate.variants.{variant}")
+
+
+@contextmanager
+def tracked(variant: Variant) -> Iterator[None]:
+    """Within the `with`, what is logged goes to the variant's run, a child of the experiment's beside `full`."""
+    with tracking.parent(variant.params), tracking.child(variant.changed, variant.name) as run:
+        run.tags({"variant": variant.name.rpartition("-seed")[0], "seed": variant.seed})
+        yield
