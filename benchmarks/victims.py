@@ -6,6 +6,7 @@ can be ended at once, and so that whoever is left over is found.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -48,6 +49,7 @@ def prepare_stage(directory: Path, **distill: object) -> None:
     import yaml
 
     from pipeline.precompute import precompute
+    from pipeline.stages import lineage
     from tests.teachers import write_pairs, write_random_teacher
     from tsdsr.config import Params
 
@@ -58,16 +60,14 @@ def prepare_stage(directory: Path, **distill: object) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "params.yaml").write_text(yaml.safe_dump(params.to_dict()), encoding="utf-8")
     (directory / "data").mkdir()
-    write_random_teacher(directory / "data/teacher")
-    write_pairs(directory / "data/pairs/train", count=4, side=64)
-    write_pairs(directory / "data/pairs/test", count=2, side=64, seed=1)
-    precompute(
-        params,
-        directory / "data/pairs/train",
-        directory / "data/teacher",
-        directory / "data/latents",
-        directory / "growing",
-    )
+    with contextlib.chdir(directory):
+        with lineage.making(lineage.PAIRS, params):
+            write_pairs(Path("data/pairs/train"), count=4, side=64)
+            write_pairs(Path("data/pairs/test"), count=2, side=64, seed=1)
+        with lineage.making(lineage.TEACHER, params):
+            write_random_teacher(Path("data/teacher"))
+        with lineage.making(lineage.LATENTS, params):
+            precompute(params, Path("data/pairs/train"), Path("data/teacher"), Path("data/latents"), Path("growing"))
 
 
 @dataclass

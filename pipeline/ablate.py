@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.evaluate import evaluate_student
-from pipeline.stages import stage, variants
+from pipeline.stages import lineage, stage, variants
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     variant = variants.given(__doc__, arguments)
+    lineage.check(variant.params, lineage.PAIRS, lineage.TEACHER)
+    lineage.check(variant.changed, str(variant.student))
     with variants.tracked(variant):
         evaluate_student(variant.changed, variant.student, variant.name)
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.distill import distill
-from pipeline.stages import stage, variants
+from pipeline.stages import lineage, stage, variants
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     variant = variants.given(__doc__, arguments)
-    with variants.tracked(variant):
+    lineage.check(variant.params, lineage.PAIRS)
+    with lineage.making(str(variant.student), variant.changed), variants.tracked(variant):
         distill(variant.changed, out=variant.student, name=variant.name, seed=variant.seed)
 
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cluster import runtime, storage
 from pipeline.process import exclusive, interruption
 from pipeline.process.interruption import Interrupted
-from pipeline.stages import stage
+from pipeline.stages import lineage, stage
 from pipeline.stages.control import Control
 from pipeline.stages.progress import Progress
 from pipeline.tracking import runs as tracking
@@ -346,7 +346,8 @@ def _log_by_time(run: tracking.Run, job: Job, phase: str) -> None:
 
 def main() -> None:
     params = stage.load_params(__doc__)
-    distill(params, out=Path("data/students/full"), name="full", seed=params.seed)
+    with lineage.making("data/students/full", params):
+        distill(params, out=Path("data/students/full"), name="full", seed=params.seed)
 
 
 if __name__ == "__main__":

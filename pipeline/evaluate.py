@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.stages import restorers, scoring_workers, stage
+from pipeline.stages import lineage, restorers, scoring_workers, stage
 from pipeline.stages.restorers import Restorer
 from pipeline.tracking import provenance
 from pipeline.tracking import runs as tracking
@@ -234,7 +234,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _main(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.restored is None and args.out is None:
-        return int(not evaluate(Params.load(args.params)))
+        params = Params.load(args.params)
+        lineage.check(params, lineage.PAIRS, lineage.TEACHER, str(STUDENT))
+        return int(not evaluate(params))
     if args.restored is None or args.out is None:
         parser.error("--restored and --out belong together")
     return command.run(args)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import tsdsr
 from pipeline.process import exclusive
-from pipeline.stages import stage
+from pipeline.stages import lineage, stage
 from tsdsr import files
 from tsdsr.config import Params, PrecomputeConfig
 from tsdsr.data.cache import NULL_PROMPT, Sample, mirrored
@@ -44,7 +44,7 @@ log = logging.getLogger("precompute")
 
 def main() -> None:
     params = stage.load_params(__doc__)
-    with exclusive.alone(LOCK, "the stage precompute"):
+    with exclusive.alone(LOCK, "the stage precompute"), lineage.making(lineage.LATENTS, params):
         precompute(params, PAIRS, TEACHER, OUT, GROWING)
 
 

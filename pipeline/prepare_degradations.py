@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from pipeline.stages import fan_out, stage
+from pipeline.stages import fan_out, lineage, stage
 from tsdsr.config import Params
 from tsdsr.data.builders import Outcome, Task
 from tsdsr.data.staging import Staging
@@ -26,7 +26,9 @@ log = logging.getLogger("prepare-degradations")
 
 
 def main() -> None:
-    prepare(stage.load_params(__doc__), OUT, STAGING, CAPTIONS)
+    params = stage.load_params(__doc__)
+    with lineage.making(lineage.PAIRS, params):
+        prepare(params, OUT, STAGING, CAPTIONS)
 
 
 def prepare(params: Params, out: Path, staging_base: Path, captions_base: Path) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 
 from pipeline.cluster.tree_store import TreeStore
+from pipeline.stages import lineage
 from pipeline.tracking import provenance
 from tsdsr.config import Params
 from tsdsr.errors import UserError
@@ -37,7 +38,13 @@ SHARED = ("data", "reports", ".tsdsr", "captions")
 # Of the entry points that are no stage of dvc.yaml; a sweep sends its trials itself.
 _BESIDE_DVC = {
     "pipeline.sweep": (
-        ("data/pairs/train", "data/pairs/manifest.json", "data/latents", "data/teacher"),
+        (
+            "data/pairs/train",
+            "data/pairs/manifest.json",
+            f"data/pairs/{lineage.RECORD}",
+            "data/latents",
+            "data/teacher",
+        ),
         ("reports/sweep",),
     )
 }
@@ -170,7 +177,7 @@ def _trees(names: Iterable[str]) -> list[str]:
     parts = [Path(name).parts[:3] for name in names]
     trees = {"/".join(part) for part in parts if part[0] in SHARED}
     if any(tree.startswith("data/pairs/") for tree in trees):
-        trees.add("data/pairs/manifest.json")
+        trees |= {"data/pairs/manifest.json", f"data/pairs/{lineage.RECORD}"}
     return sorted(trees)
 
 

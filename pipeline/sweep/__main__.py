@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.cluster import runtime, storage
 from pipeline.process import exclusive
-from pipeline.stages import stage
+from pipeline.stages import lineage, stage
 from pipeline.sweep import report as sweep_report
 from pipeline.sweep.ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord
 from pipeline.sweep.space import Point, distributions, planned, point_key, shown_value
@@ -31,7 +31,7 @@ from tsdsr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-PAIRS, LATENTS, TEACHER = Path("data/pairs/train"), Path("data/latents"), Path("data/teacher")
+PAIRS = Path("data/pairs/train")
 SWEEPS, REPORT, RAY = Path(".tsdsr/sweep"), Path("reports/sweep"), Path(".tsdsr/ray")
 RETRIES = 2  # of a trial whose worker died
 TUNE_ENVIRONMENT = {
@@ -48,7 +48,7 @@ def sweep(params: Params) -> list[TrialRecord]:
     Returns:
         every trial, in the order in which they began.
     """
-    _check_inputs()
+    _check_inputs(params)
     ledger = Ledger((SWEEPS / params.sweep.name).resolve())
     with exclusive.alone(ledger.directory / ".running", f"the sweep {params.sweep.name}"):
         storage.here(params).pull_each(ledger.directory)  # what ended in a session on another host
@@ -243,10 +243,14 @@ def _log_best(params: Params, ledger: Ledger, tracked: tracking.Run) -> None:
     logger.info("%d trials: %s", len(ends), counts)
 
 
-def _check_inputs() -> None:
-    missing = [str(path) for path in (PAIRS, LATENTS, TEACHER) if not path.is_dir()]
-    if missing:
-        raise UserError(f"{', '.join(missing)}: missing; run `dvc repro precompute` first")
+def _check_inputs(params: Params) -> None:
+    """Trials share pairs, teacher and latents: these fit the params, and no key of the search changes them."""
+    shared = (lineage.PAIRS, lineage.TEACHER, lineage.LATENTS)
+    lineage.check(params, *shared)
+    for draw in params.sweep.space:
+        for path in shared:
+            if lineage.decides(draw.key, path):
+                raise UserError(f"sweep.space: {draw.key} decides {path}, which all trials share; leave it out")
 
 
 def main() -> None:

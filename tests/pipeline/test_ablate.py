@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from pipeline import ablate, ablate_distill
-from pipeline.stages import variants
+from pipeline.stages import lineage, variants
 from pipeline.tracking import runs as tracking
 from tsdsr.config import Params
 from tsdsr.errors import UserError
@@ -57,6 +58,8 @@ def test_main_trains_and_scores_under_the_pipelines_run(
             run.metrics({"psnr": 20.0})
         seen.append(("evaluate", student.as_posix(), name))
 
+    monkeypatch.setattr(lineage, "check", lambda params, *paths: None)
+    monkeypatch.setattr(lineage, "making", lambda path, params: nullcontext())
     monkeypatch.setattr(ablate_distill, "distill", distill)
     monkeypatch.setattr(ablate, "evaluate_student", evaluate_student)
     monkeypatch.chdir(tmp_path)

@@ -27,6 +27,7 @@ PLUMBING = (
     "pipeline/process/",
     "pipeline/stages/__init__.py",
     "pipeline/stages/control.py",
+    "pipeline/stages/lineage.py",
     "pipeline/stages/progress.py",
     "pipeline/stages/stage.py",
     "pipeline/tracking/",

@@ -15,13 +15,14 @@ import pytest
 
 from pipeline import precompute, teacher
 from pipeline.process import exclusive
+from pipeline.stages import lineage
 from pipeline.sweep import __main__ as sweep
 from tsdsr.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys
-from pipeline import exclusive
+from pipeline.process import exclusive
 with exclusive.alone(sys.argv[1], "the work"):
     print("held", flush=True)
     sys.stdin.read()
@@ -62,8 +63,7 @@ def test_a_second_of_these_meanwhile_is_refused(
     module: ModuleType, lock: Path, work: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for path in (sweep.PAIRS, sweep.LATENTS, sweep.TEACHER):
-        path.mkdir(parents=True)
+    monkeypatch.setattr(lineage, "check", lambda params, *paths: None)
     monkeypatch.setattr("sys.argv", [module.__name__, "--params", str(root / "params.yaml")])
     with exclusive.alone(lock, "x"), pytest.raises(UserError, match=f"{work} is under way already"):
         module.main()

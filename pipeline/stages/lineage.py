@@ -1,0 +1,169 @@
+"""What each artifact was made from, so that a stage refuses inputs that do not fit its params.
+
+`made_from.json` in an artifact holds the values of params that decide its bytes, and a fingerprint of each input. DVC
+makes again what does not fit; this check is for a stage that is run by hand or as a Ray job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tsdsr import files
+from tsdsr.config import Params
+from tsdsr.errors import UserError
+
+RECORD = "made_from.json"
+PAIRS, TEACHER, LATENTS, STUDENTS = "data/pairs", "data/teacher", "data/latents", "data/students"
+EDITS = "captions.edits"  # an input that params name: a folder of corrected captions
+SIDES = ("train/hq", "train/lq", "train/captions", "test/hq", "test/lq", "test/captions")
+# Values that do not change what a stage makes.
+HARMLESS = {
+    "teacher.checkpoint",
+    "distill.checkpoint",
+    "distill.device",
+    "distill.log_every",
+    "distill.num_workers",
+    "distill.threads_per_worker",
+}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Its stage, and what decides its bytes: keys of params, and paths below other artifacts."""
+
+    stage: str
+    params: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+
+
+_PHOTOGRAPHS = (f"{PAIRS}/train/hq", f"{PAIRS}/train/captions", EDITS)
+ARTIFACTS = {
+    PAIRS: Artifact("prepare-degradations", ("seed", "data", "captions", "degradation")),
+    TEACHER: Artifact("teacher", ("seed", "teacher", "prompts"), _PHOTOGRAPHS),
+    LATENTS: Artifact("precompute", ("prompts", "precompute", "teacher.use_shift"), (*_PHOTOGRAPHS, TEACHER)),
+    STUDENTS: Artifact(
+        "distill",
+        ("seed", "data.scale", "degradation", "prompts", "teacher.use_shift", "distill"),
+        (f"{PAIRS}/train/hq", f"{PAIRS}/train/lq", LATENTS, TEACHER),
+    ),
+}
+
+
+@contextmanager
+def making(path: str, params: Params) -> Iterator[None]:
+    """Around a stage's work: check its inputs, and note in the artifact at `path` what it was made from.
+
+    Raises:
+        UserError: as `check` does, for the artifacts that `path` is made from; nothing was written.
+    """
+    check(params, *_sources(path))
+    record = _made_from(path, params)
+    yield
+    if _kind(path) == PAIRS:
+        record["fingerprints"] = {side: _fingerprint_folder(Path(path, side)) for side in SIDES}
+    files.write_json(Path(path, RECORD), record)
+
+
+def check(params: Params, *paths: str) -> None:
+    """Refuse artifacts that other params or other inputs made.
+
+    Raises:
+        UserError: naming the artifact, the first difference and the command to run.
+    """
+    for path in paths:
+        if reason := _misfit(path, params):
+            raise UserError(f"{path} {reason}; run `dvc repro {_stage(path)}` first. Nothing was changed")
+
+
+def decides(key: str, path: str) -> bool:
+    """Whether a key of params changes the artifact at `path`."""
+    inside = any(f"{key}.".startswith(f"{part}.") for part in HARMLESS)
+    return not inside and any(
+        f"{key}.".startswith(f"{part}.") or part.startswith(f"{key}.") for part in ARTIFACTS[_kind(path)].params
+    )
+
+
+def _misfit(path: str, params: Params) -> str | None:
+    if not Path(path).is_dir():
+        return "is missing"
+    try:
+        record = files.read_json(Path(path, RECORD))
+    except FileNotFoundError:
+        return f"has no {RECORD}, so that it is not known whether it fits the params"
+    wanted = _made_from(path, params)
+    made, now = _flat(record["params"]), _flat(wanted["params"])
+    for key in sorted(made.keys() | now.keys()):
+        if made.get(key) != now.get(key):
+            return f"was made with {key}: {made.get(key)!r}, and the params say {now.get(key)!r}"
+    for name, fingerprint in wanted["inputs"].items():
+        if fingerprint is not None and record["inputs"].get(name) not in (fingerprint, None):
+            return f"was made from another {name} than the one that is here now"
+    return None
+
+
+def _made_from(path: str, params: Params) -> dict[str, Any]:
+    artifact, values = ARTIFACTS[_kind(path)], params.to_dict()
+    return {
+        "params": {key: _value(values, key) for key in artifact.params},
+        "inputs": {name: _fingerprint(name, params) for name in artifact.inputs},
+    }
+
+
+def _value(values: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key, without what is harmless in it."""
+    found: Any = values
+    for part in key.split("."):
+        found = found[part]
+    if isinstance(found, Mapping):
+        return {name: value for name, value in found.items() if f"{key}.{name}" not in HARMLESS}
+    return found
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        return {prefix: values}
+    return {k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+def _fingerprint(name: str, params: Params) -> str | None:
+    """Of an input as it is now; None where this host does not have it."""
+    from tsdsr.models import teacher
+
+    if name == EDITS:
+        return _fingerprint_folder(Path(params.captions.edits))
+    if not Path(name).is_dir():
+        return None
+    if name == TEACHER:
+        return teacher.fingerprint(name)
+    if name == LATENTS:
+        return files.sha256_file(Path(name, "manifest.json"))  # which has every shard's sha256
+    recorded: dict[str, str] = files.read_json(Path(PAIRS, RECORD))["fingerprints"]
+    return recorded[name.removeprefix(f"{PAIRS}/")]
+
+
+def _fingerprint_folder(folder: Path) -> str | None:
+    """sha256 over the names and bytes of a folder's pictures and texts; None where there is none."""
+    found = sorted(path for path in folder.glob("*") if path.suffix in {".png", ".txt"})
+    with ThreadPoolExecutor() as pool:
+        sums = list(pool.map(files.sha256_file, found))
+    return files.sha256_json([[path.name, digest] for path, digest in zip(found, sums, strict=True)]) if found else None
+
+
+def _kind(path: str) -> str:
+    return next(name for name in ARTIFACTS if path == name or path.startswith(f"{name}/"))
+
+
+def _sources(path: str) -> list[str]:
+    """The artifacts that one is made from, each after those that it is made from itself."""
+    kinds = {_kind(name) for name in ARTIFACTS[_kind(path)].inputs if name != EDITS}
+    return [name for name in ARTIFACTS if name in kinds]
+
+
+def _stage(path: str) -> str:
+    variant = path.removeprefix(f"{STUDENTS}/")
+    return ARTIFACTS[_kind(path)].stage if variant in (path, "full") else "ablate-distill"
