@@ -76,6 +76,7 @@ def options(params: Params) -> build.Options:
     return build.Options(
         sheet_images=params.report.sheet_images,
         page_images=params.report.page_images,
+        paper_version=params.report.paper_version,
         base_model=f"{params.teacher.preset} (params: teacher.preset)",
         ablated=ablated(params),
         max_pattern_rise_db=params.distill.validation.max_pattern_rise_db,

@@ -116,6 +116,7 @@ class SweepConfig(Section):
 
 
 class ReportConfig(Section):
+    paper_version: Literal["v1", "v4"]
     sheet_images: Count
     page_images: Count
 

@@ -5,21 +5,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tsdsr import files
 from tsdsr.errors import UserError
-from tsdsr.reporting import curves, diagnostics, figures, gallery, page, published, sheet, sweep, tables, validation
+from tsdsr.reporting import (
+    curves,
+    diagnostics,
+    figures,
+    gallery,
+    headline,
+    page,
+    published,
+    shares,
+    sheet,
+    sweep,
+    tables,
+    validation,
+)
 from tsdsr.reporting import scores as score_files
 from tsdsr.reporting.complexity import complexity, load_sizes
 from tsdsr.reporting.curves import Curve
 from tsdsr.reporting.diagnostics import Diagnosis
 from tsdsr.reporting.figures import Drawing
 from tsdsr.reporting.page import Section
-from tsdsr.reporting.render import RENDERERS
+from tsdsr.reporting.render import RENDERERS, SOURCES
 from tsdsr.reporting.scores import MethodScores
+from tsdsr.reporting.sources import sources
 from tsdsr.reporting.table import Table
 
 logger = logging.getLogger(__name__)
@@ -36,6 +51,7 @@ class Options:
     sheet_images: rows of the before/after sheet.
     page_images: test images on the page.
     base_model: what the student was distilled from.
+    paper_version: of `published.VERSIONS`; whose tables are written, and shown first on the page.
     ablated: the ablation's runs, `<variant>-seed<n>`; what others left is passed over.
     max_pattern_rise_db: from which rise of the pattern score the training warned (distill.validation).
     term_titles: how curves' columns are called; a term that needs a caveat carries it here.
@@ -45,6 +61,7 @@ class Options:
     sheet_images: int
     page_images: int
     base_model: str
+    paper_version: str
     ablated: Collection[str]
     max_pattern_rise_db: float
     term_titles: Mapping[str, str] = field(default_factory=dict)
@@ -104,21 +121,25 @@ def build(root: Path, options: Options) -> list[Path]:
     """Write the report under `root/reports`.
 
     Returns:
-        What was written: the folders of tables and plots, the sheet, and last the page.
+        What was written: the folders of tables and plots, the rows' sources, the sheet, and last the page.
     """
     inputs, out = Inputs.read(root, options.ablated), root / "reports"
-    all_tables = make_tables(inputs, options)
-    write_tables(out / "tables", all_tables)
+    ours = tables.measured(inputs.scores)
+    papers = {version: paper_tables(inputs, options, version) for version in published.VERSIONS}
+    write_tables(out / "tables", [ours, *papers[options.paper_version]])
+    files.write_json(out / SOURCES, sources(chain([ours], *papers.values())))
     drawn = draw(inputs, options)
     write_plots(out / "plots", chain.from_iterable(drawn.values()))
     write_sheet(out / "before_after.png", inputs, options.sheet_images)
-    files.write_text(out / "index.html", page.render(_content(inputs, options, all_tables, sections(inputs, drawn))))
-    return [out / "tables", out / "plots", out / "before_after.png", out / "index.html"]
+    content = _content(inputs, options, ours, papers, sections(inputs, drawn))
+    files.write_text(out / "index.html", page.render(content))
+    return [out / "tables", out / SOURCES, out / "plots", out / "before_after.png", out / "index.html"]
 
 
 def draw(inputs: Inputs, options: Options) -> dict[str, list[Drawing]]:
     """Every drawing, by the key of the page's section that shows it."""
     return {
+        "shares": list(figures.of_shares(inputs.curves, options.term_titles)),
         "curves": list(figures.of_runs(inputs.scores, inputs.curves, inputs.teacher, options.term_titles)),
         "directions": list(figures.of_directions(inputs.diagnoses)),
         "validation": list(figures.of_validation(inputs.validation, options.max_pattern_rise_db)),
@@ -134,29 +155,25 @@ def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Sec
         *validation.sheets(inputs.reports / "validation", [curve.run for curve in inputs.validation]),
     ]
     return [
-        Section("curves", "Curves", "Curves", shown["curves"]),
-        Section("directions", "The distillation's directions", "Directions", shown["directions"], told),
-        Section("validation", "Held-out crops", "Validation", looks),
+        Section("shares", "What each loss term teaches", "Shares", shown["shares"]),
+        Section("curves", "Curves", "Curves", shown["curves"], folded=True),
+        Section("directions", "The distillation's directions", "Directions", shown["directions"], told, folded=True),
+        Section("validation", "Held-out crops", "Validation", looks, folded=True),
         sweep.section(inputs.reports / "sweep"),
     ]
 
 
-def make_tables(inputs: Inputs, options: Options) -> list[Table]:
-    """The paper's five tables with our rows, the ablation first."""
-    runs = inputs.scores
-    return [
-        tables.ablation(runs, published.load("table4")),
-        tables.comparison(runs, published.load("table1"), "Table 1. One-step methods", default=True),
-        tables.comparison(runs, published.load("table2"), "Table 2. Multi-step methods", default=False),
-        complexity(inputs.sizes, published.load("table3"), "Table 3. Complexity"),
-        tables.comparison(
-            runs,
-            published.load("table5"),
-            "Table 5. The same base model",
-            default=False,
-            texts={"base": options.base_model},
-        ),
-    ]
+def paper_tables(inputs: Inputs, options: Options, version: str) -> list[Table]:
+    """The tables of one version of the paper, with our rows."""
+    printed = published.load(version)
+    special = {
+        "table1": lambda table: tables.comparison(inputs.scores, table, default=True),
+        "table3": lambda table: complexity(inputs.sizes, table),
+        "table4": lambda table: tables.ablation(inputs.scores, table),
+        "base_models": lambda table: tables.comparison(inputs.scores, table, texts={"base": options.base_model}),
+    }
+    plain = partial(tables.comparison, inputs.scores)
+    return [special.get(name, plain)(table) for name, table in printed.items()]
 
 
 def write_tables(folder: Path, tables_: Sequence[Table]) -> None:
@@ -227,39 +244,26 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return result
 
 
-def _content(inputs: Inputs, options: Options, all_tables: Sequence[Table], parts: Sequence[Section]) -> page.Content:
+def _content(
+    inputs: Inputs,
+    options: Options,
+    ours: Table,
+    papers: Mapping[str, Sequence[Table]],
+    parts: Sequence[Section],
+) -> page.Content:
     chosen = sheet.pick(inputs.ids, options.page_images)
-    count = f"{len(inputs.ids)} test image" + "s" * (len(inputs.ids) != 1)
     shown = f"{len(chosen)} of the {len(inputs.ids)} test images, evenly spaced by name (report.page_images)."
+    broken = validation.broken_limits(inputs.validation, options.max_pattern_rise_db)
     return page.Content(
         title="One-step super-resolution by target score distillation",
-        summary=(
-            f"A student distilled into one diffusion step, scored on {count} beside its ablations, bicubic "
-            "interpolation and its teacher's own round trip."
-        ),
-        facts=_facts(inputs.scores),
-        caveats=options.caveats,
-        measured=all_tables[:1],
-        printed=all_tables[1:],
+        summary=" ".join(headline.sentences(inputs.scores)),
+        facts=headline.facts(inputs.scores),
+        caveats=[*options.caveats, *shares.weak(inputs.curves, options.term_titles), *broken],
+        measured=ours,
+        papers=papers,
+        version=options.paper_version,
         exhibits=gallery.exhibits(inputs.pairs, inputs.restored, chosen, inputs.scores),
         exhibits_note=shown if len(chosen) < len(inputs.ids) else "",
         sections=parts,
         numbers=inputs.numbers,
     )
-
-
-def _facts(scores: Sequence[MethodScores]) -> list[page.Fact]:
-    """The PSNR of each of our methods, and how far above the teacher's round trip it is: all on one set of images."""
-    found = {run.method: run.metrics["psnr"] for run in scores if "psnr" in run.metrics and not run.external}
-    floor = found["round_trip"].mean if "round_trip" in found else None
-    facts = []
-    for method, score in found.items():
-        if score.mean is not None:
-            lead = "" if floor is None or method == "round_trip" else _lead(score.mean - floor)
-            label = f"PSNR, {score_files.method_label(method)}"
-            facts.append(page.Fact(label, f"{score.mean:.2f} dB", lead, score.provenance))
-    return facts
-
-
-def _lead(gain: float) -> str:
-    return f"{abs(gain):.2f} dB {'above' if gain >= 0 else 'below'} the teacher's round trip"

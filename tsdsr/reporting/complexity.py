@@ -13,7 +13,7 @@ from typing import Any
 from tsdsr import files
 from tsdsr.errors import UserError
 from tsdsr.reporting.published import PublishedTable
-from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table, ranked
+from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table, folded, ranked
 
 MODELS = {
     "tsdsr_trained": "TSD-SR, as trained",
@@ -47,7 +47,7 @@ def load_sizes(path: Path) -> Mapping[str, Any] | None:
     return sizes
 
 
-def complexity(sizes: Mapping[str, Any] | None, printed: PublishedTable, title: str) -> Table:
+def complexity(sizes: Mapping[str, Any] | None, printed: PublishedTable) -> Table:
     """Methods down; printed rows by the hardware they were timed on, then ours by shape.
 
     Args:
@@ -55,11 +55,7 @@ def complexity(sizes: Mapping[str, Any] | None, printed: PublishedTable, title: 
             params_m, macs_g, macs_without_attention_g and, where timed, time_s), `timing` (the protocol, or
             `not_timed`: why there is none), and the same of the `tiny` preset's shape.
     """
-    columns = list(printed.columns)
-    rows = [
-        Row(row.method, {column.key: row.cell(column.key) for column in columns}, row.group, row.provenance)
-        for row in printed.rows
-    ]
+    columns, rows = list(printed.columns), printed.table_rows()
     notes = list(printed.notes)
     if sizes is None:
         notes.append(ABSENT)
@@ -71,7 +67,7 @@ def complexity(sizes: Mapping[str, Any] | None, printed: PublishedTable, title: 
             where = f"the tiny preset's own small shape, on {tiny['timing']['device']}"
             rows += _rows(tiny["models"], sizes, tiny["timing"], where, columns)
     caption = f"{printed.caption} Bold: best, underlined: second best of a group."
-    return ranked(Table(printed.name, title, printed.stub, columns, rows, caption, notes))
+    return folded(ranked(Table(printed.name, printed.title, printed.stub, columns, rows, caption, notes)))
 
 
 def _rows(

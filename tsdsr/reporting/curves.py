@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -47,6 +48,8 @@ STYLE: Mapping[str, Any] = {
 
 
 MIN_TO_SMOOTH = 12  # logged steps; a shorter curve is shown as it is
+SHARE = "grad_share/"  # prefix of the columns that are shares of the gradient, drawn by `shares`
+OVERLAP = 0.05  # of the full run's spread: curves nearer than this are drawn as differences
 PHASE = "phase"  # the column that numbers the phases of the training; a change is drawn as a line, not as a panel
 
 
@@ -101,13 +104,14 @@ def draw(
     limits: Mapping[str, Limit] | None = None,
     columns: int = 3,
 ) -> Figure:
-    """A figure with one panel a term.
+    """A figure with one panel a term; where the curves overlap, their differences from the first run's.
 
     Args:
         titles: renames and orders terms (and may carry a caveat).
         limits: for a term, what it should stay below, out of a run's values at each of its steps; drawn dotted.
     """
-    names = sorted(dict.fromkeys(name for curve in curves for name in curve.terms if name != PHASE), key=_rank(titles))
+    every = dict.fromkeys(name for curve in curves for name in curve.terms)
+    names = sorted((name for name in every if name != PHASE and not name.startswith(SHARE)), key=_rank(titles))
     rows = max(1, math.ceil(len(names) / columns))
     with matplotlib.rc_context(dict(STYLE)):
         figure = Figure(figsize=(3.4 * columns, 2.2 * rows + 0.5), layout="constrained")
@@ -125,10 +129,25 @@ def _rank(titles: Mapping[str, str]) -> Callable[[str], int]:
     return lambda name: order.get(name, len(order))
 
 
+def overlapping(curves: Sequence[Curve], name: str) -> bool:
+    """Whether all runs log this term at the steps of the first, and lie too near it to be told apart."""
+    if len(curves) < 2 or any(name not in curve.terms for curve in curves):
+        return False
+    (steps, first), *others = (curve.terms[name] for curve in curves)
+    if any(other[0] != steps for other in others):
+        return False
+    spread = max(first) - min(first)
+    gaps = [median(abs(a - b) for a, b in zip(values, first, strict=True)) for _, values in others]
+    return 0 < max(gaps) < OVERLAP * spread
+
+
 def _panel(panel: Axes, name: str, curves: Sequence[Curve], title: str, limit: Limit | None) -> None:
+    reference = curves[0].terms[name][1] if limit is None and overlapping(curves, name) else None
     for index, curve in enumerate(curves):
         if name in curve.terms:
             steps, values = curve.terms[name]
+            if reference is not None:
+                values = [value - base for value, base in zip(values, reference, strict=True)]
             color = PALETTE[index % len(PALETTE)]
             if len(steps) < MIN_TO_SMOOTH:
                 panel.plot(steps, values, color=color, marker="o", markersize=3)
@@ -139,7 +158,7 @@ def _panel(panel: Axes, name: str, curves: Sequence[Curve], title: str, limit: L
                 panel.plot(steps, limit(values), color=color, linestyle=(0, (1, 2)), linewidth=1.1)
     for step in sorted({step for curve in curves for step in curve.boundaries}):
         panel.axvline(step, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
-    panel.set_title(title)
+    panel.set_title(title if reference is None else f"{title}, minus {method_label(curves[0].run)}")
     panel.margins(x=0.01)
     panel.tick_params(length=0)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tsdsr.reporting import curves, diagnostics, plots, validation
+from tsdsr.reporting import curves, diagnostics, plots, shares, validation
 from tsdsr.reporting.diagnostics import Diagnosis
 from tsdsr.reporting.page import Plot
 from tsdsr.reporting.scores import MethodScores
@@ -64,6 +64,18 @@ def of_runs(
         yield Drawing("teacher_flow", "What the teacher has learnt", caption, plots.flow_bins(bins), origin)
 
 
+def of_shares(logged: Sequence[curves.Curve], titles: Mapping[str, str]) -> Iterator[Drawing]:
+    """The share of each loss term in the gradient."""
+    runs = shares.runs_with_shares(logged)
+    if runs:
+        caption = (
+            "The norm of each term's gradient at the student's output, over the sum of these norms. A dashed line is "
+            f"a change of phase; a term below {shares.LEAST:.0%} of a phase is named at the top of the page."
+        )
+        origin = _measured("logged while training", [f"curves/{run.run}" for run in runs])
+        yield Drawing("gradient_shares", "Shares of the gradient", caption, shares.draw(runs, titles), origin)
+
+
 def of_directions(runs: Sequence[Diagnosis]) -> Iterator[Drawing]:
     """The paper's Figs. 3 and 5, measured on our runs."""
     if not runs:
@@ -100,7 +112,10 @@ def of_validation(runs: Sequence[curves.Curve], max_pattern_rise: float) -> Iter
 
 def _losses(kind: tuple[str, str], family: Sequence[curves.Curve], titles: Mapping[str, str]) -> Drawing:
     dashes = " A dashed line marks a change of phase." if any(curve.boundaries for curve in family) else ""
-    caption = f"One panel a term, one line a run: pale, every logged step; strong, its moving average.{dashes}"
+    caption = (
+        "One panel a term, one line a run: pale, every logged step; strong, its moving average. Curves too near to be "
+        f"told apart are drawn as differences.{dashes}"
+    )
     origin = _measured("logged while training", [f"curves/{curve.run}" for curve in family])
     return Drawing(*kind, caption, curves.draw(family, titles), origin)
 

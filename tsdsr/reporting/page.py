@@ -40,6 +40,7 @@ class Section:
 
     Args:
         key: its anchor; title: its heading; short: its name in the navigation.
+    folded: whether it opens on a click.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Section:
     short: str
     plots: Sequence[Plot] = ()
     tables: Sequence[Table] = ()
+    folded: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.plots or self.tables)
@@ -64,14 +66,19 @@ class Fact:
 
 @dataclass(frozen=True)
 class Content:
-    """All that the page shows, in its order."""
+    """All that the page shows, in its order.
+
+    Args:
+        papers: the papers' tables by the version of TSD-SR's paper; `version` is shown first.
+    """
 
     title: str
     summary: str
     facts: Sequence[Fact]
     caveats: Sequence[str]
-    measured: Sequence[Table]
-    printed: Sequence[Table]
+    measured: Table
+    papers: Mapping[str, Sequence[Table]]
+    version: str
     exhibits: Sequence[Exhibit]
     exhibits_note: str
     sections: Sequence[Section] = ()
@@ -91,9 +98,7 @@ def render(content: Content) -> str:
     template = environment.get_template("page.html.jinja")
     return template.render(
         content=content,
-        origin_of=origins.number,
-        plot_origin=origins.of_plot,
-        provenance_of=origins.of_provenance,
+        origins_of=origins,
         origins=origins.entries,
         css=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         js=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
@@ -113,6 +118,10 @@ class _Origins:
         provenance = cell.provenance or row.provenance
         lines = [text for text in (cell.reason, _interval(cell), cell.detail, cell.note) if text]
         return self._keep(tuple(lines), provenance)
+
+    def of_row(self, row: Row) -> int:
+        """The number of a row's own entry: its id and where it comes from."""
+        return self._keep((f"Source {row.provenance.id}",) if row.provenance else (), row.provenance)
 
     def of_plot(self, plot: Plot) -> int:
         return self._keep((plot.caption,), plot.provenance)

@@ -1,34 +1,47 @@
-"""The tables that papers print, as data: `published/table*.yaml`, every figure with the source it was read from.
+"""The tables that papers print, as data: `published/*.yaml`, every figure with the source it was read from.
 
-A figure is kept as the text that was printed, so its digits survive. A figure that could not be read in a source is
-absent, and the row or the table says why.
+A figure is kept as the text that was printed, so its digits survive. The paper's versions print different figures, and
+a table holds the rows of one of them, beside those that other publications add.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from tsdsr.reporting.table import Cell, Column, Provenance
+from tsdsr.reporting.scores import METRIC_COLUMNS
+from tsdsr.reporting.table import Cell, Column, Provenance, Row
 
 FOLDER = Path(__file__).parent / "published"
+VERSIONS = ("v1", "v4")  # of TSD-SR's paper; a file each
+OTHERS = "others"
+COLUMNS: Mapping[str, Column] = {
+    column.key: column
+    for column in (
+        *METRIC_COLUMNS,
+        Column("steps", "Steps"),
+        Column("time_s", "Time (s)", "down", digits=4),
+        Column("macs_g", "MACs (G)", "down", digits=0),
+        Column("params_m", "Parameters (M)", "down", digits=1),
+        Column("base", "Base model"),
+    )
+}
 
 
 @dataclass(frozen=True)
 class PublishedRow:
     """Args:
     method: the name as printed.
-    key: the project's name of the method (`full`, `wo_tsm` ...), where it has one.
     dataset: what it was scored or timed on.
     values: column key -> the text as printed.
     empty: why the columns without a value have none.
     """
 
     method: str
-    key: str
     dataset: str
     values: Mapping[str, str]
     empty: str
@@ -49,12 +62,13 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """One table of the paper, with the rows that other publications add to it."""
+    """One table of a version of the paper, with the rows that other publications add to it."""
 
     name: str
     title: str
     caption: str
     stub: str
+    version: str
     columns: tuple[Column, ...]
     rows: tuple[PublishedRow, ...]
     notes: tuple[str, ...]
@@ -63,51 +77,69 @@ class PublishedTable:
     def datasets(self) -> list[str]:
         return list(dict.fromkeys(row.dataset for row in self.rows))
 
-    def row(self, key: str, dataset: str) -> PublishedRow | None:
-        """The first row with this project name on this data set."""
-        return next((row for row in self.rows if row.key == key and row.dataset == dataset), None)
+    def row(self, method: str, dataset: str) -> PublishedRow | None:
+        """The first row of this method on this data set."""
+        return next((row for row in self.rows if row.method == method and row.dataset == dataset), None)
+
+    def table_rows(self) -> list[Row]:
+        """Its rows for a table of its columns."""
+        return [
+            Row(row.method, {column.key: row.cell(column.key) for column in self.columns}, row.group, row.provenance)
+            for row in self.rows
+        ]
 
 
-def load(name: str) -> PublishedTable:
-    """A table by its name: `table1` ... `table5`."""
-    values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
-    columns = tuple(Column(**column) for column in values["columns"])
+def load(version: str) -> dict[str, PublishedTable]:
+    """The tables of one of `VERSIONS` by name: `table1` ... `table5`; the fourth version's last is `base_models`."""
+    (paper,) = _documents(version)
+    tables = {name: _table(name, values, paper, version) for name, values in paper["tables"].items()}
+    for other in _documents(OTHERS):
+        for name, values in other["tables"].items():
+            tables[name] = _with_rows(tables[name], values, other)
+    return tables
+
+
+def _documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
+
+
+def _table(name: str, values: Mapping[str, Any], paper: Mapping[str, Any], version: str) -> PublishedTable:
     return PublishedTable(
         name=name,
-        title=values["title"],
+        title=f"{values['printed_in']}. {values['title']}",
         caption=values["caption"],
-        stub=values["stub"],
-        columns=columns,
-        rows=tuple(_row(row, columns, values["sources"]) for row in values["rows"]),
+        stub=values.get("stub", "Method"),
+        version=version,
+        columns=_columns(values),
+        rows=tuple(_rows(values, paper)),
         notes=tuple(values.get("notes", ())),
     )
 
 
-def names() -> list[str]:
-    """The tables that are kept."""
-    return sorted(path.stem for path in FOLDER.glob("table*.yaml"))
-
-
-def _row(
-    values: Mapping[str, str], columns: Sequence[Column], sources: Mapping[str, Mapping[str, str]]
-) -> PublishedRow:
-    """A row as the file writes it: its figures in one text, in the order of the columns, `-` for none."""
-    source, texts = sources[values["source"]], values["values"].split()
-    if len(texts) != len(columns):
-        raise ValueError(f"{values['method']} on {values['dataset']}: {len(texts)} figures for {len(columns)} columns")
-    return PublishedRow(
-        method=values["method"],
-        key=values.get("key", ""),
-        dataset=values["dataset"],
-        values={column.key: text for column, text in zip(columns, texts, strict=True) if text != "-"},
-        empty=source["empty"],
-        provenance=_provenance(source),
+def _with_rows(table: PublishedTable, values: Mapping[str, Any], source: Mapping[str, Any]) -> PublishedTable:
+    return replace(
+        table,
+        columns=tuple(dict.fromkeys((*table.columns, *_columns(values)))),
+        rows=(*table.rows, *_rows(values, source)),
+        notes=(*table.notes, *values.get("notes", ())),
     )
 
 
-def _provenance(source: Mapping[str, str]) -> Provenance:
-    details = tuple((key.replace("_", " "), source[key]) for key in ("publication", "read_in"))
-    return Provenance("printed", f"printed in {source['printed_in']}", details)
+def _columns(values: Mapping[str, Any]) -> tuple[Column, ...]:
+    return tuple(COLUMNS[key] for key in values["columns"].split())
+
+
+def _rows(values: Mapping[str, Any], source: Mapping[str, Any]) -> Iterator[PublishedRow]:
+    """Rows as the file writes them: figures in one text, in the order of the columns, `-` for none."""
+    keys, place = values["columns"].split(), values.get("printed_in")
+    summary = f"printed in {source['name']}, {place}" if place else source["name"]
+    details = (("publication", source["publication"]), ("read in", source["read_in"]))
+    origin = Provenance("printed", summary, details)
+    for dataset, rows in values["rows"].items():
+        for method, texts in (item for row in rows for item in row.items()):
+            figures = dict(zip(keys, texts.split(), strict=True))
+            known = {key: text for key, text in figures.items() if text != "-"}
+            yield PublishedRow(method, dataset, known, source.get("empty", "not printed there"), origin)
 
 
 def _number(text: str) -> float | None:

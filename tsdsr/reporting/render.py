@@ -1,4 +1,7 @@
-"""Tables as Markdown, LaTeX and CSV. An empty cell points to its reason; printed and measured figures stay apart."""
+"""Tables as Markdown, LaTeX and CSV. An empty cell points to its reason; printed and measured figures stay apart.
+
+A row ends in the id of its source, under which `provenance.json` tells run, commit, params, weights and hardware.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from string import ascii_lowercase
 
-from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table
+from tsdsr.reporting.table import Cell, Column, Row, Table
 
+SOURCES = "provenance.json"  # beside the folder of tables
 WIDE = 6  # columns of figures that one column of a two-column paper still shows
 _NUMBER = re.compile(r"^Table \d+\. ")
 LATEX_ESCAPES = {
@@ -51,7 +55,7 @@ def footnotes(table: Table) -> dict[str, str]:
 
 
 def _remarks(cell: Cell) -> list[str]:
-    return [text for text in (cell.reason, cell.note) if text]
+    return [text for text in (None if cell.quiet else cell.reason, cell.note) if text]
 
 
 def _letter(index: int) -> str:
@@ -65,7 +69,7 @@ def to_markdown(table: Table) -> str:
     lines = [f"### {table.title}", ""]
     if table.caption:
         lines += [table.caption, ""]
-    headings = [_block_heading(column) for column in table.columns]
+    headings = [*map(_block_heading, table.columns), "Source"]
     lines.append("| " + " | ".join(map(_markdown_text, [table.stub, *headings])) + " |")
     lines.append("|" + "|".join([":--", *["--:"] * len(headings)]) + "|")
     for group in table.groups:
@@ -73,8 +77,10 @@ def to_markdown(table: Table) -> str:
             lines.append("| " + " | ".join([f"**{_markdown_text(group)}**", *[""] * len(headings)]) + " |")
         for row in table.rows_of(group):
             cells = [_markdown_cell(row.cells[column.key], letters) for column in table.columns]
-            lines.append("| " + " | ".join([_markdown_text(row.label), *cells]) + " |")
-    lines += _notes_markdown(table, letters)
+            source = f"[{row.provenance.id}](../{SOURCES})" if row.provenance else ""
+            lines.append("| " + " | ".join([_markdown_text(row.label), *cells, source]) + " |")
+    notes = [*table.notes, *(f"<sup>{letter}</sup> {text}" for text, letter in letters.items())]
+    lines += ["", *[f"- {note}" for note in notes]] if notes else []
     return "\n".join(lines) + "\n"
 
 
@@ -96,28 +102,6 @@ def _markdown_cell(cell: Cell, letters: Mapping[str, str]) -> str:
     text += cell.mark
     marks = ",".join(letters[remark] for remark in _remarks(cell))
     return f"{text} <sup>{marks}</sup>" if marks else text
-
-
-def _notes_markdown(table: Table, letters: Mapping[str, str]) -> list[str]:
-    notes = [f"<sup>{letter}</sup> {text}" for text, letter in letters.items()] + list(table.notes)
-    sources = _sources(table)
-    lines = ["", *[f"- {note}" for note in notes]] if notes else []
-    if sources:
-        lines += ["", "Where the figures come from:", "", *[f"- {source}" for source in sources]]
-    return lines
-
-
-def _sources(table: Table) -> list[str]:
-    """One line a distinct origin: the rows that it gave, and all that is known of it."""
-    rows: dict[Provenance, list[str]] = {}
-    for row in table.rows:
-        if row.provenance is not None:
-            rows.setdefault(row.provenance, []).append(row.label)
-    return [f"{', '.join(dict.fromkeys(labels))}: {_origin(origin)}" for origin, labels in rows.items()]
-
-
-def _origin(origin: Provenance) -> str:
-    return "; ".join([origin.summary, *(f"{name}: {value}" for name, value in origin.details)])
 
 
 def to_latex(table: Table) -> str:
@@ -143,13 +127,13 @@ def to_latex(table: Table) -> str:
     for text, letter in letters.items():
         lines.append(rf"\par\footnotesize$^{{{letter}}}$ {_tex(text)}")
     lines += [rf"\par\footnotesize {_tex(note)}" for note in table.notes]
-    lines += [f"% {source}" for source in _sources(table)]
     return "\n".join([*lines, rf"\end{{{environment}}}"]) + "\n"
 
 
 def _latex_row(row: Row, table: Table, letters: Mapping[str, str]) -> str:
     cells = [_latex_cell(row.cells[column.key], letters) for column in table.columns]
-    return " & ".join([_tex(row.label), *cells]) + r" \\"
+    source = f" % {row.provenance.id} in {SOURCES}" if row.provenance else ""
+    return " & ".join([_tex(row.label), *cells]) + r" \\" + source
 
 
 def _latex_cell(cell: Cell, letters: Mapping[str, str]) -> str:
@@ -167,7 +151,7 @@ def _tex(text: str) -> str:
 
 def to_csv(table: Table) -> str:
     """One line a row: label, group, each column's figure (and the ends of its interval, where any row has one), what is
-    empty and why, what there is to know about a figure, where the row comes from."""
+    empty and why, what there is to know about a figure, the id of its source."""
     with_interval = {
         column.key for column in table.columns if any(row.cells[column.key].low is not None for row in table.rows)
     }
@@ -176,7 +160,7 @@ def to_csv(table: Table) -> str:
         header += [column.key, *([f"{column.key}_low", f"{column.key}_high"] if column.key in with_interval else [])]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*header, "empty_because", "notes", "provenance"])
+    writer.writerow([*header, "empty_because", "notes", "source"])
     for row in table.rows:
         values: list[str] = [row.label, row.group]
         for column in table.columns:
@@ -186,7 +170,7 @@ def to_csv(table: Table) -> str:
                 values += ["" if end is None else column.show(end) for end in (cell.low, cell.high)]
         why = "; ".join(f"{key}: {cell.reason}" for key, cell in row.cells.items() if cell.reason)
         notes = "; ".join(f"{key}: {cell.note}" for key, cell in row.cells.items() if cell.note)
-        writer.writerow([*values, why, notes, _origin(row.provenance) if row.provenance else ""])
+        writer.writerow([*values, why, notes, row.provenance.id if row.provenance else ""])
     return buffer.getvalue()
 
 

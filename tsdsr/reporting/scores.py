@@ -29,6 +29,9 @@ LABELS: Mapping[str, str] = {
     "tsm_alone": "TSM alone",
     "latent_mse_alone": "Latent MSE alone",
     "residual_noise": "Noise residual",
+    "residual_velocity": "Velocity residual",
+    "tadsr": "TAD-SR",
+    "tinysr": "TinySR",
     **BASELINES,
 }
 OUTPUTS = "outputs"  # in the provenance of scores of images that were made elsewhere: their folder
@@ -86,14 +89,20 @@ class MethodScores:
         return match["variant"] if match else self.method
 
     @property
+    def seed(self) -> int:
+        """Of a variant's training; -1 where the name tells none."""
+        match = _SEEDED.fullmatch(self.method)
+        return int(match["seed"]) if match else -1
+
+    @property
     def external(self) -> bool:
         """Whether the images were made elsewhere (`evaluate.external`)."""
         return OUTPUTS in dict(self.provenance.details)
 
 
 def label(variant: str) -> str:
-    """How a variant or baseline is called in tables and pictures."""
-    return LABELS.get(variant, variant)
+    """How a variant or baseline is called in tables and pictures; one without a label of its own by its name."""
+    return LABELS.get(variant, variant.replace("_", " "))
 
 
 def method_label(method: str) -> str:
@@ -173,24 +182,34 @@ def _text(value: Any) -> str:
 
 
 def pooled_cell(column: Column, runs: Sequence[MethodScores], metric: str) -> Cell:
-    """The cell of one metric for one variant: its run's mean and interval, or over several seeds the mean of the means,
-    with the lowest and the highest as its ends."""
-    scores = [run.metrics[metric] for run in runs if metric in run.metrics]
-    present = [(score, score.mean) for score in scores if score.mean is not None]
-    if not present:
-        reasons = [score.reason for score in scores if score.reason]
-        return Cell(reason=reasons[0] if reasons else "not among the metrics that were scored (evaluate.metrics)")
-    means = [mean for _, mean in present]
-    mean = sum(means) / len(means)
+    """The cell of one metric for one variant: its run's mean and interval, or those over several seeds."""
+    scored = [(run, score, score.mean) for run in runs if (score := run.metrics.get(metric)) and score.mean is not None]
+    if not scored:
+        reasons = [run.metrics[metric].reason for run in runs if metric in run.metrics]
+        return Cell(reason=next(filter(None, reasons), "not among the metrics that were scored (evaluate.metrics)"))
+    note = _reservations(runs, [score.images for _, score, _ in scored])
     if len(runs) == 1:
-        score = present[0][0]
-        note = _reservations(runs, [score.images])
+        ((_, score, mean),) = scored
         return Cell(mean, column.show(mean), score.low, score.high, note=note, provenance=score.provenance)
-    ends = "the lowest and the highest seed"
-    seeds = f"mean over {len(means)} seeds; the interval is {ends}"
-    note = "; ".join(filter(None, (seeds, _reservations(runs, [score.images for score, _ in present]))))
-    origin = _pool([score for score, _ in present])
-    return Cell(mean, column.show(mean), min(means), max(means), ends, note=note, provenance=origin)
+    columns = {run.seed: run.per_image.get(metric, {}) for run, _, _ in scored}
+    mean, low, high = sum(mean for _, _, mean in scored) / len(scored), None, None
+    if all(columns.values()):
+        pooled = metrics.mean_over_seeds(columns)
+        mean, low, high = pooled.mean, pooled.low, pooled.high
+    note = "; ".join(filter(None, (f"mean over {len(scored)} seeds", note)))
+    origin = pooled_origin([score.provenance for _, score, _ in scored])
+    return Cell(
+        mean, column.show(mean), low, high, "95 %, bootstrap over photographs and seeds", note=note, provenance=origin
+    )
+
+
+def difference(ours: Sequence[MethodScores], theirs: Sequence[MethodScores], metric: str) -> metrics.Interval | None:
+    """Ours - theirs, paired by image and, where both have it, by seed; None where they have no image in common."""
+    left, right = ({run.seed: run.per_image.get(metric, {}) for run in runs} for runs in (ours, theirs))
+    try:
+        return metrics.paired_over_seeds(left, right)
+    except ValueError:
+        return None
 
 
 def _reservations(runs: Sequence[MethodScores], images: Sequence[int]) -> str | None:
@@ -202,13 +221,16 @@ def _reservations(runs: Sequence[MethodScores], images: Sequence[int]) -> str | 
     return "; ".join(texts) or None
 
 
-def _pool(scores: Sequence[Score]) -> Provenance:
+def pooled_origin(origins: Sequence[Provenance]) -> Provenance:
+    """Where a mean over several seeds comes from; of one, its own."""
+    if len(origins) == 1:
+        return origins[0]
     details = tuple(
-        (f"{key}, {index} of {len(scores)}", value)
-        for index, score in enumerate(scores, start=1)
-        for key, value in score.provenance.details
+        (f"{key}, {index} of {len(origins)}", value)
+        for index, origin in enumerate(origins, start=1)
+        for key, value in origin.details
     )
-    return Provenance("measured", f"{scores[0].provenance.summary}, {len(scores)} seeds", details)
+    return Provenance("measured", f"{origins[0].summary}, {len(origins)} seeds", details)
 
 
 def of_image(run: MethodScores, name: str) -> dict[str, float]:

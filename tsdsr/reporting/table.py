@@ -6,6 +6,8 @@ rows in its own `group`, and a group is one origin (printed in one paper, or mea
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -29,6 +31,11 @@ class Provenance:
     summary: str
     details: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def id(self) -> str:
+        """Seven hexadecimal digits that stand for it beside a row, and lead to it in `provenance.json`."""
+        return hashlib.sha256(repr((self.summary, self.details)).encode()).hexdigest()[:7]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -40,6 +47,7 @@ class Cell:
         low, high: the ends of its interval, where there is one.
         ends: what they are.
         reason: why the cell is empty.
+        quiet: whether its reason stands elsewhere, so that it needs no footnote.
         note: anything to know about the figure; a footnote.
         mark: a sign after the figure, explained in the table's caption.
         detail: what the mark stands for in this cell's case.
@@ -52,6 +60,7 @@ class Cell:
     high: float | None = None
     ends: str = "95 %, bootstrap over photographs"
     reason: str | None = None
+    quiet: bool = False
     note: str | None = None
     mark: str = ""
     detail: str | None = None
@@ -155,18 +164,56 @@ class Table:
         return [row for row in self.rows if row.group == group]
 
 
-def ranked(table: Table, groups: Collection[str] | None = None) -> Table:
-    """`table` with the best and the second best figure of each column marked, inside each of `groups` (all by default).
+def ranked(table: Table) -> Table:
+    """`table` with the best and the second best figure of each column marked, inside each group.
 
     Figures are compared as they are shown, so what looks equal is equal and shares a rank; a second best exists only
     below a single best. A group with fewer than two figures in a column has no best.
     """
     rows = list(table.rows)
     for column in table.columns:
-        for group in table.groups if groups is None else groups:
+        for group in table.groups:
             marks = _marks(column, [row for row in rows if row.group == group])
             rows = [_mark(row, column.key, marks) if row.group == group else row for row in rows]
     return replace(table, rows=tuple(rows))
+
+
+def folded(table: Table) -> Table:
+    """`table` with one line in place of what was not measured: a column without any figure goes, and empty cells of a
+    column that no measured row fills need no footnotes."""
+    unmeasured: dict[str, list[str]] = {}
+    quiet, dropped = set(), set()
+    for column in table.columns:
+        cells = [(row, row.cells[column.key]) for row in table.rows]
+        ours = [cell for row, cell in cells if not _printed(row, cell)]
+        if all(cell.empty for _, cell in cells):
+            dropped.add(column.key)
+        if ours and all(cell.empty for cell in ours):
+            quiet.add(column.key)
+            for reason in dict.fromkeys(cell.reason for cell in ours if cell.reason and not cell.quiet):
+                unmeasured.setdefault(_in_short(reason), []).append(column.label)
+    rows = [_folded_row(row, quiet, dropped) for row in table.rows]
+    lines = [f"Not measured here: {', '.join(dict.fromkeys(names))} ({why})." for why, names in unmeasured.items()]
+    columns = [column for column in table.columns if column.key not in dropped]
+    return replace(table, columns=columns, rows=rows, notes=(*lines, *table.notes))
+
+
+def _printed(row: Row, cell: Cell) -> bool:
+    origin = cell.provenance or row.provenance
+    return origin is not None and origin.kind == "printed"
+
+
+def _folded_row(row: Row, quiet: Collection[str], dropped: Collection[str]) -> Row:
+    cells = {key: cell for key, cell in row.cells.items() if key not in dropped}
+    for key, cell in cells.items():
+        if key in quiet and cell.empty and not _printed(row, cell):
+            cells[key] = replace(cell, quiet=True)
+    return replace(row, cells=cells)
+
+
+def _in_short(reason: str) -> str:
+    """Columns that lack weights, each other ones, share a line."""
+    return "weights absent: `tsdsr weights fetch`" if re.match(r"weights .* absent", reason) else reason
 
 
 def _marks(column: Column, rows: Sequence[Row]) -> dict[float, Rank]:

@@ -1,7 +1,7 @@
 """The report's tables: what was measured here beside what papers print, each in rows or columns of its own.
 
-A group of rows has one origin on one data set, and ranks are given inside a group (or, in the ablation, inside a block
-of columns): a measured figure is never ranked against a printed one, nor two figures on different data.
+A group of rows has one origin on one data set, and ranks are given inside a group (or, in the ablation, inside a column
+of one block): a measured figure is never ranked against a printed one, nor two figures on different data.
 """
 
 from __future__ import annotations
@@ -9,75 +9,68 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 from tsdsr import metrics
 from tsdsr.metrics import datasets
 from tsdsr.reporting import scores as score_files
 from tsdsr.reporting.published import PublishedTable
 from tsdsr.reporting.scores import BASELINES, METRIC_COLUMNS, MethodScores
-from tsdsr.reporting.table import Cell, Column, Row, Table, ranked
+from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table, folded, ranked
 
-STUDENTS, REFERENCES = "Students", "Baselines"
-NO_SUCH_ROW = "the paper has no such row"
 NOT_TRAINED = "not trained and scored here (ablate.run)"
+NO_SUCH_ROW = Cell(reason="the paper has no such row", quiet=True)
 RANKS = "Bold: best, underlined: second best"
+DAGGER = "†: differs from Full by more than chance (paired bootstrap over photographs and seeds, 95 %)."
 HERE = "measured here"
+EVERYWHERE = ("bicubic", "real_esrgan")  # baselines that stand in every table of methods
+
+
+def measured(runs: Sequence[MethodScores]) -> Table:
+    """Every method that was scored here, a row each, in a group a data set; all in a group are ranked together."""
+    rows = []
+    for (dataset, _), same in _by_variant(runs).items():
+        full = [run for run in runs if run.variant == "full" and run.dataset == dataset]
+        cells = {column.key: _against(full, same, column, column.key) for column in METRIC_COLUMNS}
+        rows.append(Row(_name(same[0]), cells, _capital(dataset_label(dataset)), _origin(same)))
+    caption = f"{RANKS} on a data set. {DAGGER}"
+    return folded(ranked(Table("measured", "Measured here", "Method", METRIC_COLUMNS, rows, caption)))
 
 
 def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
-    """The form of the paper's Table 4: variants down, metrics across; our block of columns, then the paper's, one a
-    data set. A dagger marks a variant whose paired difference from the full student is told apart from chance."""
+    """The form of the paper's Table 4: variants down; our block of columns, then the paper's, one a data set."""
     own = [run for run in runs if not run.external]
-    mine = [
-        replace(column, key=f"here.{column.key}", block=_block_heading(own), short="here") for column in METRIC_COLUMNS
-    ]
-    theirs = {
-        dataset: [replace(column, key=f"{dataset}.{column.key}", block=dataset) for column in _digits(printed.columns)]
-        for dataset in printed.datasets
-    }
-    full = next((run for run in own if run.method == "full"), None)
-    measured = {variant: list(group) for variant, group in groupby(own, key=lambda run: run.variant)}
-    rows = []
-    for variant in _variants(measured, printed):
-        same = measured.get(variant, [])
-        cells = {column.key: _against(full, same, column) if same else Cell(reason=NOT_TRAINED) for column in mine}
-        for dataset, columns in theirs.items():
-            row = printed.row(variant, dataset)
-            for column in columns:
-                cells[column.key] = row.cell(_metric(column)) if row else Cell(reason=NO_SUCH_ROW)
-        origin = REFERENCES if variant in BASELINES else STUDENTS
-        rows.append(Row(score_files.label(variant), cells, origin, same[0].provenance if same else None))
-    blocks = {dataset: _printed_block(printed, dataset) for dataset in theirs}
-    columns = [
-        *mine,
-        *(
-            replace(column, block=blocks[name], short=f"paper, {name}")
-            for name, block in theirs.items()
-            for column in block
-        ),
-    ]
+    heading = f"Measured here, on {', '.join(dict.fromkeys(dataset_label(run.dataset) for run in own))}"
+    mine = [replace(column, key=f"here.{column.key}", block=heading, short="here") for column in printed.columns]
+    columns, rows = list(mine), []
+    for dataset in printed.datasets:
+        group = next(row.group for row in printed.rows if row.dataset == dataset)
+        for column in printed.columns:
+            columns.append(replace(column, key=f"{dataset}.{column.key}", block=group, short=f"paper, {dataset}"))
+    by_label = {score_files.label(variant): same for (_, variant), same in _by_variant(own).items()}
+    for label in dict.fromkeys([*by_label, *(row.method for row in printed.rows)]):
+        same = by_label.get(label, [])
+        cells = {}
+        for column in columns:
+            dataset, _, metric = column.key.rpartition(".")
+            row = printed.row(label, dataset)
+            if dataset != "here":
+                cells[column.key] = row.cell(metric) if row else NO_SUCH_ROW
+            else:
+                cells[column.key] = _against(by_label.get("Full", []), same, column, metric)
+        rows.append(Row(label, cells, "", _origin(same)))
+    rows.sort(key=lambda row: (row.label in BASELINES.values(), row.label != "Full"))
     caption = (
-        f"{printed.caption} Every block is another data set (and the paper's another teacher): each column is ranked "
-        f"by itself, among the students. {RANKS}. †: differs from Full by more than chance (paired bootstrap over "
-        "photographs, 95 %)."
+        f"{printed.caption} Every block is another data set (and the paper's another teacher), and each column is "
+        f"ranked by itself. {RANKS}. {DAGGER}"
     )
-    table = Table("table4", f"Table 4. {printed.title}", printed.stub, columns, rows, caption, printed.notes)
-    return ranked(table, groups=[STUDENTS])
-
-
-def _variants(measured: Iterable[str], printed: PublishedTable) -> list[str]:
-    """What was measured here and what the paper prints, full first, baselines last."""
-    every = dict.fromkeys([*measured, *(row.key for row in printed.rows)])
-    return sorted(every, key=lambda variant: (variant in BASELINES, variant != "full"))
+    return folded(ranked(Table(printed.name, printed.title, printed.stub, columns, rows, caption, printed.notes)))
 
 
 def comparison(
     runs: Sequence[MethodScores],
     printed: PublishedTable,
-    title: str,
     *,
-    default: bool,
+    default: bool = False,
     texts: Mapping[str, str] | None = None,
 ) -> Table:
     """Methods down, metrics across, grouped by data set and origin; our rows follow the printed ones of their data set.
@@ -86,31 +79,30 @@ def comparison(
         default: whether measured methods that no printed row names belong here.
         texts: what stands in our student's row in columns that are no metrics.
     """
-    columns = _digits(printed.columns)
-    rows = [
-        Row(row.method, {column.key: row.cell(column.key) for column in columns}, row.group, row.provenance)
-        for row in printed.rows
-    ]
-    known = {_plain(row.method) for row in printed.rows}
-    for run in runs:
-        if run.variant == "full" or _plain(run.method) in known or (default and run.variant not in BASELINES):
-            rows.append(_measured_row(run, columns, texts or {}))
+    rows = printed.table_rows()
+    named = {_plain(row.method) for row in printed.rows} | {_plain(BASELINES[name]) for name in EVERYWHERE}
+    for (_, variant), same in _by_variant(runs).items():
+        belongs = variant == "full" or _plain(score_files.label(variant)) in named
+        if belongs or (default and variant not in BASELINES):
+            rows.append(_measured_row(same, printed.columns, texts or {}))
     order = {name: index for index, name in enumerate(map(_plain, printed.datasets))}
     rows.sort(key=lambda row: order.get(_plain(row.group.split(",")[0]), len(order)))
     caption = f"{printed.caption} {RANKS} of a group: printed and measured figures are ranked apart."
-    return ranked(Table(printed.name, title, printed.stub, columns, rows, caption, printed.notes))
+    columns, notes = printed.columns, printed.notes
+    return folded(ranked(Table(printed.name, printed.title, printed.stub, columns, rows, caption, notes)))
 
 
-def _measured_row(run: MethodScores, columns: Sequence[Column], texts: Mapping[str, str]) -> Row:
+def _measured_row(runs: Sequence[MethodScores], columns: Sequence[Column], texts: Mapping[str, str]) -> Row:
     cells = {}
     for column in columns:
         if column.key in metrics.METRICS:
-            cells[column.key] = score_files.pooled_cell(column, [run], column.key)
+            cells[column.key] = score_files.pooled_cell(column, runs, column.key)
         else:
-            text = "" if run.external else texts.get(column.key, "")
-            cells[column.key] = Cell(text=text, reason=None if text else "not known", provenance=run.provenance)
-    name = run.method if run.external else f"TSD-SR here: {score_files.method_label(run.method)}"
-    return Row(name, cells, f"{dataset_label(run.dataset)}, {HERE}", run.provenance)
+            text = "" if runs[0].external or runs[0].method in BASELINES else texts.get(column.key, "")
+            cells[column.key] = Cell(text=text, reason=None if text else "not known")
+    name = _name(runs[0])
+    name = name if runs[0].external or runs[0].method in BASELINES else f"Ours: {name}"
+    return Row(name, cells, f"{dataset_label(runs[0].dataset)}, {HERE}", _origin(runs))
 
 
 def dataset_label(dataset: str) -> str:
@@ -118,41 +110,39 @@ def dataset_label(dataset: str) -> str:
     return "this experiment's test images" if dataset == "test" else datasets.label(dataset)
 
 
-def _against(full: MethodScores | None, runs: Sequence[MethodScores], column: Column) -> Cell:
+def _by_variant(runs: Iterable[MethodScores]) -> dict[tuple[str, str], list[MethodScores]]:
+    """(data set, variant) -> its runs, one a seed."""
+    groups: dict[tuple[str, str], list[MethodScores]] = {}
+    for run in runs:
+        groups.setdefault((run.dataset, run.variant), []).append(run)
+    return groups
+
+
+def _against(full: Sequence[MethodScores], runs: Sequence[MethodScores], column: Column, metric: str) -> Cell:
     """The cell of a variant, marked where its paired difference from the full student excludes zero."""
-    metric = _metric(column)
+    if not runs:
+        return Cell(reason=NOT_TRAINED)
     cell = score_files.pooled_cell(column, runs, metric)
-    run = runs[0]
-    if full is None or run is full or len(runs) > 1 or run.variant in BASELINES or cell.empty:
+    if not full or runs[0].variant == "full" or cell.empty:
         return cell
-    ours, theirs = run.per_image.get(metric, {}), full.per_image.get(metric, {})
-    if not ours.keys() & theirs.keys():
-        return cell
-    gap = metrics.paired_difference(dict(ours), dict(theirs))
-    if gap.low is None or gap.high is None:
+    gap = score_files.difference(runs, full, metric)
+    if gap is None or gap.low is None or gap.high is None:
         return cell
     ends = f"{gap.low:+.4g} to {gap.high:+.4g}"
     detail = f"minus Full: {gap.mean:+.4g}, paired interval {ends}, {metrics.counted(gap.images, gap.photographs)}"
     return replace(cell, mark="†" if gap.excludes_zero else "", detail=detail)
 
 
-def _digits(columns: Sequence[Column]) -> list[Column]:
-    """Printed columns with the decimals of the metrics they are."""
-    known = {column.key: column.digits for column in METRIC_COLUMNS}
-    return [replace(column, digits=known.get(column.key, column.digits)) for column in columns]
+def _name(run: MethodScores) -> str:
+    return run.method if run.external else score_files.label(run.variant)
 
 
-def _metric(column: Column) -> str:
-    return column.key.split(".", 1)[1]
+def _origin(runs: Sequence[MethodScores]) -> Provenance | None:
+    return score_files.pooled_origin([run.provenance for run in runs]) if runs else None
 
 
-def _block_heading(runs: Sequence[MethodScores]) -> str:
-    names = ", ".join(dict.fromkeys(dataset_label(run.dataset) for run in runs))
-    return f"Measured here, on {names}"
-
-
-def _printed_block(printed: PublishedTable, dataset: str) -> str:
-    return next(row for row in printed.rows if row.dataset == dataset).group
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _plain(name: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 from tsdsr.reporting import sheet
+from tsdsr.reporting.curves import Curve
 from tsdsr.reporting.gallery import data_uri
 from tsdsr.reporting.page import Plot
 from tsdsr.reporting.scores import method_label
@@ -26,6 +27,21 @@ def warning_level(scores: Sequence[float], rise: float) -> list[float]:
     far where that is lower."""
     lowest = accumulate([0.0, *scores[:-1]], min)
     return [value + rise for value in lowest]
+
+
+def broken_limits(runs: Sequence[Curve], rise: float) -> Iterator[str]:
+    """A sentence for each run whose pattern score was above the level from which the training warns."""
+    for run in runs:
+        steps, scores = run.terms.get(PATTERN, ([], []))
+        limits = warning_level(scores, rise) if scores else []
+        over = [(step, score) for step, score, limit in zip(steps, scores, limits, strict=True) if score > limit]
+        if over:
+            worst = max(over, key=lambda look: look[1])
+            yield (
+                f"{method_label(run.run)}: the periodic pattern in the held-out crops broke its limit of {rise:g} dB "
+                f"at {len(over)} of {len(steps)} looks, from step {over[0][0]:.0f} to {over[-1][0]:.0f}; the most was "
+                f"{worst[1]:.1f} dB at step {worst[0]:.0f}, the last look had {scores[-1]:.1f} dB."
+            )
 
 
 def sheets(folder: Path, runs: Sequence[str]) -> list[Plot]:

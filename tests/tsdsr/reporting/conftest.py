@@ -14,7 +14,7 @@ from tsdsr import files, metrics
 
 METHODS = ("full", "wo_tsm-seed0", "wo_dasm-seed0", "bicubic", "round_trip")
 IDS = ("barn", "coast", "lamp")
-ABSENT = "weights absent: LPIPS_v0.1_alex-df73285e.pth; `tsdsr weights fetch lpips`"
+ABSENT = "weights alexnet (alexnet-owt-7be5be79.pth) are absent: `tsdsr weights fetch alexnet`"
 
 
 def picture(seed: int, side: int = 64) -> Image.Image:

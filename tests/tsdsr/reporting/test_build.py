@@ -12,7 +12,7 @@ from tsdsr.reporting import build
 
 ABLATED = ("wo_tsm-seed0", "wo_dasm-seed0")
 TITLES, CAVEATS = {"lpips": "LPIPS loss, untrained features"}, ("Beware of <this>.",)
-OPTIONS = build.Options(2, 24, "tiny", ABLATED, 3.0, TITLES, CAVEATS)
+OPTIONS = build.Options(2, 24, "tiny", "v1", ABLATED, 3.0, TITLES, CAVEATS)
 BINS = """phase,sigma_low,sigma_high,samples,tsd_norm,vsd_norm,tsm_norm,cosine_z_hat,cosine_z
 early,0.0,0.5,3,1,1,1,0.2,0.8
 """
@@ -53,7 +53,26 @@ def test_a_damaged_file_of_a_stages_numbers_is_named(workspace: Path, content: b
 def test_every_table_comes_in_every_format(workspace: Path) -> None:
     build.build(workspace, OPTIONS)
     names = {path.name for path in (workspace / "reports/tables").iterdir()}
-    assert names == {f"table{number}.{kind}" for number in range(1, 6) for kind in ("md", "tex", "csv")}
+    stems = ("measured", *(f"table{number}" for number in range(1, 6)))
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("md", "tex", "csv")}
+    assert "28.61" in (workspace / "reports/tables/table5.md").read_text()  # Real-ESRGAN in the first version
+    build.build(workspace, replace(OPTIONS, paper_version="v4"))
+    assert "28.61" not in "".join(path.read_text() for path in (workspace / "reports/tables").iterdir())
+    assert "SD2-base" in (workspace / "reports/tables/base_models.md").read_text()
+
+
+def test_a_rows_source_is_found_by_its_id(workspace: Path) -> None:
+    build.build(workspace, OPTIONS)
+    origins = files.read_json(workspace / "reports/provenance.json")
+    text = (workspace / "reports/tables/measured.md").read_text()
+    full = next(line for line in text.splitlines() if line.startswith("| Full"))
+    origin = origins[re.search(r"\[([0-9a-f]{7})\]\(\.\./provenance\.json\)", full)[1]]
+    assert (origin["MLflow run"], origin["commit"], origin["params sha256"]) == ("run-full", "c0ffee", "9a")
+    assert origin["hardware"]
+    assert origin["figures"]["psnr"]["protocol"].startswith("backend pyiqa psnr")
+    assert "c0ffee" not in text
+    for line in (workspace / "reports/tables/table1.csv").read_text().splitlines()[1:]:
+        assert line.rpartition(",")[2] in origins
 
 
 def test_curves_of_the_teacher_stand_apart(workspace: Path) -> None:
@@ -71,8 +90,8 @@ def test_other_methods_on_other_images_are_no_fact_beside_ours(workspace: Path) 
     shutil.copy(workspace / "reports/scores/full.csv", workspace / "reports/scores/Other-drealsr.csv")
     build.build(workspace, OPTIONS)
     text = (workspace / "reports/index.html").read_text()
-    assert "PSNR, Full" in text
-    assert "PSNR, Other" not in text
+    assert "PSNR over bicubic" in text
+    assert text.count("over bicubic ↑") == 2  # PSNR and SSIM of ours alone
     assert ">Other</th>" in text  # in the tables
 
 

@@ -13,14 +13,14 @@ from tsdsr.reporting import build
 
 pytestmark = pytest.mark.skipif(browser.EXECUTABLE is None, reason="no Chromium here: apt-get install chromium")
 SPLIT = "document.querySelector('.stage').style.getPropertyValue('--split')"
-TABLE = "#table-table1 tbody:nth-of-type(3)"
+TABLE = "#table-v1-table1 tbody:nth-of-type(1)"
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     make_workspace(root)
-    build.build(root, build.Options(2, 24, "tiny", ("wo_tsm-seed0", "wo_dasm-seed0"), 3.0))
+    build.build(root, build.Options(2, 24, "tiny", "v1", ("wo_tsm-seed0", "wo_dasm-seed0"), 3.0))
     return root / "reports/index.html"
 
 
@@ -36,6 +36,7 @@ def page(tab: browser.Page, report: Path) -> Iterator[browser.Page]:
     tab.errors.clear()
     tab.requests.clear()
     tab.open(report.as_uri())
+    tab.run("document.querySelectorAll('section > details').forEach((part) => { part.open = true; })")
     yield tab
     tab.run("1")  # whatever was logged last comes before this answer
     assert tab.errors == []
@@ -85,28 +86,30 @@ def _column(page: browser.Page, column: int) -> list[str]:
 
 def test_tables_sort_better_first_then_worse_then_as_they_were(page: browser.Page) -> None:
     original = _column(page, 2)
-    assert original == ["27.92", "27.77", "28.38", "27.77"]
-    heading = "#table-table1 thead tr:last-child th:nth-child(2)"
+    assert original == ["27.35", "27.77", "28.38", "26.01"]
+    heading = "#table-v1-table1 thead tr:last-child th:nth-child(2)"
     page.click(f"{heading} button")
-    assert _column(page, 2) == ["28.38", "27.92", "27.77", "27.77"]
+    assert _column(page, 2) == ["28.38", "27.77", "27.35", "26.01"]
     assert page.run(f"document.querySelector('{heading}').getAttribute('aria-sort')") == "descending"
     page.click(f"{heading} button")
-    assert _column(page, 2) == ["27.77", "27.77", "27.92", "28.38"]
+    assert _column(page, 2) == ["26.01", "27.35", "27.77", "28.38"]
     page.click(f"{heading} button")
     assert _column(page, 2) == original
 
 
 def test_lower_is_better_sorts_ascending_and_groups_stay_apart(page: browser.Page) -> None:
-    groups = "Array.from(document.querySelectorAll('#table-table1 tr.group'), (row) => row.textContent.trim())"
+    groups = "Array.from(document.querySelectorAll('#table-v1-table1 tr.group'), (row) => row.textContent.trim())"
     before = page.run(groups)
-    page.click("#table-table1 thead tr:last-child th:nth-child(4) button")
+    page.click("#table-v1-table1 thead tr:last-child th:nth-child(4) button")
     assert _column(page, 4) == sorted(_column(page, 4))
     assert page.run(groups) == before
 
 
 def test_empty_cells_sort_last(page: browser.Page) -> None:
-    column = "#table-table3 thead tr:last-child th:nth-child(4) button"
-    texts = "Array.from(document.querySelectorAll('#table-table3 tbody tr.row td:nth-child(4)'), (c) => c.textContent)"
+    column = "#table-v1-table3 thead tr:last-child th:nth-child(4) button"
+    texts = (
+        "Array.from(document.querySelectorAll('#table-v1-table3 tbody tr.row td:nth-child(4)'), (c) => c.textContent)"
+    )
     page.click(column)
     first = page.run(texts)
     page.click(column)
@@ -117,7 +120,7 @@ def test_empty_cells_sort_last(page: browser.Page) -> None:
 def test_a_figure_tells_where_it_comes_from(page: browser.Page) -> None:
     card = "document.getElementById('origin')"
     assert page.run(f"{card}.hidden") is True
-    page.click("#table-table4 tbody tr.row td")
+    page.click("#table-measured tbody tr.row td")
     assert page.run(f"{card}.hidden") is False
     text = page.run(f"{card}.innerText")
     assert "interval" in text
@@ -133,32 +136,56 @@ def test_a_figure_outside_the_tables_tells_its_origin_too(page: browser.Page, fi
     assert run in page.run("document.getElementById('origin').innerText")
 
 
-def test_an_empty_cell_tells_why(page: browser.Page) -> None:
-    page.run("document.querySelector('#table-table4 td.empty').focus()")
-    assert "weights absent" in page.run("document.getElementById('origin').innerText")
+def test_an_empty_cell_tells_why_and_a_row_its_source(page: browser.Page) -> None:
+    page.run("document.querySelector('#table-v1-table1 tbody.measured td.empty').focus()")
+    assert "are absent" in page.run("document.getElementById('origin').innerText")
+    page.run("document.querySelector('#table-v1-table1 tbody.measured [scope=row]').focus()")
+    text = page.run("document.getElementById('origin').innerText")
+    assert "Source " in text
+    assert "run-full" in text
+
+
+def test_a_switch_shows_the_other_version_of_the_paper(page: browser.Page) -> None:
+    shown = (
+        "Array.from(document.querySelectorAll('[data-version] article')).filter((t) => t.offsetHeight).map((t) => t.id)"
+    )
+    first = page.run(shown)
+    assert first == [f"table-v1-table{number}" for number in range(1, 6)]
+    page.click("input[value=v4]")
+    assert page.run(shown) == [*(f"table-v4-table{number}" for number in range(1, 5)), "table-v4-base_models"]
+    page.click("input[value=v1]")
+    assert page.run(shown) == first
+
+
+def test_a_link_to_a_folded_part_opens_it(page: browser.Page) -> None:
+    page.run("document.querySelectorAll('details').forEach((part) => { part.open = false; })")
+    page.click("nav a[href='#papers']")
+    page.run("new Promise((done) => setTimeout(done, 50))")
+    assert page.run("document.querySelector('#papers details').open") is True
+    page.run("history.replaceState(null, '', location.pathname)")
 
 
 def test_a_table_is_one_tab_stop_and_arrow_keys_go_through_it_as_it_is_sorted(page: browser.Page) -> None:
-    table, focused = "document.querySelector('#table-table4 table')", "document.activeElement"
+    table, focused = "document.querySelector('#table-measured table')", "document.activeElement"
     page.run(f"{table}.querySelector('thead tr:last-child th:nth-child(2) button').focus()")
     page.run(f"{focused}.click(), {focused}.click()")  # worse first
     seen = []
     for _ in range(2):
         page.key("ArrowDown", "ArrowDown", 40)
         seen.append(page.run(f"{focused}.textContent"))
-    assert seen == ["24.00", "25.00"]
-    assert "run-wo_tsm" in page.run("document.getElementById('origin').innerText")
+    assert seen == ["22.00", "23.00"]
+    assert "run-bicubic" in page.run("document.getElementById('origin').innerText")
     page.key("End", "End", 35)
     edges = [f"{element}.getBoundingClientRect().right" for element in (focused, f"{table}.parentElement")]
     assert page.run(f"{edges[0]} <= {edges[1]}"), "what has the focus is seen"
     page.key("Home", "Home", 36)
     page.key("ArrowRight", "ArrowRight", 39)
-    assert page.run(f"{focused}.textContent") == "25.00"
+    assert page.run(f"{focused}.textContent") == "23.00"
     assert page.run(f"Array.from({table}.querySelectorAll('*')).filter((e) => e.tabIndex >= 0).length") == 1
     page.key("Tab", "Tab", 9)
     assert not page.run(f"{table}.contains({focused})")
     page.key("Tab", "Tab", 9, shift=True)
-    assert page.run(f"{focused}.textContent") == "25.00"
+    assert page.run(f"{focused}.textContent") == "23.00"
 
 
 def test_the_theme_changes_and_charts_with_it(page: browser.Page) -> None:
@@ -193,7 +220,7 @@ def test_a_dark_page_is_printed_light_and_its_tables_whole(page: browser.Page) -
         on_screen = page.run(ink)
         page.call("Emulation.setEmulatedMedia", media="print", features=dark)
         assert page.run(ink) == "rgb(34, 39, 46)" != on_screen
-        assert page.run("getComputedStyle(document.querySelector('#table-table4 .scroll')).maskImage") == "none"
+        assert page.run("getComputedStyle(document.querySelector('#table-v1-table4 .scroll')).maskImage") == "none"
         assert page.run("document.documentElement.scrollWidth") <= 718
     finally:
         page.call("Emulation.setEmulatedMedia", media="", features=[])
@@ -201,7 +228,15 @@ def test_a_dark_page_is_printed_light_and_its_tables_whole(page: browser.Page) -
 
 
 def test_a_wide_table_fades_where_it_goes_on_and_no_longer_at_its_end(page: browser.Page) -> None:
-    box = "document.querySelector('#table-table4 .scroll')"
+    page.call("Emulation.setDeviceMetricsOverride", width=600, height=800, deviceScaleFactor=1, mobile=False)
+    try:
+        _fades(page)
+    finally:
+        page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def _fades(page: browser.Page) -> None:
+    box = "document.querySelector('#table-v1-table4 .scroll')"
     soon = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))).then(() => {})"
     page.run(soon)
     assert page.run(f"{box}.classList.contains('more')")
@@ -223,8 +258,8 @@ def test_a_picture_is_seen_whole_in_a_low_window(page: browser.Page) -> None:
 def test_a_groups_name_stays_when_its_table_is_scrolled(page: browser.Page) -> None:
     page.call("Emulation.setDeviceMetricsOverride", width=390, height=800, deviceScaleFactor=1, mobile=True)
     try:
-        page.run("document.querySelector('#table-table1 .scroll').scrollTo({left: 300, behavior: 'instant'})")
-        left, _, _, _ = page.box("#table-table1 .group span")
+        page.run("document.querySelector('#table-v1-table1 .scroll').scrollTo({left: 300, behavior: 'instant'})")
+        left, _, _, _ = page.box("#table-v1-table1 .group span")
         assert 0 < left < 100
     finally:
         page.call("Emulation.clearDeviceMetricsOverride")

@@ -7,18 +7,19 @@ import pytest
 from tsdsr.reporting.render import to_csv, to_latex, to_markdown
 from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table, ranked
 
+ORIGIN = Provenance("measured", "measured here on x_y")
+
 
 @pytest.fixture
 def table() -> Table:
     columns = [Column("here.psnr", "PSNR", "up", 2, "Measured here"), Column("paper.psnr", "PSNR", "up", 2, "Paper")]
-    origin = Provenance("measured", "measured here on x_y")
     rows = [
-        Row("A & B_1", {"here.psnr": Cell(25.0, "25.00", 24.1, 26.0), "paper.psnr": Cell(27.0, "27.0")}, "S", origin),
+        Row("A & B_1", {"here.psnr": Cell(25.0, "25.00", 24.1, 26.0), "paper.psnr": Cell(27.0, "27.0")}, "S", ORIGIN),
         Row(
             "C|D",
             {"here.psnr": Cell(24.0, "24.00", note="of 2_3 images"), "paper.psnr": Cell(reason="not printed; 100 %")},
             "S",
-            origin,
+            ORIGIN,
         ),
     ]
     return ranked(Table("t", "Table 7. Title", "Variant", columns, rows, "50 % of λ"))
@@ -26,12 +27,21 @@ def table() -> Table:
 
 def test_markdown_marks_ranks_and_reasons(table: Table) -> None:
     text = to_markdown(table)
-    assert "| A & B_1 | **25.00** | 27.0 |" in text
+    assert f"| A & B_1 | **25.00** | 27.0 | [{ORIGIN.id}](../provenance.json) |" in text
     assert "| C\\|D | <u>24.00</u> <sup>a</sup> | — <sup>b</sup> |" in text
     assert "<sup>a</sup> of 2_3 images" in text
     assert "<sup>b</sup> not printed; 100 %" in text
     widths = {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}
-    assert widths == {4}
+    assert widths == {5}
+
+
+def test_a_quiet_cell_needs_no_footnote(table: Table) -> None:
+    rows = [
+        replace(row, cells={key: replace(cell, quiet=True) for key, cell in row.cells.items()}) for row in table.rows
+    ]
+    for text in (to_markdown(replace(table, rows=rows)), to_latex(replace(table, rows=rows))):
+        assert "not printed" not in text
+    assert "not printed" in to_csv(replace(table, rows=rows))
 
 
 def test_latex_escapes_and_marks(table: Table) -> None:
@@ -68,4 +78,4 @@ def test_csv_reads_back(table: Table) -> None:
     assert rows[1]["paper.psnr"] == ""
     assert rows[1]["empty_because"] == "paper.psnr: not printed; 100 %"
     assert rows[1]["notes"] == "here.psnr: of 2_3 images"
-    assert rows[1]["provenance"] == "measured here on x_y"
+    assert rows[1]["source"] == ORIGIN.id

@@ -39,14 +39,15 @@ def test_an_absent_metric_says_why(workspace: Path) -> None:
     assert "evaluate.metrics" in (scores.pooled_cell(LPIPS, [full], "fid").reason or "")
 
 
-def test_seeds_are_pooled_as_the_mean_of_means(tmp_path: Path) -> None:
+def test_seeds_are_pooled_as_the_mean_over_photographs_and_seeds(tmp_path: Path) -> None:
     for seed, mean in enumerate((20.0, 26.0)):
-        write_scores(tmp_path, f"full-seed{seed}", {"psnr": mean}, ids=["one"])
+        write_scores(tmp_path, f"full-seed{seed}", {"psnr": mean}, ids=["one", "two"])
     runs = scores.load(tmp_path)
     assert {run.variant for run in runs} == {"full"}
     cell = scores.pooled_cell(PSNR, runs, "psnr")
-    assert (cell.value, cell.low, cell.high) == (23.0, 20.0, 26.0)
+    assert (cell.value, cell.low, cell.high) == (23.5, 20.0, 27.0)
     assert "2 seeds" in (cell.note or "")
+    assert len(cell.provenance.details) == 2 * len(runs[0].metrics["psnr"].provenance.details)
 
 
 def test_a_broken_file_is_named(workspace: Path) -> None:

@@ -20,6 +20,14 @@
     setTheme(themes[(themes.indexOf(themeButton.dataset.current) + 1) % themes.length]);
   });
 
+  // --- a link into a folded part opens it
+  const unfold = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (target) for (const part of target.querySelectorAll(":scope > details")) part.open = true;
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
   // --- what goes on beyond its right edge fades out there
   for (const box of all(".scroll, .chart, .crop-row, .top nav")) {
     const update = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);

@@ -1,0 +1,70 @@
+"""What each loss term teaches: its share of the gradient at the student's output, the columns `grad_share/<term>` of
+`reports/curves/<run>.csv`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from tsdsr.reporting.curves import FAINT, PALETTE, PHASE, SHARE, STYLE, Curve
+from tsdsr.reporting.scores import method_label
+
+LEAST = 0.02  # of the gradient; below it a term hardly teaches
+
+
+def runs_with_shares(curves: Sequence[Curve]) -> list[Curve]:
+    return [curve for curve in curves if _terms(curve)]
+
+
+def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -> Figure:
+    """Stacked shares over the steps, a panel a run."""
+    names = list(dict.fromkeys(term for curve in curves for term in _terms(curve)))
+    rows = -(-len(curves) // columns)
+    with matplotlib.rc_context(dict(STYLE)):
+        figure = Figure(figsize=(3.4 * columns, 2.2 * rows + 0.5), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for panel, curve in zip(panels, curves, strict=False):
+            steps = sorted({step for term in _terms(curve) for step in curve.terms[SHARE + term][0]})
+            known = {term: dict(zip(*curve.terms.get(SHARE + term, ([], [])), strict=True)) for term in names}
+            heights = [[known[term].get(step, 0.0) for step in steps] for term in names]
+            panel.stackplot(steps, heights, colors=PALETTE, labels=[titles.get(name, name) for name in names])
+            for step in curve.boundaries:
+                panel.axvline(step, color=FAINT, linewidth=0.8, linestyle=(0, (3, 3)))
+            panel.set(title=method_label(curve.run), ylim=(0, 1))
+            panel.margins(x=0)
+            panel.tick_params(length=0)
+        for panel in panels[len(curves) :]:
+            panel.set_axis_off()
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
+    return figure
+
+
+def weak(curves: Sequence[Curve], titles: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each run with a term whose mean share over a phase, in which it has any, is below `LEAST`."""
+    for curve in curves:
+        found = []
+        for term in _terms(curve):
+            for phase, shares in _by_phase(curve, term).items():
+                mean = sum(shares) / len(shares)
+                if 0 < mean < LEAST:
+                    found.append(f"{titles.get(term, term)} {mean:.1%} in phase {phase:.0f}")
+        if found:
+            yield (
+                f"{method_label(curve.run)}: these loss terms hardly teach, since their share of the gradient is below "
+                f"{LEAST:.0%}: {', '.join(found)}."
+            )
+
+
+def _terms(curve: Curve) -> list[str]:
+    return [name.removeprefix(SHARE) for name in curve.terms if name.startswith(SHARE)]
+
+
+def _by_phase(curve: Curve, term: str) -> dict[float, list[float]]:
+    phases = dict(zip(*curve.terms.get(PHASE, ([], [])), strict=True))
+    found: dict[float, list[float]] = {}
+    for step, share in zip(*curve.terms[SHARE + term], strict=True):
+        found.setdefault(phases.get(step, 0.0), []).append(share)
+    return found
