@@ -1,4 +1,4 @@
-"""The nine metrics of the paper's tables, in its order: one row each. To add a metric, add a row.
+"""The nine metrics of the paper's tables, in its order, then others: one row each. To add a metric, add a row.
 
 Protocol: TSD-SR, arXiv 2411.18263, Sec. 4.1, and its released evaluation script: pyiqa's implementations; PSNR and SSIM
 on Y of YCbCr without a border crop; LPIPS with AlexNet; MANIQA trained on PIPAL; FID from folder to folder.
@@ -31,6 +31,7 @@ class Metric:
         per_image: False for a number that only a whole folder has.
         revision: raise it when anything here changes scores; it is part of the cache's key.
         packages: what its scores come from besides pyiqa and torch; their versions are part of the key likewise.
+        paper: whether it is a column of the paper's tables; another is scored where it is asked for by name.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Metric:
     per_image: bool = True
     revision: int = 1
     packages: tuple[str, ...] = ()
+    paper: bool = True
 
     @property
     def arrow(self) -> str:
@@ -67,22 +69,24 @@ _ROWS = (
         "maniqa", "MANIQA", "higher", (0, 1), False, "maniqa-pipal", 4, ("maniqa",), min_side=32, packages=("timm",)
     ),
     Metric("clipiqa", "CLIPIQA", "higher", (0, 1), False, "clipiqa", 4, ("clip-rn50",), min_side=32),
+    # Venkatanath et al., NCC 2015: block distortions; without reference, weights or training. Blocks of 16 x 16.
+    Metric("piqe", "PIQE", "lower", (0, 100), False, "piqe", 2, min_side=16, paper=False),
 )
 
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 
-# The columns of a per-image file, in order.
-COLUMNS: tuple[str, ...] = tuple(row.name for row in _ROWS if row.per_image)
+# The columns that every per-image file has, in order.
+COLUMNS: tuple[str, ...] = tuple(row.name for row in _ROWS if row.per_image and row.paper)
 
 
 def select(names: list[str] | tuple[str, ...] | None) -> list[Metric]:
-    """Rows for `names`, in the registry's order; all of them for None.
+    """Rows for `names`, in the registry's order; the paper's for None.
 
     Raises:
         UserError: for a name that is not a metric.
     """
     if names is None:
-        return list(METRICS.values())
+        return [metric for metric in METRICS.values() if metric.paper]
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise UserError(f"unknown metric {', '.join(unknown)}; known: {', '.join(METRICS)}")

@@ -18,7 +18,7 @@ import torch
 from tsdsr.errors import UserError
 from tsdsr.files import write_json, write_text
 from tsdsr.metrics import datasets
-from tsdsr.metrics.registry import COLUMNS, Metric
+from tsdsr.metrics.registry import COLUMNS, METRICS, Metric
 from tsdsr.metrics.scoring import Scores
 from tsdsr.metrics.statistics import (
     LEVEL,
@@ -87,12 +87,17 @@ def check_out(out: str | Path) -> None:
 
 
 def to_csv(scores: Scores) -> str:
-    """Columns name, psnr, ssim, ...; six decimals; a score that is not there is an empty cell."""
+    """Columns name, psnr, ssim, ...; six decimals; a score that is not there is an empty cell.
+
+    Metrics that the paper does not print have a column behind its own where they were scored.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", *COLUMNS])
+    further = [row.name for row in METRICS.values() if not row.paper and row.name in scores.values]
+    columns = [*COLUMNS, *further]
+    writer.writerow(["name", *columns])
     for name in scores.names:
-        cells = (scores.values.get(metric, {}).get(name) for metric in COLUMNS)
+        cells = (scores.values.get(metric, {}).get(name) for metric in columns)
         writer.writerow([name, *("" if cell is None else f"{cell:.6f}" for cell in cells)])
     return text.getvalue()
 

@@ -14,7 +14,7 @@ from tsdsr.reporting.table import Cell, Column, Direction, Provenance
 
 DIRECTIONS: Mapping[str, Direction] = {"higher": "up", "lower": "down"}
 METRIC_COLUMNS: tuple[Column, ...] = tuple(
-    Column(row.name, row.label, DIRECTIONS[row.direction], row.decimals) for row in metrics.METRICS.values()
+    Column(row.name, row.label, DIRECTIONS[row.direction], row.decimals) for row in metrics.select(None)
 )
 BASELINES: Mapping[str, str] = {
     "bicubic": "Bicubic",

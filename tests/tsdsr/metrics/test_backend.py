@@ -65,6 +65,15 @@ def test_scores_are_pyiqas_own(
     assert direct(name, arguments, tmp_path, monkeypatch) == pytest.approx(ours, abs=1e-6)
 
 
+def test_piqe_is_pyiqas_and_sees_blocks(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    import pyiqa
+
+    image = pair[0]
+    assert score("piqe", image) == pytest.approx(float(pyiqa.create_metric("piqe", device=CPU)(tensor(image))))
+    blocks = np.kron(image[::16, ::16], np.ones((16, 16, 1), np.uint8))[: image.shape[0], : image.shape[1]]
+    assert score("piqe", blocks) > score("piqe", image)
+
+
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/bench_drealsr is not here")
 @pytest.mark.parametrize("name", ["Canon_10_x1.png", "sony_100_x1.png"])

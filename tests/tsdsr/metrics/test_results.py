@@ -45,6 +45,13 @@ def test_the_csv_has_every_column_and_empty_cells(scores: metrics.Scores) -> Non
     assert second == "b.png,22.000000,,,,5.250000,,,"
 
 
+def test_a_metric_that_the_paper_does_not_print_has_its_column_where_it_was_scored(scores: metrics.Scores) -> None:
+    scores.values["piqe"] = {"a.png": 33.5}
+    header, first, second = metrics.to_csv(scores).splitlines()
+    assert header == "name,psnr,ssim,lpips,dists,niqe,musiq,maniqa,clipiqa,piqe"
+    assert (first[-10:], second[-1]) == (",33.500000", ",")
+
+
 def test_the_json_holds_means_intervals_reasons_and_provenance(scores: metrics.Scores, tmp_path: Path) -> None:
     summary = write(scores, tmp_path / "out.csv")
     assert files.read_json(tmp_path / "out.json") == summary
