@@ -324,6 +324,8 @@ def _report(params: Params, job: Job) -> None:
         last = list(csv.DictReader(file))[-1]
     values: dict[str, Any] = {name: float(value) for name, value in last.items() if value and name != "phase"}
     values["lpips_weights"] = params.distill.lpips.weights
+    if params.distill.lpips.weights == "random" and "lpips" in values:
+        values["lpips_untrained_features"] = values.pop("lpips")
     files.write_json(METRICS / f"{job.name}.json", values)
     with tracking.child(params, job.name) as run:
         run.tags({"lpips_weights": params.distill.lpips.weights, "stage": "distill"})

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 TEST, TEACHER, STUDENT = Path("data/pairs/test"), Path("data/teacher"), Path("data/students/full")
 MANIFEST = Path("data/pairs/manifest.json")
 RESTORED, SCORES, METRICS = Path("data/restored"), Path("reports/scores"), Path("reports/metrics")
+RUNS = Path("reports/runs")  # which run, commit and params gave a file of scores
 EXTERNAL = "outputs"  # in the provenance of scores whose images were made elsewhere: their folder
 TEST_DATA = "test pairs"  # in MLflow
 TEST_SET = "test"  # the name of our own test set among the data sets
@@ -138,14 +139,15 @@ def _score(
             weights_folders=scoring_workers.weights_folders(params),
             executor=executor or scoring_workers.executor(params),
         )
-        made_with = {
+        # Apart from the scores, since they differ from run to run: equal scores give equal bytes.
+        made_in = {
             "commit": provenance.git_commit(),
             "params": provenance.params_hash(params),
             "run": run.run_id,
-            **made_by,
         }
+        files.write_json(RUNS / f"{out.stem}.json", made_in)
         summary = metrics.write(
-            scores, out, method=method, dataset=dataset, device=device, seed=params.seed, provenance=made_with
+            scores, out, method=method, dataset=dataset, device=device, seed=params.seed, provenance=made_by
         )
         run.metrics(_named(dataset, scores.means()))
         for path in (out, metrics.json_path(out)):
@@ -175,6 +177,7 @@ def _drop_former_external(params: Params) -> None:
         if path.name not in named and EXTERNAL in files.read_json(path).get("provenance", {}):
             path.unlink()
             path.with_suffix(".csv").unlink(missing_ok=True)
+            (RUNS / path.name).unlink(missing_ok=True)
 
 
 def _external_name(entry: ExternalConfig) -> str:

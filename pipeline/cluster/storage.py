@@ -176,6 +176,7 @@ def _filled(names: Iterable[str], words: Sequence[str], arguments: Sequence[str]
 def _trees(names: Iterable[str]) -> list[str]:
     parts = [Path(name).parts[:3] for name in names]
     trees = {"/".join(part) for part in parts if part[0] in SHARED}
+    trees |= {f"reports/runs/{Path(tree).name}" for tree in trees if tree.startswith("reports/scores/")}
     if any(tree.startswith("data/pairs/") for tree in trees):
         trees |= {"data/pairs/manifest.json", f"data/pairs/{lineage.RECORD}"}
     return sorted(trees)

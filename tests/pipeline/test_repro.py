@@ -68,6 +68,16 @@ def test_a_second_repro_runs_nothing(clone: Path) -> None:
     assert "Running stage" not in run(clone, "dvc", "repro")
 
 
+def test_git_is_clean_after_the_same_params_were_run_again(clone: Path) -> None:
+    """No time, path, run or commit is in what DVC hashes, or in what git tracks."""
+    author = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+    run(clone, "git", *author, "commit", "--quiet", "--all", "--message", "as it was run")
+    run(clone, "dvc", "repro", "--force", "--single-item", "evaluate", "report")
+    assert run(clone, "git", "status", "--porcelain").splitlines() == ["?? home/"]
+    assert "full" not in run(clone, "dvc", "metrics", "diff")
+    assert "psnr" in run(clone, "dvc", "metrics", "show")
+
+
 def test_mlflow_holds_a_parent_with_a_child_a_variant(clone: Path) -> None:
     script = (
         "import json; from mlflow import MlflowClient; c = MlflowClient('sqlite:///mlflow.db');"

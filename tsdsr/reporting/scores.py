@@ -142,6 +142,8 @@ def _order(scores: MethodScores) -> tuple[int, str]:
 def _load(path: Path) -> MethodScores:
     try:
         values = files.read_json(path)
+        run = path.parent.parent / "runs" / path.name  # what made the scores, which is not the same in every run
+        values["provenance"] |= files.read_json(run) if run.is_file() else {}
         return MethodScores(
             method=values["method"],
             dataset=values["dataset"],
