@@ -28,7 +28,6 @@ LABELS: Mapping[str, str] = {
     "vsd": "VSD alone",
     "tsm_alone": "TSM alone",
     "latent_mse_alone": "Latent MSE alone",
-    "residual_noise": "Noise residual",
     "residual_velocity": "Velocity residual",
     "tadsr": "TAD-SR",
     "tinysr": "TinySR",

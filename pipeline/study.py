@@ -1,0 +1,84 @@
+"""Keep what an ablation found: its table, each run's means and a picture of the differences, to be committed.
+
+    python -m pipeline.study NAME [--params params.yaml]
+
+Reads the scores of the runs that `ablate` names, reports/scores/<variant>-seed<n>.csv, and writes
+reports/studies/NAME/{table.md,table.csv,runs.csv,differences.png}.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.report import SCORES, ablated
+from pipeline.stages import stage
+from tsdsr import ablation, files
+from tsdsr.ablation import REFERENCE, Columns
+from tsdsr.config import Params
+from tsdsr.reporting import scores
+from tsdsr.reporting.differences import differences
+
+logger = logging.getLogger(__name__)
+STUDIES = Path("reports/studies")
+DIVERGED_DB = 3.0  # a run whose mean PSNR lies so far below the best run's has diverged
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = stage.parser(__doc__)
+    parser.add_argument("name", help="of the study's folder in reports/studies")
+    args = parser.parse_args(arguments)
+    params = Params.load(args.params)
+    runs = ablation.read_runs(SCORES, params.seed, ablated(params))
+    ordered = {variant: runs[variant] for variant in (*params.ablate.run, REFERENCE) if variant in runs}
+    write(ordered, STUDIES / args.name)
+    logger.info("the study is in %s", STUDIES / args.name)
+
+
+def write(runs: Mapping[str, Mapping[int, Columns]], folder: Path) -> None:
+    """The study's four files.
+
+    Args:
+        runs: variant -> seed -> metric -> image -> score, in the table's order; `full` among them.
+    """
+    results = list(ablation.summarise(runs).values())
+    means = run_means(runs)
+    lost = [f"{row['variant']}, seed {row['seed']}" for row in means if row["diverged"]]
+    note = f"Diverged (mean PSNR {DIVERGED_DB:g} dB below the best run's): {'; '.join(lost) or 'none'}.\n"
+    files.write_text(folder / "table.md", ablation.markdown(folder.name.capitalize(), results) + "\n" + note)
+    files.write_text(folder / "table.csv", ablation.to_csv(results))
+    files.write_text(folder / "runs.csv", _csv(means))
+    labelled = {scores.LABELS.get(row.variant, row.variant): row.differences for row in results if row.differences}
+    with files.atomic_file(folder / "differences.png") as aside:
+        differences(labelled, scores.LABELS[REFERENCE]).savefig(aside, format="png", dpi=150)
+
+
+def run_means(runs: Mapping[str, Mapping[int, Columns]]) -> list[dict[str, str | int | float]]:
+    """A row a run: variant, seed, whether it diverged, and its mean over images by metric."""
+    rows: list[dict[str, str | int | float]] = [
+        {"variant": variant, "seed": seed, "diverged": 0} | {name: _mean(column) for name, column in columns.items()}
+        for variant, seeds in runs.items()
+        for seed, columns in sorted(seeds.items())
+    ]
+    best = max(float(row["psnr"]) for row in rows)
+    return [row | {"diverged": int(float(row["psnr"]) < best - DIVERGED_DB)} for row in rows]
+
+
+def _mean(column: Mapping[str, float]) -> float:
+    return sum(column.values()) / len(column)
+
+
+def _csv(rows: Sequence[Mapping[str, str | int | float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row.values()])
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,45 @@
+"""What is kept of an ablation: a table, each run's means with divergence marked, and a picture."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from pipeline import study
+from tsdsr.ablation import Columns
+
+
+def columns(psnr: float, niqe: float) -> Columns:
+    images = [f"p{index}.png" for index in range(8)]
+    return {
+        "psnr": {name: psnr + 0.1 * index for index, name in enumerate(images)},
+        "niqe": {name: niqe - 0.1 * index for index, name in enumerate(images)},
+    }
+
+
+def test_a_study_keeps_tables_means_and_a_picture_and_names_what_diverged(tmp_path: Path) -> None:
+    runs = {
+        "full": {0: columns(28.0, 9.0), 1: columns(28.2, 9.1)},
+        "residual_velocity": {0: columns(27.0, 8.5), 1: columns(20.0, 7.0)},
+    }
+    study.write(runs, tmp_path / "ablation")
+    text = (tmp_path / "ablation" / "table.md").read_text()
+    assert "Diverged (mean PSNR 3 dB below the best run's): residual_velocity, seed 1." in text
+    assert "| residual_velocity | 0, 1 |" in text
+    rows = list(csv.DictReader((tmp_path / "ablation" / "runs.csv").open()))
+    assert [(row["variant"], row["seed"], row["diverged"]) for row in rows] == [
+        ("full", "0", "0"),
+        ("full", "1", "0"),
+        ("residual_velocity", "0", "0"),
+        ("residual_velocity", "1", "1"),
+    ]
+    assert float(rows[1]["psnr"]) == 28.55
+    assert (tmp_path / "ablation" / "differences.png").read_bytes().startswith(b"\x89PNG")
+    kept = list(csv.DictReader((tmp_path / "ablation" / "table.csv").open()))
+    wanted = {"full", "residual_velocity"}
+    assert {row["variant"] for row in kept} == wanted
+
+
+def test_a_study_without_divergence_says_none(tmp_path: Path) -> None:
+    study.write({"full": {0: columns(28.0, 9.0)}, "vsd": {0: columns(27.9, 9.0)}}, tmp_path / "ablation")
+    assert (tmp_path / "ablation" / "table.md").read_text().endswith("best run's): none.\n")
