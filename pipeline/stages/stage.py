@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.cluster import runtime, storage
 from pipeline.process import interruption
+from pipeline.tracking import runs
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
@@ -30,9 +31,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def run(main: Callable[[], None]) -> None:
     """Call a stage's main; what people can mend, and an interruption, become one line on stderr and an exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # "generated new fontManager"
     try:
         with interruption.raising(), storage.workplace():
             main()
+            runs.log_outputs()
         interruption.ignored()
     except interruption.Interrupted as interrupted:
         sys.stderr.write(f"{interrupted}\n")
