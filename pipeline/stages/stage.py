@@ -10,6 +10,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cluster import runtime, storage
@@ -18,6 +19,8 @@ from pipeline.tracking import runs
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+
+LAST_ERROR = Path(".tsdsr/error")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -62,5 +65,9 @@ def _shortage(error: Exception) -> str | None:
 
 
 def _fail(error: Exception | str) -> int:
+    """Say it, and leave it for `make repro`, which repeats it below what DVC says of the stage that failed."""
     sys.stderr.write(f"error: {error}\n")
+    with suppress(OSError):
+        LAST_ERROR.parent.mkdir(exist_ok=True)
+        LAST_ERROR.write_text(f"error: {error}\n", encoding="utf-8")
     return 2

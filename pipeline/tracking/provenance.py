@@ -42,8 +42,8 @@ def root() -> Path:
 
 
 def git_commit() -> str:
-    """The commit that is checked out (40 hex digits), or `unknown` outside of a git repository."""
-    return os.environ.get(COMMIT_VARIABLE) or _git("rev-parse", "HEAD") or "unknown"
+    """The commit that is checked out (40 hex digits), or `no commit` outside of a git repository."""
+    return os.environ.get(COMMIT_VARIABLE) or _git("rev-parse", "HEAD") or "no commit"
 
 
 def git_dirty() -> bool:
