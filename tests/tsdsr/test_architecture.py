@@ -28,6 +28,7 @@ ALLOWED = {
     "pictures": set(),
     "inference": {"models", "pictures"},
     "export": {"models", "inference"},
+    "compression": {"models", "inference"},
     "reporting": {"metrics"},
     "weights": set(),
     "peers": set(),

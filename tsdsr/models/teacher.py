@@ -159,7 +159,7 @@ def check_whole(source: str, part: str, network: nn.Module) -> None:
     Raises:
         UserError: where it has left any.
     """
-    lacking = [name for name, value in network.named_parameters() if value.is_meta]
+    lacking = [name for name, value in network.state_dict().items() if value.is_meta]
     if lacking:
         raise UserError(f"{source}: damaged: {part} lacks {len(lacking)} of its weights, {lacking[0]} among them")
 

@@ -23,7 +23,7 @@ def streamline(transformer: SD3Transformer2DModel, prompt: Prompt) -> Streamline
     Args:
         transformer: adapters merged (`merge_adapter`). It is consumed: blocks are let go as they are converted, so that
             the two models never stand in memory side by side.
-        prompt: the default prompt's embeddings.
+        prompt: the default prompt's embeddings; without tokens (L = 0), blocks have no text half.
 
     Returns:
         a model of the same dtype on the same device, in evaluation mode. Its arithmetic is done in float32.
@@ -39,7 +39,11 @@ def streamline(transformer: SD3Transformer2DModel, prompt: Prompt) -> Streamline
         count = len(transformer.transformer_blocks)
         weights |= _affine("norm_out", *_scale_shift(transformer.norm_out, temb))
         for index in range(count):
-            block = _block(transformer.transformer_blocks[index], temb, last=index == count - 1)
+            block = _image_half(transformer.transformer_blocks[index], temb)
+            if len(prompt.embeds):
+                block |= (_read_context if index == count - 1 else _context)(
+                    transformer.transformer_blocks[index], temb
+                )
             weights |= {f"blocks.{index}.{key}": value for key, value in block.items()}
             transformer.transformer_blocks[index] = nn.Identity()
     dtype, device = transformer.dtype, transformer.device
@@ -98,15 +102,15 @@ def _time_embedding(transformer: SD3Transformer2DModel, prompt: Prompt) -> Tenso
     return nn.functional.silu(temb)
 
 
-def _block(block: Any, temb: Tensor, *, last: bool) -> Weights:
-    """One `JointTransformerBlock`."""
+def _image_half(block: Any, temb: Tensor) -> Weights:
+    """What a `JointTransformerBlock` does to image tokens."""
     modulation = _linear(block.norm1.linear, temb)[0]
     shift, scale, gate, shift_ff, scale_ff, gate_ff, *dual = modulation.chunk(9 if block.use_dual_attention else 6)
     weights = _affine("norm1", scale, shift) | _affine("norm2", scale_ff, shift_ff)
     weights |= _image_attention("attn", block.attn, gate) | _feed_forward("ff", block.ff, gate_ff)
     if dual:
         weights |= _affine("norm_dual", dual[1], dual[0]) | _image_attention("attn_dual", block.attn2, dual[2])
-    return weights | (_read_context(block, temb) if last else _context(block, temb))
+    return weights
 
 
 def _context(block: Any, temb: Tensor) -> Weights:

@@ -1,10 +1,12 @@
 """The student's transformer with everything that depends on time and prompt alone computed once.
 
 At inference the timestep is always 1000 and the prompt always the default one. So the time and pooled embedding, each
-block's adaptive shift, scale and gate, and the last norm's are constants: shift and scale become an ordinary affine
-LayerNorm, a gate is multiplied into the projection before it, and the modules that made them are gone, as is the
-context embedder (its output is a constant too). Nothing is approximated: the result equals `SD3Transformer2DModel` up
-to float rounding. `tsdsr.inference.networks.fold` makes the weights.
+block's adaptive shift, scale and gate, and the last norm's are constants: shift and scale are buffers of the norms, a
+gate is multiplied into the projection before it, and the modules that made them are gone, as is the context embedder
+(its output is a constant too). Nothing is approximated: the result equals `SD3Transformer2DModel` up to float rounding.
+`tsdsr.inference.networks.fold` makes the weights.
+
+A compressed student has no prompt tokens, L = 0: the text's half of every block is gone too.
 
 Legend: B batch, C latent channels, h w latent rows and columns, N image tokens, L prompt tokens, D width.
 
@@ -20,6 +22,18 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 _EPS = 1e-6  # of every norm in SD3
+
+
+class ConstantNorm(nn.Module):
+    """A layer's norm with a constant scale and shift, which are computed and not trained: buffers, no parameters."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.ones(dim))
+        self.register_buffer("bias", torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, _EPS)
 
 
 class JointAttention(nn.Module):
@@ -80,23 +94,28 @@ class FeedForward(nn.Sequential):
 
 
 class Block(nn.Module):
-    """One joint transformer block with constant modulation: its norms are affine, its gates part of `out` and `ff`."""
+    """One joint transformer block with constant modulation: that of its norms, its gates part of `out` and `ff`.
 
-    def __init__(self, dim: int, heads: int, *, last: bool, dual: bool, qk_norm: bool) -> None:
+    Args:
+        context: as `JointAttention`'s.
+    """
+
+    def __init__(self, dim: int, heads: int, *, context: str, dual: bool, qk_norm: bool) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=_EPS)
-        self.norm1_context = nn.LayerNorm(dim, eps=_EPS)
-        self.attn = JointAttention(dim, heads, context="read" if last else "full", qk_norm=qk_norm)
-        self.norm_dual = nn.LayerNorm(dim, eps=_EPS) if dual else None
+        self.norm1 = ConstantNorm(dim)
+        self.norm1_context = None if context == "none" else ConstantNorm(dim)
+        self.attn = JointAttention(dim, heads, context=context, qk_norm=qk_norm)
+        self.norm_dual = ConstantNorm(dim) if dual else None
         self.attn_dual = JointAttention(dim, heads, context="none", qk_norm=qk_norm) if dual else None
-        self.norm2 = nn.LayerNorm(dim, eps=_EPS)
+        self.norm2 = ConstantNorm(dim)
         self.ff = FeedForward(dim)
-        self.norm2_context = None if last else nn.LayerNorm(dim, eps=_EPS)
-        self.ff_context = None if last else FeedForward(dim)
+        self.norm2_context = ConstantNorm(dim) if context == "full" else None
+        self.ff_context = FeedForward(dim) if context == "full" else None
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Image tokens (B, N, D) and prompt tokens (B, L, D) -> both, updated."""
-        change, change_context = self.attn(self.norm1(x), self.norm1_context(context))
+        told = None if self.norm1_context is None else self.norm1_context(context)
+        change, change_context = self.attn(self.norm1(x), told)
         if self.norm_dual is not None and self.attn_dual is not None:
             change = change + self.attn_dual(self.norm_dual(x), None)[0]
         x = x + change
@@ -114,7 +133,7 @@ class StreamlinedTransformer(ModelMixin, ConfigMixin):
         in_channels: latent channels, in and out.
         patch_size: latents per token along a side.
         num_layers, num_heads, head_dim: of the joint blocks.
-        context_length: prompt tokens.
+        context_length: prompt tokens; 0 = blocks without a text half.
         sample_size: latents along a side that the model was made for; automatic tiles are at most that large.
         pos_embed_max_size: tokens along a side that positions exist for.
         dual_attention_layers: blocks with a second, image-only attention (SD3.5).
@@ -145,10 +164,16 @@ class StreamlinedTransformer(ModelMixin, ConfigMixin):
         self.register_buffer("row_positions", torch.zeros(pos_embed_max_size, dim // 2))
         self.register_buffer("context", torch.zeros(context_length, dim))
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, last=index == num_layers - 1, dual=index in dual_attention_layers, qk_norm=qk_norm)
+            Block(
+                dim,
+                num_heads,
+                context="none" if not context_length else "read" if index == num_layers - 1 else "full",
+                dual=index in dual_attention_layers,
+                qk_norm=qk_norm,
+            )
             for index in range(num_layers)
         )
-        self.norm_out = nn.LayerNorm(dim, eps=_EPS)
+        self.norm_out = ConstantNorm(dim)
         self.proj_out = nn.Linear(dim, patch_size**2 * in_channels)
 
     def forward(self, latents: Tensor) -> Tensor:
