@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import TOLERANCE, compare, matmul_peak, peak_memory, timed
-from benchmarks.step_sides import RECIPES, Literal, Ours, build, gradients, whole_step
+from benchmarks.measuring import TOLERANCE, matmul_peak, timed
+from benchmarks.step_sides import RECIPES, Literal, Ours, build
+from tests.reference.measuring import compare, peak_memory
 
 PRECOMPUTED = "precomputed"
 
@@ -63,8 +64,8 @@ def main() -> None:
 
 
 def check(ours: Ours, literal: Literal) -> float:
-    found = gradients(ours)
-    difference, where = compare(found, gradients(literal))
+    found = ours.gradients()
+    difference, where = compare(found, literal.gradients())
     print(f"largest relative difference of {len(found)} losses and gradients: {difference:.2e} ({where})")
     return difference
 
@@ -84,12 +85,12 @@ def measure(
     flops, memory = {}, {}
     for name, side in sides.items():
         with FlopCounterMode(display=False) as counter:
-            whole_step(side, 0)
+            side.whole_step(0)
         flops[name] = counter.get_total_flops()
-        memory[name] = peak_memory(lambda side=side: whole_step(side, 0), device)
+        memory[name] = peak_memory(lambda side=side: side.whole_step(0), device)
     for repeat in range(repeats):
         for name, side in sides.items():
-            seconds, wall_seconds = timed(lambda side=side, repeat=repeat: whole_step(side, repeat), device)
+            seconds, wall_seconds = timed(lambda side=side, repeat=repeat: side.whole_step(repeat), device)
             cpu[name].append(seconds)
             wall[name].append(wall_seconds)
     if options.profile:
@@ -143,7 +144,7 @@ def report(
 
 def profile(side: Any, label: str, device: torch.device) -> None:
     with torch.profiler.profile() as profiled:  # of the CPU, and of a GPU where there is one
-        whole_step(side, 0)
+        side.whole_step(0)
     print(f"\n{label}: where the time goes")
     key = f"self_{device.type}_time_total"
     print(profiled.key_averages().table(sort_by=key, row_limit=18, max_name_column_width=40))

@@ -16,18 +16,16 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks import step_sides
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache, Sample, mirrored
 from tsdsr.data.cache_writer import CacheWriter
 from tsdsr.data.dataset import Batch, DistillationData
 from tsdsr.data.pairs import PairFolder, write_png
 from tsdsr.data.synthesis import degrade_again
-from tsdsr.flow import FlowSchedule
-from tsdsr.losses.reconstruction import PerceptualLoss
-from tsdsr.models import adapters, presets
+from tsdsr.models import presets
 from tsdsr.models.prompt import Prompt
-from tsdsr.models.student import Student
-from tsdsr.training.step import DistillationModel, Distiller
+from tsdsr.training.stepper import Stepper
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 12
@@ -49,9 +47,8 @@ def main() -> None:
         equal = all(same(one, two) for one, two in zip(direct, small.prefetched(wanted), strict=True))
         loader = rate(lambda: [small.batch(positions) for positions in wanted], 4 * batches)
         at_sd3 = rate(lambda: [large.batch(positions) for positions in wanted], 4 * batches)
-        distiller = untrained(tiny, params)
-        phase = params.distill.phases["late"]
-        step = rate(lambda: [train(distiller, batch, phase) for batch in direct[: batches // 2]], 4 * (batches // 2))
+        stepper = Stepper(step_sides.untrained(tiny, step_sides.recipe("tiny"), torch.device("cpu")), steps=1000)
+        step = rate(lambda: [train(stepper, batch) for batch in direct[: batches // 2]], 4 * (batches // 2))
     print(f"{'':42s}{'samples/s':>10s}")
     for name, value in (
         ("training step, tiny preset, 128 px", step),
@@ -98,30 +95,9 @@ def random_prompt(preset: presets.Preset) -> Prompt:
     )
 
 
-def untrained(preset: presets.Preset, params: Params) -> Distiller:
-    """The training step at the preset's shapes; what it costs does not depend on the weights."""
-    vae, transformer = presets.build_vae(preset, seed=0), presets.build_transformer(preset, seed=0)
-    transformer.requires_grad_(False)
-    config = params.distill
-    student = Student(vae, transformer, use_shift=False)
-    lora: dict[str, Any] = {"rank": config.lora.rank, "alpha": config.lora.alpha, "seed": 0}
-    student.add_adapters(**lora, vae_rank=config.lora.vae_rank)
-    adapters.add_adapter(transformer, adapters.FAKE_SCORE, targets=adapters.ATTENTION_TARGETS, **lora)
-    return Distiller(
-        DistillationModel(student, random_prompt(preset)),
-        student,
-        null=random_prompt(preset),
-        schedule=FlowSchedule.from_scheduler(presets.build_scheduler(preset)),
-        perceptual=PerceptualLoss("alex", "random"),
-        config=config,
-        scale=params.data.scale,
-        seed=0,
-    )
-
-
-def train(distiller: Distiller, batch: Batch, phase: Any) -> None:
-    output = distiller.student_turn(batch, phase)
-    distiller.fake_score_turn(batch, output.z_hat, 0)
+def train(stepper: Stepper, batch: Batch) -> None:
+    """A whole step; what it costs does not depend on the weights."""
+    stepper.take(0, step_sides.PHASE, [batch])
 
 
 def rate(work: Callable[[], Any], samples: int) -> float:

@@ -19,6 +19,7 @@ import gc
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,17 @@ from torch import Tensor, nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count  # noqa: E402
 
 from benchmarks import step_sides  # noqa: E402
-from benchmarks.measuring import TOLERANCE, compare, peak_memory  # noqa: E402
-from benchmarks.step_sides import Literal, pefts_own  # noqa: E402
+from benchmarks.measuring import TOLERANCE  # noqa: E402
+from benchmarks.step_sides import Literal  # noqa: E402
 from pipeline.tracking.provenance import git_commit, hardware  # noqa: E402
+from tests.reference.measuring import compare, peak_memory  # noqa: E402
+from tests.reference.sides import draws_of, pefts_own  # noqa: E402
 from tsdsr.config import Params  # noqa: E402
 from tsdsr.live_memory import fused_attention  # noqa: E402
 from tsdsr.models import adapters, presets  # noqa: E402
 from tsdsr.models.codec import LatentCodec  # noqa: E402
 from tsdsr.models.quiet import quiet  # noqa: E402
-from tsdsr.training.memory import Rehearsal, hungriest  # noqa: E402
+from tsdsr.training.memory import StepMemoryProbe, hungriest  # noqa: E402
 
 GIB = 2**30
 SAVING = {"gradient_checkpointing": True, "vae_slice": 1}
@@ -87,14 +90,14 @@ def params_of(preset: str, options: Options) -> Params:
     return params.overlay({"distill": fixed}).overlay({"distill": options})
 
 
-class LiteralRehearsal(Rehearsal):
+class LiteralProbe(StepMemoryProbe):
     """The literal step in the place of ours."""
 
     def __init__(self, params: Params, device: torch.device) -> None:
         super().__init__(params, device)
         generator = self._transformer(adapters.STUDENT, adapters.STUDENT_TARGETS)
         scorer = self._transformer(adapters.FAKE_SCORE, adapters.ATTENTION_TARGETS)
-        vae = pefts_own(self.student.vae)
+        vae = pefts_own(self.vae)
         self.models = (generator, scorer, vae)
         if params.distill.precision != "float32":  # as autocast would
             for network in (generator, scorer, vae.encoder, vae.decoder):
@@ -105,13 +108,11 @@ class LiteralRehearsal(Rehearsal):
         if params.distill.gradient_checkpointing:
             for network in (generator, scorer):
                 network.enable_gradient_checkpointing()
-        prompts = {"default": self.default, "null": self.null}
-        batch, perceptual = self.batches[0], self.distiller.perceptual
-        draws = step_sides.draws_of(params.distill, batch)
-        self.literal = Literal(self.models, params.distill, batch, prompts, perceptual, draws)
-        self.optimizers = self.literal.optimizers
+        batch = self.batches[0]
+        self.literal = Literal(self.models, self.method.inputs, batch, draws_of(params.distill, batch))
+        self.optimizers = list(self.literal.optimizers.values())
         self.trained = [p for made in self.optimizers for p in made.named.values()]
-        del self.student, self.distiller
+        del self.method, self.stepper, self.transformer
 
     def _transformer(self, name: str, targets: tuple[str, ...]) -> Any:
         lora = self.params.distill.lora
@@ -122,7 +123,7 @@ class LiteralRehearsal(Rehearsal):
         return pefts_own(model)
 
     def step(self, phase: Any) -> None:
-        step_sides.whole_step(self.literal, 0)
+        self.literal.whole_step(0)
 
     def networks(self) -> tuple[nn.Module, ...]:
         return self.models
@@ -142,50 +143,52 @@ def _cast_product(layer: Any, x: Tensor) -> Tensor:
 
 
 def counted(params: Params, literal: bool) -> int:
-    rehearsal = (LiteralRehearsal if literal else Rehearsal)(params, torch.device("meta"))
-    return rehearsal.peak(hungriest(params)[-1])
+    probe = (LiteralProbe if literal else StepMemoryProbe)(params, torch.device("meta"))
+    return probe.peak(hungriest(params)[-1])
 
 
 def operations(params: Params, literal: bool) -> int:
     """Floating-point operations of a step; apart from the peak, since the counter's hooks keep tensors alive."""
-    rehearsal = (LiteralRehearsal if literal else Rehearsal)(params, torch.device("meta"))
+    probe = (LiteralProbe if literal else StepMemoryProbe)(params, torch.device("meta"))
     with fused_attention(), FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
-        rehearsal.step(hungriest(params)[-1])
+        probe.step(hungriest(params)[-1])
     return counter.get_total_flops()
 
 
 def measured(params: Params, literal: bool, device: torch.device) -> int:
     """The same step for real: CUDA's count, or on a CPU what is there before plus what the profiler sees."""
-    rehearsal = (LiteralRehearsal if literal else Rehearsal)(params, device)
+    probe = (LiteralProbe if literal else StepMemoryProbe)(params, device)
     gc.collect()
     phase = hungriest(params)[-1]
-    rehearsal.step(phase)  # warms up, and leaves gradients and moments
+    probe.step(phase)  # warms up, and leaves gradients and moments
     if device.type == "cuda":
-        return torch.cuda.memory_allocated() + peak_memory(lambda: rehearsal.step(phase), device)
-    for made in rehearsal.optimizers:
+        return torch.cuda.memory_allocated() + peak_memory(lambda: probe.step(phase), device)
+    for made in probe.optimizers:
         made.zero_grad()  # the profiler does not see what goes that was there before it
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in rehearsal.tensors()}
-    return sum(storages.values()) + peak_memory(lambda: rehearsal.step(phase), device)
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in probe.tensors()}
+    return sum(storages.values()) + peak_memory(lambda: probe.step(phase), device)
 
 
 def verified() -> float:
     """The largest relative difference of any loss or gradient, of every option against the literal version."""
     with tempfile.TemporaryDirectory() as folder:
         ours, literal, *_ = step_sides.build("tiny", torch.device("cpu"), folder)
-    wanted = step_sides.gradients(literal)
+    wanted = literal.gradients()
     worst = 0.0
     for _, is_literal, options in ROWS:
         if is_literal:
             continue
-        student, distiller = ours.student, ours.distiller
+        method = ours.method
+        student = method.student
         for network in (student.transformer, student.vae):
             if options.get("gradient_checkpointing"):
                 network.enable_gradient_checkpointing()
             else:
                 network.disable_gradient_checkpointing()
         student.codec = LatentCodec(student.vae, student.codec.use_shift, options.get("vae_slice"))
-        distiller.config = distiller.config.model_copy(update={"low_memory": options.get("low_memory", False)})
-        worst = max(worst, compare(step_sides.gradients(ours), wanted)[0])
+        config = method.inputs.config.model_copy(update={"low_memory": options.get("low_memory", False)})
+        method.inputs = replace(method.inputs, config=config)
+        worst = max(worst, compare(ours.gradients(), wanted)[0])
     return worst
 
 

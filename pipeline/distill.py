@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster import runtime, storage
-from pipeline.process import interruption, locks
+from pipeline.process import exclusive, interruption
 from pipeline.process.interruption import Interrupted
 from pipeline.stages import lineage, stage
 from pipeline.stages.control import Control
@@ -33,9 +33,15 @@ from pipeline.stages.progress import Progress
 from pipeline.tracking import runs as tracking
 from tsdsr import files
 from tsdsr.config import Params
+from tsdsr.device import out_of_memory, pick
 from tsdsr.errors import UserError
-from tsdsr.training.diagnostics import STATISTICS
-from tsdsr.training.distillation import Job, pick_device
+from tsdsr.methods import METHODS
+from tsdsr.training.checkpoint import Stopped
+from tsdsr.training.distillation import DistillJob
+from tsdsr.training.distillation import distill as train
+from tsdsr.training.trainer import Callbacks, NonFiniteError
+from tsdsr.training.validation import Validation, write_sheet
+from tsdsr.training.world import World
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +75,7 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
         UserError: for what people can mend, and when another process distills the same name.
         Interrupted: after a checkpoint, on SIGTERM or Ctrl-C.
     """
-    job = Job(
+    job = DistillJob(
         name=name,
         seed=seed,
         pairs=PAIRS.resolve(),
@@ -80,10 +86,10 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
         checkpoints=Path(f".tsdsr/checkpoints/{name}").resolve(),
         diagnostics=Path(f"reports/diagnostics/{name}.csv").resolve(),
         validation=Path(f"reports/validation/{name}.csv").resolve(),
-        trajectories=Path(".tsdsr/trajectories").resolve(),
+        targets=Path(".tsdsr/targets").resolve(),
     )
     control = Control((RUNNING / name).resolve())
-    with locks.exclusive_lock(control.lock, f"the distillation of {name}"):
+    with exclusive.alone(control.lock, f"the distillation of {name}"):
         control.clear()
         storage.here(params).push_each(control.stop.parent)
         with interruption.deferred(control.ask_to_stop) as request:
@@ -98,7 +104,7 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
         storage.here(params).push_each(job.checkpoints)
 
 
-def _run(params: Params, job: Job, control: Control, request: interruption.Request) -> str | None:
+def _run(params: Params, job: DistillJob, control: Control, request: interruption.Request) -> str | None:
     """Train here or under Ray; returns what is kept where it was stopped."""
     if params.distill.num_workers == 0:
         return _work({**_loop_config(params, job, control), "stop": request.asked})
@@ -136,7 +142,7 @@ def _beside_main_thread(
     workers = params.distill.num_workers
     runtime.start(workers)  # here: Ray's processes live as long as the thread that starts them
     threading.Thread(target=run, daemon=True).start()
-    resource = "GPU" if pick_device(params.distill.device).type == "cuda" else "CPU"
+    resource = "GPU" if pick(params.distill.device).type == "cuda" else "CPU"
     waiting = told = False
     while not futures.wait([result], timeout=LOOK_AROUND).done:
         if request.signum is not None and not told:
@@ -151,18 +157,18 @@ def _beside_main_thread(
     return result.result()
 
 
-def _written(job: Job) -> list[Path]:
+def _written(job: DistillJob) -> list[Path]:
     """What the first worker writes."""
     return [job.out, job.curve, job.diagnostics, job.validation, job.validation.with_suffix(".png")]
 
 
-def _fit(params: Params, job: Job, control: Control) -> str | None:
+def _fit(params: Params, job: DistillJob, control: Control) -> str | None:
     """The TorchTrainer: fixed workers, restarted from our own checkpoints when one is lost."""
     config = params.distill
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    on_gpu = pick_device(config.device).type == "cuda"
+    on_gpu = pick(config.device).type == "cuda"
     # Ray keeps only its own records here: checkpoints are ours, so a run may start again under any name.
     storage = Path(".tsdsr/ray").resolve()
     loop_config = {**_loop_config(params, job, control), "environment": tracking.environment(), "ray": True}
@@ -178,7 +184,6 @@ def _fit(params: Params, job: Job, control: Control) -> str | None:
                 name=f"{job.name}-{os.getpid()}",
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=MAX_RESTARTS),
-                logging_config=LoggingConfig(log_level="WARNING"),  # else a line with all metrics at each report
             ),
         ).fit()
     finally:
@@ -186,14 +191,14 @@ def _fit(params: Params, job: Job, control: Control) -> str | None:
     return result.return_value
 
 
-def _loop_config(params: Params, job: Job, control: Control) -> dict[str, Any]:
+def _loop_config(params: Params, job: DistillJob, control: Control) -> dict[str, Any]:
     return {
         "params": params.to_dict(),
         "job": asdict(job),
         "control": control,
         "place": asdict(storage.here(params)),
         # Chosen once: a worker's host may have what this one has not, and Ray was asked for workers of one kind.
-        "device": pick_device(params.distill.device).type,
+        "device": pick(params.distill.device).type,
         "environment": {},
         "ray": False,
     }
@@ -204,17 +209,15 @@ def _work(config: dict[str, Any]) -> str | None:
 
     An error that no restart mends is written down: Ray starts the workers again, and they leave at once.
     """
-    from tsdsr.training.loop import NonFiniteError, World
-
     os.environ.update(config["environment"])
     place, root = storage.Place.at(**config["place"]), config["place"]["root"]
     control = Control(place.moved(config["control"].directory, root))
-    job = Job(**{k: place.moved(v, root) if isinstance(v, Path) else v for k, v in config["job"].items()})
+    job = DistillJob(**{k: place.moved(v, root) if isinstance(v, Path) else v for k, v in config["job"].items()})
     if control.has_failed():
         return None
     # A worker of a run that was killed may live on for a moment: it must have ended before its checkpoints are read.
     in_charge = World.current().rank == 0
-    turn = locks.in_turn(control.writer, f"the distillation of {job.name}") if in_charge else nullcontext()
+    turn = exclusive.in_turn(control.writer, f"the distillation of {job.name}") if in_charge else nullcontext()
     try:
         with turn, _memory_in_words():
             _train(job, place, config, stop=config.get("stop") or _asked_to_stop(place, control))
@@ -244,17 +247,13 @@ def _asked_to_stop(place: storage.Place, control: Control) -> Callable[[], bool]
     return asked
 
 
-def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Callable[[], bool]) -> None:
+def _train(job: DistillJob, place: storage.Place, config: dict[str, Any], *, stop: Callable[[], bool]) -> None:
     """Rank 0 speaks to MLflow and shows progress; every rank reports to Ray at a checkpoint."""
-    from tsdsr.training.distillation import distill as train
-    from tsdsr.training.loop import Stopped, World
-    from tsdsr.training.validation import Validation, write_sheet
-
     params = Params.parse(config["params"])
     place.pull([job.pairs, job.latents, job.teacher, job.checkpoints])
-    progress = Progress(job.name, params.distill.steps, in_ray=config["ray"])
+    progress = Progress(f"distill {job.name}", params.distill.steps, in_ray=config["ray"])
     in_charge = World.current().rank == 0
-    with tracking.child(params, job.name) if in_charge else nullcontext() as run:
+    with tracking.child(params, job.name) if in_charge else nullcontext() as run, progress:
 
         def on_metrics(step: int, values: dict[str, float]) -> None:
             if run:
@@ -274,30 +273,22 @@ def _train(job: Job, place: storage.Place, config: dict[str, Any], *, stop: Call
             write_sheet(sheet, validation.sheet)
             if run:
                 run.metrics({f"validation/{name}": value for name, value in validation.values.items()}, step=step)
-                run.image("validation", validation.sheet, step)
+                run.artifact(sheet, f"validation/step-{step:08d}")
 
+        callbacks = Callbacks(on_metrics, on_checkpoint=on_checkpoint, on_validation=on_validation, stop=stop)
+        if in_charge:
+            callbacks.on_step = progress.show
         try:
-            train(
-                params,
-                job,
-                device=_device(config["device"], in_ray=config["ray"]),
-                on_metrics=on_metrics,
-                on_step=progress.show if in_charge else lambda step, values: None,
-                on_checkpoint=on_checkpoint,
-                on_validation=on_validation,
-                stop=stop,
-            )
+            train(params, job, device=_device(config["device"], in_ray=config["ray"]), callbacks=callbacks)
         except Stopped as stopped:
             raise Interrupted(signal.SIGTERM, str(stopped)) from stopped
-        finally:
-            progress.close()
     if in_charge:
         place.push(_written(job))
 
 
 def _device(wanted: str, *, in_ray: bool) -> torch.device:
     """This worker's: Ray shows all of a node's cards to each of its workers."""
-    device = pick_device(wanted)
+    device = pick(wanted)
     if in_ray and device.type == "cuda":
         from ray.train.torch import get_device
 
@@ -308,18 +299,16 @@ def _device(wanted: str, *, in_ray: bool) -> torch.device:
 @contextmanager
 def _memory_in_words() -> Iterator[None]:
     """An allocation that failed becomes a `UserError` with the settings that lower the need."""
-    import torch
-
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         text = str(error)
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in text:
+        if not out_of_memory(error):
             raise
         raise UserError(f"out of memory ({text.splitlines()[0] if text else 'MemoryError'}). {LOWER_MEMORY}") from error
 
 
-def _report(params: Params, job: Job) -> None:
+def _report(params: Params, job: DistillJob) -> None:
     """The run's last means as a metrics file, with what they must not be taken for."""
     with job.curve.open(encoding="utf-8", newline="") as file:
         last = list(csv.DictReader(file))[-1]
@@ -333,17 +322,18 @@ def _report(params: Params, job: Job) -> None:
         run.dataset("training latents", job.latents / "manifest.json", "training")
         for record, folder in ((job.curve, "curves"), (job.diagnostics, "diagnostics"), (job.validation, "validation")):
             run.artifact(record, folder)
-        _log_by_time(run, job, list(params.distill.phases)[-1])
+        _log_by_time(run, job, params.distill.method, list(params.distill.phases)[-1])
         run.artifact(job.out, "student")
 
 
-def _log_by_time(run: tracking.Run, job: Job, phase: str) -> None:
-    """TSD's statistics of a phase as metrics whose step is the network's timestep, 1000 sigma, at the bin's middle."""
+def _log_by_time(run: tracking.Run, job: DistillJob, method: str, phase: str) -> None:
+    """A phase's statistics as metrics whose step is the network's timestep, 1000 sigma, at the bin's middle."""
+    names = METHODS[method].statistics
     with job.diagnostics.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["phase"] == phase:
                 middle = (float(row["sigma_low"]) + float(row["sigma_high"])) / 2
-                values = {f"by_timestep/{name}": float(row[name]) for name in STATISTICS if row[name]}
+                values = {f"by_timestep/{name}": float(row[name]) for name in names if row[name]}
                 run.metrics(values, step=round(1000 * middle))
 
 

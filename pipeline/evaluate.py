@@ -232,8 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = stage.parser(__doc__)
     command.add_arguments(parser, required=False)
     args = parser.parse_args(arguments)
-    if status := _main(args, parser):
-        sys.exit(status)
+    sys.exit(_main(args, parser))
 
 
 def _main(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 import tsdsr
-from pipeline.process import locks
+from pipeline.process import exclusive
 from pipeline.stages import lineage, stage
-from tsdsr import files
+from tsdsr import device, files
 from tsdsr.config import Params, PrecomputeConfig
 from tsdsr.data.cache import NULL_PROMPT, Sample, mirrored
 from tsdsr.data.cache_writer import CacheWriter
@@ -44,7 +44,7 @@ log = logging.getLogger("precompute")
 
 def main() -> None:
     params = stage.load_params(__doc__)
-    with locks.exclusive_lock(LOCK, "the stage precompute"), lineage.making(lineage.LATENTS, params):
+    with exclusive.alone(LOCK, "the stage precompute"), lineage.making(lineage.LATENTS, params):
         precompute(params, PAIRS, TEACHER, OUT, GROWING)
 
 
@@ -101,7 +101,7 @@ def _digests(folder: PairFolder) -> list[tuple[str, str, str]]:
 
 def _prompts(teacher: Path, texts: list[str]) -> Iterator[tuple[str, Prompt]]:
     """The text encoders are held only while this runs."""
-    pipe = teachers.load_text(teachers.locate(teacher), dtype=precision(), device=device())
+    pipe = teachers.load_text(teachers.locate(teacher), dtype=precision(), device=device.pick())
     for prompt in tqdm(texts, desc="precompute: prompts", unit="prompt"):
         yield prompt, text.encode_prompts(pipe, [prompt])[0]
 
@@ -115,7 +115,7 @@ def _samples(
         return
     whole, begun = divmod(first, config.batch_size * a_photograph)
     names = folder.ids[whole * config.batch_size :]
-    vae = teachers.load_vae(teachers.locate(teacher), dtype=torch.float32, device=device())
+    vae = teachers.load_vae(teachers.locate(teacher), dtype=torch.float32, device=device.pick())
     codec = LatentCodec(vae, use_shift)
     yield from islice(_encoded(folder, names, codec, config), begun, None)
 
@@ -126,7 +126,7 @@ def _encoded(folder: PairFolder, names: list[str], codec: LatentCodec, config: P
     with tqdm(total=len(names), desc="precompute: latents", unit="image") as bar:
         for start in range(0, len(names), config.batch_size):
             batch = names[start : start + config.batch_size]
-            images = torch.stack([read_image(folder.hq_path(name)) for name in batch]).to(device())
+            images = torch.stack([read_image(folder.hq_path(name)) for name in batch]).to(device.pick())
             for name, latent in zip(batch, codec.encode(images).cpu(), strict=True):
                 yield Sample(name, folder.caption(name), latent)
             if config.flips:
@@ -135,19 +135,14 @@ def _encoded(folder: PairFolder, names: list[str], codec: LatentCodec, config: P
             bar.update(len(batch))
 
 
-def device() -> torch.device:
-    """Where a teacher runs: the first GPU, if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def rounding() -> list[object]:
     """What else decides the last bits: work that is unfinished is gone on with where these are the same alone."""
-    return ["cuda"] if device().type == "cuda" else ["cpu", torch.get_num_threads()]
+    return ["cuda"] if device.pick().type == "cuda" else ["cpu", torch.get_num_threads()]
 
 
 def precision() -> torch.dtype:
     """T5-XXL is 19 GB in float32; on a GPU it runs in bfloat16, as it was trained."""
-    return torch.bfloat16 if device().type == "cuda" else torch.float32
+    return torch.bfloat16 if device.pick().type == "cuda" else torch.float32
 
 
 if __name__ == "__main__":

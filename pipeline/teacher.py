@@ -17,22 +17,23 @@ import torch
 from torch import Tensor
 
 import tsdsr
-from pipeline.precompute import device, grow_cache, precision, rounding
-from pipeline.process import locks
+from pipeline.precompute import grow_cache, precision, rounding
+from pipeline.process import exclusive
 from pipeline.stages import lineage, stage
 from pipeline.stages.teacher_work import Work
-from tsdsr import files
+from tsdsr import device, files
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache
 from tsdsr.data.images import read_image
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule
+from tsdsr.methods.teacher import CachedLatents, LatentsInMemory
 from tsdsr.models import adapters, presets, text
 from tsdsr.models import teacher as teachers
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.quiet import quiet
-from tsdsr.training.teacher_loop import Session, Values
+from tsdsr.training.teacher import Session, Values, train_flow, train_vae
 
 PAIRS = Path("data/pairs")
 OUT = Path("data/teacher")
@@ -44,12 +45,16 @@ STATISTICS_ROWS = 1024
 # A change of these makes checkpoints worthless.
 LIBRARY = (
     "data",
+    "losses",
+    "methods/base.py",
+    "methods/teacher.py",
     "models",
     "flow.py",
     "seeding.py",
     "training/optim.py",
-    "training/teacher_loop.py",
+    "training/stepper.py",
     "training/teacher.py",
+    "training/trainer.py",
 )
 CODE = [Path(__file__), *(Path(tsdsr.__file__).parent / name for name in LIBRARY)]
 
@@ -58,7 +63,7 @@ log = logging.getLogger("teacher")
 
 def main() -> None:
     params = stage.load_params(__doc__)
-    with locks.exclusive_lock(LOCK, "the stage teacher"), lineage.making(lineage.TEACHER, params):
+    with exclusive.alone(LOCK, "the stage teacher"), lineage.making(lineage.TEACHER, params):
         make(params, PAIRS, OUT, CURVE, METRICS, UNFINISHED)
 
 
@@ -93,8 +98,6 @@ def point_to_source(preset: presets.Preset, params: Params, pairs: Path, work: W
 def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) -> dict[str, Any]:
     """Train the autoencoder, then the transformer, on the training pairs' HQ sides; measure on the test pairs'."""
     from diffusers import StableDiffusion3Pipeline
-
-    from tsdsr.training.teacher import LatentsInMemory, train_flow, train_vae
 
     if params.teacher.source is not None:
         raise UserError(f"teacher.source: the preset {preset.name} is trained here; set it to null")
@@ -160,8 +163,6 @@ def finetune(params: Params, pairs: Path, work: Work) -> dict[str, Any]:
 
     Latents and prompts go through a cache on disk, since those of many photographs fit in no memory.
     """
-    from tsdsr.training.teacher import CachedLatents, train_flow
-
     config = params.teacher.finetune
     directory = grow_cache(
         pairs / "train",
@@ -172,7 +173,7 @@ def finetune(params: Params, pairs: Path, work: Work) -> dict[str, Any]:
         config=params.precompute.model_copy(update={"dtype": "bfloat16", "flips": False}),
     )
     cache = LatentCache.open(directory, verify=False)
-    teacher = teachers.load_teacher(work.teacher, text_encoders=False, dtype=precision(), device=device())
+    teacher = teachers.load_teacher(work.teacher, text_encoders=False, dtype=precision(), device=device.pick())
     transformer = teacher.transformer
     adapters.add_adapter(
         transformer,
@@ -182,7 +183,7 @@ def finetune(params: Params, pairs: Path, work: Work) -> dict[str, Any]:
         targets=adapters.ATTENTION_TARGETS,
         seed=params.seed,
     )
-    if device().type == "cuda":
+    if device.pick().type == "cuda":
         transformer.enable_gradient_checkpointing()
     key = {
         "latents": cache.manifest,
@@ -224,13 +225,13 @@ def _measure_finetuned(
     """Flow loss per bin on the test pairs, with the adapter and without."""
     from tsdsr.training.teacher_report import flow_by_bin
 
-    pipe = teachers.load_text(teachers.locate(out), dtype=precision(), device=device())
+    pipe = teachers.load_text(teachers.locate(out), dtype=precision(), device=device.pick())
     prompts = text.encode_prompts(pipe, [test.caption(name) for name in test.ids])
     del pipe  # the text encoders are the larger part of SD3
-    vae = teachers.load_vae(teachers.locate(out), dtype=torch.float32, device=device())
+    vae = teachers.load_vae(teachers.locate(out), dtype=torch.float32, device=device.pick())
     codec = LatentCodec(vae, params.teacher.use_shift)
     with torch.no_grad():
-        latents = [codec.encode(read_image(test.hq_path(name))[None].to(device()))[0].cpu() for name in test.ids]
+        latents = [codec.encode(read_image(test.hq_path(name))[None].to(device.pick()))[0].cpu() for name in test.ids]
     report = {}
     for key, names in (("finetune_before", ()), ("finetune_after", (adapters.TEACHER,))):
         with adapters.active(teacher.transformer, *names):

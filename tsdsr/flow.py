@@ -84,11 +84,6 @@ def velocity(z: Tensor, noise: Tensor) -> Tensor:
     return noise - z
 
 
-def clean_from_velocity(z_t: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
-    """z_0 = z_t - sigma v; `sigma` is (B,)."""
-    return z_t - expand(sigma, z_t) * v
-
-
 def noise_from_velocity(z_t: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
     """e = z_t + (1 - sigma) v; `sigma` is (B,)."""
     return z_t + (1 - expand(sigma, z_t)) * v
@@ -104,3 +99,10 @@ def gaussian_like(z: Tensor, generators: list[torch.Generator]) -> Tensor:
     which batch or worker it is in; z's device is not waited for."""
     rows = [torch.randn(z.shape[1:], generator=generator, dtype=torch.float32) for generator in generators]
     return torch.stack(rows).to(device=z.device, dtype=z.dtype, non_blocking=True)
+
+
+def uniform(generators: list[torch.Generator], bounds: tuple[float, float], device: torch.device) -> Tensor:
+    """(B,), one draw from each sample's generator (CPU), such as its time; the device is not waited for."""
+    low, high = bounds
+    draws = torch.stack([torch.rand((), generator=generator) for generator in generators]) * (high - low) + low
+    return draws.to(device, non_blocking=True)

@@ -36,10 +36,6 @@ class LiveMemory(TorchDispatchMode):
         self._alive: set[int] = set()
         self._count(tensors)
 
-    def reset_peak(self) -> None:
-        """Forget the peak so far."""
-        self.peak = self.held
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self._count(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))

@@ -1,38 +1,50 @@
-"""What a distillation shows of itself while it runs."""
+"""What a training shows of itself while it runs."""
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Self
 
-from tsdsr.losses.registry import LOSSES
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 class Progress:
-    """A bar with the loss terms and the time left; in a Ray worker it is drawn by the driver."""
+    """A bar with the loss terms and the time left, for a `with` block; in a Ray worker it is drawn by the driver."""
 
-    def __init__(self, name: str, total: int, *, in_ray: bool) -> None:
-        self._name, self._total, self._in_ray = name, total, in_ray
+    def __init__(self, title: str, total: int, *, in_ray: bool = False) -> None:
+        self._title, self._total, self._in_ray = title, total, in_ray
+        self._stack = ExitStack()
         self._bar: Any = None
         self._shown = ""
 
+    def __enter__(self) -> Self:
+        if not self._in_ray:
+            self._stack.enter_context(logging_redirect_tqdm())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._stack.close()
+
     def show(self, step: int, values: dict[str, float]) -> None:
         if self._bar is None:
-            if self._in_ray:
-                from ray.experimental import tqdm_ray
-
-                self._bar = tqdm_ray.tqdm(total=self._total)
-            else:
-                from tqdm import tqdm
-
-                self._bar = tqdm(total=self._total, mininterval=1.0)
-            self._bar.update(step - 1)
-        terms = " ".join(f"{name} {values[name]:.4g}" for name in (*LOSSES, "fake_score") if name in values)
-        shown = f"distill {self._name} {terms}".rstrip()
+            self._bar = self._make(done=step - 1)
+        terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = f"{self._title} {terms}".rstrip()
         if shown != self._shown:  # each new text draws the bar at once, whatever its interval
             self._bar.set_description(shown)
             self._shown = shown
         self._bar.update(1)
 
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def _make(self, done: int) -> Any:
+        """The time left is judged by the steps of this run."""
+        if self._in_ray:
+            from ray.experimental import tqdm_ray
+
+            bar = tqdm_ray.tqdm(total=self._total)
+            bar.update(done)
+            return bar
+        from tqdm import tqdm
+
+        return tqdm(total=self._total, initial=done, mininterval=1.0, unit="step")

@@ -6,18 +6,16 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.process import interruption
 from pipeline.process.interruption import Interrupted
+from pipeline.stages.progress import Progress
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 from tsdsr.training.checkpoint import CheckpointStore, Stopped
-from tsdsr.training.teacher_loop import Session, Values
+from tsdsr.training.teacher import Session, Values
+from tsdsr.training.trainer import NonFiniteError
 
 
 class Work:
@@ -53,33 +51,9 @@ class Work:
                 curve = training(Session(store, self._checkpoint.every, progress.show, request.asked))
             except Stopped as stopped:
                 raise Interrupted(request.signum or signal.SIGTERM, f"{name}: {stopped}") from stopped
-            except FloatingPointError as error:
-                raise UserError(f"{error}; lower its learning_rate in the section teacher of params") from error
+            except NonFiniteError as error:
+                raise UserError(f"{name}: {error}") from error
         if request.signum is not None:
             raise Interrupted(request.signum, "the last checkpoint is kept")
         self.curve += [{**row, "step": row["step"] + self._steps} for row in curve]
         self._steps += steps
-
-
-class Progress:
-    """A bar with time left and the last losses, for a `with` block."""
-
-    def __init__(self, title: str, total: int) -> None:
-        self._title, self._total = title, total
-        self._redirect = logging_redirect_tqdm()
-        self._bar: Any = None
-
-    def __enter__(self) -> Progress:
-        self._redirect.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._redirect.__exit__(None, None, None)
-
-    def show(self, step: int, values: Values) -> None:
-        if self._bar is None:  # the time left is judged by the steps of this run
-            self._bar = tqdm(initial=step - 1, total=self._total, desc=self._title, unit="step")
-        self._bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
-        self._bar.update()

@@ -20,7 +20,7 @@ from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 from tsdsr.models import teacher as teachers
-from tsdsr.training import teacher_loop
+from tsdsr.training.stepper import Stepper
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_training_lowers_both_losses(short, pairs, tmp_path):
 
 def test_an_interrupted_training_leaves_the_old_teacher(short, pairs, tmp_path, monkeypatch):
     before = teachers.fingerprint(write_random_teacher(tmp_path / "teacher"))
-    monkeypatch.setattr("tsdsr.training.teacher.train_flow", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("pipeline.teacher.train_flow", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         make(short, pairs, tmp_path)
     assert teachers.fingerprint(tmp_path / "teacher") == before
@@ -85,7 +85,7 @@ def test_an_interrupted_training_leaves_the_old_teacher(short, pairs, tmp_path, 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(short, pairs, tmp_path):
     wild = short.overlay({"teacher": {"vae": {"learning_rate": 1e30}}})
-    with pytest.raises(UserError, match=r"autoencoder step \d+: .*; lower its learning_rate"):
+    with pytest.raises(UserError, match=r"autoencoder: step \d+: not finite: .*Lower the learning rate"):
         make(wild, pairs, tmp_path)
     assert not (tmp_path / "teacher").exists()
 
@@ -159,16 +159,16 @@ def content(folder: Path) -> dict[str, bytes]:
 def after(step: int, end: Callable[[], None]) -> Iterator[list[int]]:
     """`end` comes when so many steps, of whatever trainings, are done; yields those that are."""
     done: list[int] = []
-    update = teacher_loop._update
+    take = Stepper.take
 
     def counted(*args: Any) -> None:
-        update(*args)
+        take(*args)
         done.append(len(done) + 1)
         if len(done) == step:
             end()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher_loop, "_update", counted)
+        patch.setattr(Stepper, "take", counted)
         yield done
 
 

@@ -5,7 +5,7 @@ the student and one that psi and phi share by switching its adapter off and on; 
 use; PEFT's own layers. What the released loop gets wrong (see docs/distillation.md) is not repeated: every sample has
 its own time, and the loss is built outside `no_grad`. Each distinct prediction is made once.
 
-Shares no code with `tsdsr.losses`, `tsdsr.models.guidance` or `tsdsr.training`.
+Shares no code with `tsdsr.losses`, `tsdsr.models.velocity` or `tsdsr.training`.
 
 Source: TSD-SR, arXiv 2411.18263, Algorithm 1 and Eqs. (3)-(9).
 """

@@ -14,7 +14,7 @@ PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
 ORCHESTRATION = {"ray", "mlflow", "dvc", "optuna"}
 
 # Modules that everybody may import, and that import nothing but each other.
-GROUND = {"compat", "config", "errors", "files", "flow", "live_memory", "machine", "picture_files", "seeding"}
+GROUND = {"compat", "config", "device", "errors", "files", "flow", "live_memory", "machine", "picture_files", "seeding"}
 # Above all others: nothing below imports them.
 COMMANDS = {"ablation", "commands"}
 # Which packages a package may import, beside the ground.
@@ -24,7 +24,8 @@ ALLOWED = {
     "degradation": set(),
     "metrics": {"weights"},
     "data": {"degradation", "models"},
-    "training": {"models", "losses", "data", "metrics"},
+    "methods": {"models", "losses", "data"},
+    "training": {"methods", "models", "losses", "data", "metrics"},
     "pictures": set(),
     "inference": {"models", "pictures"},
     "export": {"models", "inference"},

@@ -198,3 +198,30 @@ def test_merge_leaves_its_arguments_alone():
     assert merge(base, changes) == {"a": {"b": 2, "c": [1]}}
     assert base == {"a": {"b": 1, "c": [1]}}
     assert merge({"a": {"b": 1}}, {"a": None}) == {"a": None}
+
+
+VSD = {"method": "vsd", "vsd": {"t_range": [20, 980]}, "phases": {"all": {"share": 1.0, "losses": {"vsd": 1.0}}}}
+
+
+def test_an_overlay_may_name_another_method_and_leaves_the_former_ones_own_keys(params):
+    found = params.overlay({"distill": VSD})
+    distill = found.to_dict()["distill"]
+    assert distill["method"] == "vsd"
+    assert list(distill["phases"]) == ["all"]
+    assert distill["lora"] == params.to_dict()["distill"]["lora"]
+    assert "tsd" not in distill
+    assert not found.ablate.variants
+    assert all(".tsd." not in draw.key for draw in found.sweep.space)
+    assert Params.parse(found.to_dict()) == found
+
+
+def test_a_variant_may_be_another_method(params):
+    changed = params.overlay({"ablate": {"variants": {"osediff": VSD}}})
+    assert changed.overlay({"distill": changed.ablate.variants["osediff"]}).distill.method == "vsd"
+
+
+def test_an_unknown_method_is_named(params):
+    with pytest.raises(UserError, match=r"distill: .*'other'.*'tsdsr', 'vsd'"):
+        params.overlay({"distill": {"method": "other"}})
+    with pytest.raises(UserError, match="wo_tsm: method: unknown 'other'; known are tsdsr, vsd"):
+        params.overlay({"ablate": {"variants": {"wo_tsm": {"method": "other"}}}})

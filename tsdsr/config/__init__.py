@@ -13,9 +13,10 @@ from typing import Any, Self
 import yaml
 from pydantic import ValidationError, model_validator
 
+from tsdsr.config import methods
 from tsdsr.config.data import CaptionsConfig, DataConfig, PrepareConfig
 from tsdsr.config.degradation import BlurConfig, DegradationConfig, DegradationRound, NoiseConfig, ResizeConfig
-from tsdsr.config.distill import DistillConfig, OptimizerConfig, PhaseConfig, ScheduleConfig
+from tsdsr.config.distill import AdamWConfig, DistillConfig, OptimizerConfig, PhaseConfig, ScheduleConfig
 from tsdsr.config.experiment import (
     AblateConfig,
     ClusterConfig,
@@ -26,12 +27,14 @@ from tsdsr.config.experiment import (
     SweepConfig,
     TrackingConfig,
 )
+from tsdsr.config.methods import MethodConfig, TSDSRConfig, VSDConfig
 from tsdsr.config.section import Section, Seed
 from tsdsr.config.teacher import PrecomputeConfig, PromptsConfig, TeacherConfig, TeacherFlowConfig, TeacherVAEConfig
 from tsdsr.errors import UserError
 
 __all__ = [
     "AblateConfig",
+    "AdamWConfig",
     "BlurConfig",
     "CaptionsConfig",
     "ClusterConfig",
@@ -53,11 +56,14 @@ __all__ = [
     "ResizeConfig",
     "ScheduleConfig",
     "SweepConfig",
+    "TSDSRConfig",
     "TeacherConfig",
     "TeacherFlowConfig",
     "TeacherVAEConfig",
     "TrackingConfig",
+    "VSDConfig",
     "merge",
+    "without_former_method",
 ]
 
 
@@ -70,7 +76,7 @@ class Params(Section):
     teacher: TeacherConfig
     prompts: PromptsConfig
     precompute: PrecomputeConfig
-    distill: DistillConfig
+    distill: MethodConfig
     evaluate: EvaluateConfig
     ablate: AblateConfig
     sweep: SweepConfig
@@ -83,11 +89,13 @@ class Params(Section):
         base = self.distill.model_dump(mode="json", by_alias=True)
         for name, changes in self.ablate.variants.items():
             try:
-                DistillConfig.model_validate(merge(base, changes))
+                methods.validate(merge(methods.common_keys(base, changes.get("method", base["method"])), changes))
             except ValidationError as error:
                 raise ValueError(
                     f"ablate.variants.{name}: " + "; ".join(_describe(item) for item in error.errors())
                 ) from None
+            except ValueError as error:
+                raise ValueError(f"ablate.variants.{name}: {error}") from None
         return self
 
     @model_validator(mode="after")
@@ -96,7 +104,7 @@ class Params(Section):
         values = self.model_dump(mode="json", by_alias=True)
         for draw in self.sweep.space:
             keys = draw.key.split(".")
-            if not _has(values, keys):
+            if not _has(values, draw.key):
                 raise ValueError(f"sweep.space: {draw.key}: no such key in params.yaml")
             for value in draw.choice or draw.uniform or draw.loguniform or ():
                 self._check_drawn(values, keys, value)
@@ -149,11 +157,29 @@ class Params(Section):
 
     def overlay(self, changes: Mapping[str, Any], origin: str = "overlay") -> Params:
         """A validated copy with `changes` (nested, as in params.yaml) merged in; mappings merge, all else replaces."""
-        return Params.parse(merge(self.to_dict(), changes), origin)
+        return Params.parse(change(self.to_dict(), changes), origin)
 
 
-def _has(values: Any, keys: Sequence[str]) -> bool:
-    for key in keys:
+def change(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep-merge an overlay into params, or into what they share with the method that it names."""
+    return merge(without_former_method(base, changes), changes)
+
+
+def without_former_method(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Params as an overlay that names another `distill.method` finds them: without the former method's own keys, its
+    ablation and its search space. The overlay gives those of the new one."""
+    distill = base["distill"]
+    method = changes["distill"].get("method") if isinstance(changes.get("distill"), Mapping) else None
+    if method in (None, distill["method"]):
+        return dict(base)
+    kept = {**base, "distill": methods.common_keys(distill, method)}
+    kept["ablate"] = {**base["ablate"], "run": [], "variants": {}}
+    kept["sweep"] = {**base["sweep"], "space": [draw for draw in base["sweep"]["space"] if _has(kept, draw["key"])]}
+    return kept
+
+
+def _has(values: Any, path: str) -> bool:
+    for key in path.split("."):
         if not isinstance(values, Mapping) or key not in values:
             return False
         values = values[key]
@@ -173,7 +199,10 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 def _describe(item: Any) -> str:
     """One pydantic error as `key.path: what was wanted (found value)`."""
-    key = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    loc = [str(part) for part in item["loc"] if part != "[key]"]
+    if len(loc) > 1 and loc[0] == "distill":
+        del loc[1]  # the method, by which pydantic tells the classes of the section apart
+    key = ".".join(loc)
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; remove it or correct its spelling"
     if item["type"] == "missing":

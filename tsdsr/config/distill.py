@@ -1,7 +1,8 @@
-"""The section `distill`: the recipe of one student."""
+"""The section `distill`: what every method's recipe has. Each method's own keys are in `tsdsr.config.methods`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,11 +14,8 @@ from tsdsr.config.section import (
     LearningRate,
     NonNegative,
     Positive,
-    Probability,
     Section,
     Share,
-    Time,
-    TimeRange,
     Whole,
     Within,
 )
@@ -34,27 +32,6 @@ class GuidanceConfig(Section):
     fake_score: NonNegative
 
 
-class DASMConfig(Section):
-    steps: Whole
-    step_size: Time
-    weight: NonNegative
-    random_offset: bool
-
-
-class TSDConfig(Section):
-    lam: Probability = Field(alias="lambda")
-    residual: Literal["velocity", "noise"]
-    t_range: TimeRange
-    trajectory_draws: Whole
-    dasm: DASMConfig
-
-
-class FakeScoreConfig(Section):
-    t_range: TimeRange
-    updates_per_step: Count
-    caption_dropout: Probability
-
-
 class LPIPSConfig(Section):
     net: Literal["alex", "vgg"]
     weights: Literal["published", "random"]
@@ -64,7 +41,6 @@ class LPIPSConfig(Section):
 
 class PhaseConfig(Section):
     share: Share
-    dasm: bool
     losses: dict[str, NonNegative]
 
     @model_validator(mode="after")
@@ -74,12 +50,14 @@ class PhaseConfig(Section):
         return self
 
 
-class OptimizerConfig(Section):
-    student_lr: LearningRate
-    fake_score_lr: LearningRate
+class AdamWConfig(Section):
     weight_decay: NonNegative
     betas: tuple[Decay, Decay]
     clip_norm: Positive
+
+
+class OptimizerConfig(AdamWConfig):
+    student_lr: LearningRate
 
 
 class ScheduleConfig(Section):
@@ -100,6 +78,9 @@ class AugmentConfig(Section):
 
 
 class DistillConfig(Section):
+    """The keys that a method adds are those of its subclass; one that replaces a key here gives it a wider type."""
+
+    method: str
     steps: Count
     batch_size: Count
     accumulation: Count
@@ -112,17 +93,14 @@ class DistillConfig(Section):
     gradient_checkpointing: bool
     low_memory: bool
     vae_slice: Count | None
-    lora: LoRAConfig
-    guidance_scale: GuidanceConfig
-    tsd: TSDConfig
-    fake_score: FakeScoreConfig
     lpips: LPIPSConfig
-    phases: dict[str, PhaseConfig]
+    phases: Mapping[str, PhaseConfig]
     optimizer: OptimizerConfig
     lr_schedule: ScheduleConfig
     ema_decay: Decay
     checkpoint: CheckpointConfig
     log_every: Count
+    max_skipped: Whole
     validation: ValidationConfig
 
     @model_validator(mode="after")
@@ -130,11 +108,6 @@ class DistillConfig(Section):
         shares = sum(phase.share for phase in self.phases.values())
         if abs(shares - 1) > 1e-6:
             raise ValueError(f"the shares of the phases must sum to 1, found {shares:g}")
-        if self.tsd.trajectory_draws and self.augment.crop_size:
-            raise ValueError(
-                "tsd.trajectory_draws precomputes the trajectories of whole pairs, and augment.crop_size cuts new "
-                "crops of them: set one to 0 or null"
-            )
         parts = max(1, self.num_workers) * self.accumulation
         if self.batch_size % parts:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of num_workers x accumulation = {parts}")

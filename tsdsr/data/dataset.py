@@ -23,6 +23,7 @@ from tsdsr.data.cache import LatentCache, mirrored
 from tsdsr.data.images import normalized, read_pixels
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
+from tsdsr.models.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,14 @@ class DistillationData:
     def names(self) -> list[str]:
         """Every id of the latent cache that a sample may have."""
         return [*self.ids, *(mirrored(name) for name in self.ids if self.flip)]
+
+    def latent(self, name: str) -> Tensor:
+        """[C,h,w], of one of `names`."""
+        return self.cache.latent(self._row[name])
+
+    def caption(self, name: str) -> Prompt:
+        """Of one of `names`."""
+        return self.cache.prompt(self._row[name])
 
     def name(self, position: int) -> str:
         """The pair at a position: every epoch is a fresh permutation of all pairs."""

@@ -4,7 +4,8 @@ from tsdsr import compat
 
 compat.apply()
 
-from tsdsr.losses.fake_score import fake_score_loss  # noqa: E402
-from tsdsr.losses.tsd import TSDLoss, tsd_loss  # noqa: E402
+from tsdsr.losses.flow_matching import flow_matching_loss  # noqa: E402
+from tsdsr.losses.surrogate import score_surrogate  # noqa: E402
+from tsdsr.losses.tsd import TSDLoss, tsd_direction, tsd_loss  # noqa: E402
 
-__all__ = ["TSDLoss", "fake_score_loss", "tsd_loss"]
+__all__ = ["TSDLoss", "flow_matching_loss", "score_surrogate", "tsd_direction", "tsd_loss"]

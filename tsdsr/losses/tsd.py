@@ -18,7 +18,7 @@ Source: TSD-SR, arXiv 2411.18263, Sec. 3.3-3.4 and Algorithm 1; weight w(t) = si
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from tsdsr.flow import FlowSchedule, add_noise, euler_step, expand, noise_from_velocity
+from tsdsr.losses.surrogate import score_surrogate
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(z_t of shape (nB, C, h, w), timestep (nB,) = 1000 sigma) -> velocity, guidance inside."""
@@ -95,45 +96,91 @@ def tsd_loss(
     with torch.no_grad():
         noise, t, z = noise.to(wide), t.to(wide), z.to(wide)
         sigmas = trajectory_sigmas(schedule, t, dasm_steps, dasm_step_size, dasm_offset)
-        z_hat_t = add_noise(z_hat.detach().to(wide), noise, sigmas[0])  # Algorithm 1, line 9
-        z_t = add_noise(z, noise, sigmas[0])  # line 10: the same noise
-        direction = torch.zeros_like(z_hat_t)
-        statistics = {}
-        for i, sigma in enumerate(sigmas):
-            timestep = schedule.timestep(sigma)
-            # lambda = 1 cancels psi(z_t), and with it the whole trajectory of z; the first point keeps it for its norm.
-            asks_z = teacher_on_z is None and (lam != 1 or i == 0)
-            blocks = [z_hat_t, z_t] if asks_z else [z_hat_t]
-            v_teacher = teacher(torch.cat(blocks), torch.cat([timestep] * len(blocks))).to(wide).chunk(len(blocks))
-            v_teacher_hat = v_teacher[0]
-            v_teacher_z = v_teacher[-1] if teacher_on_z is None else teacher_on_z[i].to(wide)
-            v_fake_hat = fake(z_hat_t, timestep).to(wide)
-            if residual == "velocity":
-                psi_hat, psi_z, phi_hat = v_teacher_hat, v_teacher_z, v_fake_hat
-            else:
-                psi_hat = noise_from_velocity(z_hat_t, v_teacher_hat, sigma)
-                psi_z = noise_from_velocity(z_t, v_teacher_z, sigma)
-                phi_hat = noise_from_velocity(z_hat_t, v_fake_hat, sigma)
-            g = psi_hat - phi_hat if lam == 1 else (psi_hat - psi_z) + lam * (psi_z - phi_hat)  # Eq. (5)
+        direction = torch.zeros_like(z)
+        statistics: dict[str, Tensor] = {}
+        # lambda = 1 cancels psi(z_t), and with it the whole trajectory of z; the first point keeps it for its norm.
+        points = _trajectories(
+            z_hat.detach().to(wide), z, noise, sigmas, teacher, fake, schedule, teacher_on_z, first_z_alone=lam == 1
+        )
+        for i, point in enumerate(points):
+            psi_hat, psi_z, phi_hat = point.predictions(residual)
+            g = tsd_direction(psi_hat, psi_z, phi_hat, lam)
             point_weight = 1.0 if i == 0 else dasm_weight
-            direction += point_weight * expand(sigma**2, g) * g  # w(t) = sigma^2
+            direction += point_weight * expand(point.sigma**2, g) * g  # w(t) = sigma^2
             if i == 0:
                 statistics = {
                     "tsd_norm": _rms(g),
                     "vsd_norm": _rms(psi_hat - phi_hat),
                     "tsm_norm": _rms(psi_hat - psi_z),
-                    "cosine_z_hat": _cosine(v_teacher_hat, (z_hat_t - z) / expand(sigma, z)),
-                    "cosine_z": _cosine(v_teacher_z, (z_t - z) / expand(sigma, z)),
+                    "cosine_z_hat": _cosine(point.psi_hat, (point.z_hat_t - z) / expand(point.sigma, z)),
+                    "cosine_z": _cosine(point.psi_z, (point.z_t - z) / expand(point.sigma, z)),
                 }
-            if i == dasm_steps:
-                break  # the trajectories' last update would feed nothing
-            # Eq. (6): z^ follows the fake score, z the teacher; both predictions are already here.
-            z_hat_t = euler_step(z_hat_t, v_fake_hat, sigma, sigmas[i + 1])
-            z_t = euler_step(z_t, v_teacher_z, sigma, sigmas[i + 1])
-    # 0.5 mean((z^ - stopgrad(z^ - g))^2), written so that no digit of g is lost to the subtraction.
-    z_hat = z_hat.to(wide)
-    surrogate = 0.5 * direction**2 + direction * (z_hat - z_hat.detach())
-    return TSDLoss(surrogate.flatten(1).mean(1), direction, sigmas[0], statistics)
+    return TSDLoss(score_surrogate(z_hat, direction), direction, sigmas[0], statistics)
+
+
+def tsd_direction(psi_hat: Tensor, psi_z: Tensor, phi_hat: Tensor, lam: float) -> Tensor:
+    """Eq. (5): g = (psi(z^_t) - psi(z_t)) + lambda (psi(z_t) - phi(z^_t)); lambda = 1 is VSD, 0 is TSM.
+
+    Args:
+        psi_hat, psi_z: the teacher's predictions at z^_t and at z_t. phi_hat: the fake score's at z^_t.
+        lam: lambda, >= 0.
+    """
+    if lam == 1:
+        return psi_hat - phi_hat  # Eq. (3): psi(z_t) cancels
+    return (psi_hat - psi_z) + lam * (psi_z - phi_hat)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One point of both trajectories, and the velocities there."""
+
+    sigma: Tensor
+    z_hat_t: Tensor
+    z_t: Tensor
+    psi_hat: Tensor
+    psi_z: Tensor
+    phi_hat: Tensor
+
+    def predictions(self, residual: Literal["velocity", "noise"]) -> tuple[Tensor, Tensor, Tensor]:
+        """psi(z^_t), psi(z_t) and phi(z^_t) in the form that is subtracted."""
+        if residual == "velocity":
+            return self.psi_hat, self.psi_z, self.phi_hat
+        return (
+            noise_from_velocity(self.z_hat_t, self.psi_hat, self.sigma),
+            noise_from_velocity(self.z_t, self.psi_z, self.sigma),
+            noise_from_velocity(self.z_hat_t, self.phi_hat, self.sigma),
+        )
+
+
+def _trajectories(
+    z_hat: Tensor,
+    z: Tensor,
+    noise: Tensor,
+    sigmas: Sequence[Tensor],
+    teacher: Velocity,
+    fake: Velocity,
+    schedule: FlowSchedule,
+    on_z: Sequence[Tensor] | None,
+    *,
+    first_z_alone: bool,
+) -> Iterator[_Point]:
+    """Algorithm 1's points: z^ is driven by the fake score, z by the teacher, Eq. (6).
+
+    Args:
+        on_z: psi on z's trajectory where it is known. first_z_alone: ask for it at the first point and no further; what
+            is then given as psi_z is psi_hat.
+    """
+    z_hat_t, z_t = add_noise(z_hat, noise, sigmas[0]), add_noise(z, noise, sigmas[0])  # lines 9 and 10: one noise
+    for i, sigma in enumerate(sigmas):
+        timestep = schedule.timestep(sigma)
+        blocks = [z_hat_t, z_t] if on_z is None and (i == 0 or not first_z_alone) else [z_hat_t]
+        answers = teacher(torch.cat(blocks), torch.cat([timestep] * len(blocks))).to(z.dtype).chunk(len(blocks))
+        psi_z = answers[-1] if on_z is None else on_z[i].to(z.dtype)
+        point = _Point(sigma, z_hat_t, z_t, answers[0], psi_z, fake(z_hat_t, timestep).to(z.dtype))
+        yield point
+        if i + 1 < len(sigmas):  # after the last point an update would feed nothing
+            z_hat_t = euler_step(z_hat_t, point.phi_hat, sigma, sigmas[i + 1])
+            z_t = euler_step(z_t, point.psi_z, sigma, sigmas[i + 1])
 
 
 def trajectory_sigmas(

@@ -23,6 +23,7 @@ from tsdsr.errors import UserError
 from tsdsr.models import adapters
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.prompt import Prompt
+from tsdsr.models.velocity import predict_velocity
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -85,17 +86,9 @@ class Student:
 
     def predict(self, z_lq: Tensor, prompt: Prompt) -> Tensor:
         """z_hat = z_L - v_theta(z_L, 1000, c), [B,C,h,w] in float32 or wider."""
-        rows = z_lq.shape[0]
-        dtype = adapters.base_dtype(self.transformer)
-        velocity = self.transformer(
-            hidden_states=z_lq.to(dtype),
-            timestep=torch.full((rows,), STUDENT_TIMESTEP, device=z_lq.device),
-            encoder_hidden_states=prompt.embeds.to(dtype).expand(rows, -1, -1),
-            pooled_projections=prompt.pooled.to(dtype).expand(rows, -1),
-            return_dict=False,
-        )[0]
-        wide = torch.promote_types(z_lq.dtype, torch.float32)
-        return z_lq.to(wide) - velocity.to(wide)
+        timestep = torch.full((z_lq.shape[0],), STUDENT_TIMESTEP, device=z_lq.device)
+        velocity = predict_velocity(self.transformer, z_lq, timestep, prompt.embeds, prompt.pooled)
+        return z_lq.to(velocity.dtype) - velocity
 
     def __call__(self, x_lq: Tensor, prompt: Prompt) -> Tensor:
         """Upsampled LQ image [B,3,H,W] in [-1, 1] -> z_hat [B,C,h,w]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,34 +18,33 @@ from tsdsr.data.cache import LatentCache
 from tsdsr.data.dataset import Degrade, DistillationData
 from tsdsr.data.pairs import PairFolder
 from tsdsr.data.synthesis import degrade_again
+from tsdsr.device import require
 from tsdsr.errors import UserError
-from tsdsr.flow import FlowSchedule
 from tsdsr.losses.reconstruction import PerceptualLoss
+from tsdsr.methods import METHODS, Distillation
+from tsdsr.methods.base import MethodInputs
 from tsdsr.models.prompt import Prompt
-from tsdsr.models.student import Student
 from tsdsr.models.teacher import load_teacher
 from tsdsr.training.checkpoint import CheckpointStore
-from tsdsr.training.loop import Trainer, World, wrap
-from tsdsr.training.networks import assemble
-from tsdsr.training.step import DistillationModel, Distiller
-from tsdsr.training.trajectories import HQTrajectories
-from tsdsr.training.validation import PATTERN, SCORES, ArtefactGuard, Validation, held_out
+from tsdsr.training.trainer import Callbacks, Plan, Trainer
+from tsdsr.training.validation import PATTERN, SCORES, ArtefactGuard, held_out
+from tsdsr.training.world import World
 
 logger = logging.getLogger(__name__)
-CHECKPOINT_FORMAT = 2  # raise it when what a checkpoint holds changes: older ones are then left alone
+CHECKPOINT_FORMAT = 3  # raise it when what a checkpoint holds changes: older ones are then left alone
 
 
 @dataclass(frozen=True)
-class Job:
+class DistillJob:
     """What to distill from and where to write: everything a worker needs beside the params.
 
     Attributes:
         name: the variant (`full`, `wo_tsm-seed0` ...).
         pairs: the training pairs. latents: their cache. teacher: an SD3-format directory.
         out: the student directory. curve: the CSV of logged means. checkpoints: this run's own directory.
-        diagnostics: the CSV of TSD's statistics by noise level. validation: the CSV of the artefact guard's scores.
+        diagnostics: the CSV of the method's statistics by noise level. validation: that of the artefact guard's scores.
         guarded: whether to hold out a validation set and look at it.
-        trajectories: what `tsd.trajectory_draws` precomputes; a directory that runs share.
+        targets: what a method precomputes for each photograph; a directory that runs share.
     """
 
     name: str
@@ -58,21 +57,14 @@ class Job:
     checkpoints: Path
     diagnostics: Path
     validation: Path
-    trajectories: Path
+    targets: Path
     guarded: bool = True
 
 
-def pick_device(wanted: str) -> torch.device:
-    """`auto` takes CUDA where there is one."""
-    if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
-        return torch.device("cuda", 0)
-    return torch.device("cpu")
-
-
-def run_key(params: Params, job: Job, latents: dict[str, Any]) -> str:
+def run_key(params: Params, job: DistillJob, latents: dict[str, Any]) -> str:
     """What a checkpoint belongs to: every value that decides the trained bytes."""
     distill = params.to_dict()["distill"]
-    for harmless in ("checkpoint", "log_every", "num_workers"):
+    for harmless in ("checkpoint", "log_every", "max_skipped", "num_workers"):
         distill.pop(harmless)
     values = {
         "format": CHECKPOINT_FORMAT,
@@ -85,99 +77,67 @@ def run_key(params: Params, job: Job, latents: dict[str, Any]) -> str:
     return files.sha256_json(values)
 
 
-def distill(
-    params: Params,
-    job: Job,
-    *,
-    device: torch.device,
-    on_metrics: Callable[[int, dict[str, float]], None] = lambda step, values: None,
-    on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
-    on_checkpoint: Callable[[int, dict[str, float]], None] = lambda step, values: None,
-    on_validation: Callable[[int, Validation], None] = lambda step, validation: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> None:
+def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks: Callbacks | None = None) -> None:
     """Train one student to its end and (rank 0) write its directory and records; resumes by itself.
 
     The checkpoints are kept, the one of the last step too: whoever calls removes them once nothing can be lost.
 
     Raises:
         UserError: for missing or mismatched inputs. NonFiniteError: when training diverges.
-        Stopped: when `stop` asked for it; a checkpoint was saved.
+        Stopped: when `callbacks.stop` asked for it; a checkpoint was saved.
     """
     config, world = params.distill, World.current()
     if device.type == "cpu":
         torch.set_num_threads(config.threads_per_worker)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError("distill.device: cuda, and torch finds no GPU here; set it to auto or cpu")
-        torch.cuda.set_device(device)  # what NCCL and kernels take that are told of none
+    require(device, "distill.device")
     cache = LatentCache.open(job.latents, verify=world.rank == 0)  # one worker reads it all for its checksums
-    student, null, default, schedule = _models(params, job, cache, device)
-    perceptual = PerceptualLoss(
-        config.lpips.net, config.lpips.weights, config.lpips.path, download=config.lpips.download
-    ).to(device)
-    seed = seeding.derive(job.seed, "distill")
-    trajectories = _trajectories(params, job, cache, schedule, seed)
-    distiller = Distiller(
-        wrap(DistillationModel(student, default), world),
-        student,
-        null=null,
-        schedule=schedule,
-        perceptual=perceptual,
-        config=config,
-        scale=params.data.scale,
-        seed=seed,
-        trajectories=trajectories,
-    )
+    method = _method(params, job, cache, device)
     store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), config.checkpoint.keep)
     pairs = PairFolder(job.pairs)
     kept = held_out(pairs.ids, config.validation) if job.guarded else []
     augment = config.augment.model_dump()
     data = DistillationData(pairs, cache, seed=job.seed, degrade=_degrade(params), held_out=kept, **augment)
-    if trajectories:
-        rows = {name: row for row, name in enumerate(cache.ids)}
-        trajectories.prepare(
-            data.names,
-            lambda name: distiller.photograph_trajectories(name, cache.latent(rows[name]), cache.prompt(rows[name])),
-        )
+    method.prepare(data, job.targets)
     guard = None
     if kept and world.rank == 0:
-        guard = ArtefactGuard(
-            student, default, pairs, kept, scale=params.data.scale, config=config.validation, device=device
-        )
+        guard = ArtefactGuard(method, pairs, kept, scale=params.data.scale, config=config.validation, device=device)
     trainer = Trainer(
-        distiller,
-        data,
-        store,
-        config=config,
-        device=device,
-        world=world,
-        on_metrics=on_metrics,
-        on_step=on_step,
-        on_checkpoint=on_checkpoint,
-        on_validation=on_validation,
-        stop=stop,
-        guard=guard,
+        method, data, store, plan=Plan.of(config), device=device, world=world, callbacks=callbacks, guard=guard
     )
     trainer.run()
-    diagnostics = trainer.diagnostics.rows()
+    by_noise = trainer.by_noise.rows(world)
     if world.rank == 0:
         files.write_text(job.curve, _csv(trainer.history, ["step", "phase"]))
-        files.write_text(job.diagnostics, _csv(diagnostics, ["phase", "sigma_low", "sigma_high", "samples"]))
+        files.write_text(job.diagnostics, _csv(by_noise, ["phase", "sigma_low", "sigma_high", "samples"]))
         if job.guarded:
             files.write_text(job.validation, _csv(trainer.validations, ["step", *SCORES, PATTERN]))
-        student.save(job.out, student_config(params, job), default)
+        method.export(job.out, student_record(params, job))
 
 
-def student_config(params: Params, job: Job) -> dict[str, Any]:
-    """What `student.json` records beside the weights."""
+def export_checkpoint(params: Params, job: DistillJob, directory: Path) -> None:
+    """Write the student that an unfinished run's newest checkpoint holds.
+
+    Raises:
+        UserError: there is none.
+    """
+    cache, cpu = LatentCache.open(job.latents, verify=False), torch.device("cpu")
+    method = _method(params, job, cache, cpu)
+    store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), params.distill.checkpoint.keep)
+    trainer = Trainer(method, None, store, plan=Plan.of(params.distill), device=cpu)
+    if not trainer.resume():
+        raise UserError(f"{job.checkpoints}: no checkpoint of this run to write a student from")
+    trainer.finish()
+    method.export(directory, student_record(params, job))
+
+
+def student_record(params: Params, job: DistillJob) -> dict[str, Any]:
+    """What `student.json` holds of the run; the method adds what is its own."""
     return {
-        "method": "tsdsr",
+        "method": params.distill.method,
         "variant": job.name,
         "seed": job.seed,
         "scale": params.data.scale,
         "use_shift": params.teacher.use_shift,
-        "lora": params.distill.lora.model_dump(),
         "default_prompt": params.prompts.default,
         "teacher": {"preset": params.teacher.preset, "source": params.teacher.source},
         "distill": params.to_dict()["distill"],
@@ -191,35 +151,27 @@ def _degrade(params: Params) -> Degrade | None:
     return lambda hq, pair, epoch: degrade_again(hq, pair, epoch, params.seed, params)
 
 
-def _trajectories(
-    params: Params, job: Job, cache: LatentCache, schedule: FlowSchedule, seed: int
-) -> HQTrajectories | None:
-    config, tsd = params.distill, params.distill.tsd
-    if not tsd.trajectory_draws:
-        return None
-    key = {
-        "latents": cache.manifest,
-        "seed": seed,
-        "tsd": tsd.model_dump(mode="json", include={"t_range", "trajectory_draws"}),
-        "dasm": tsd.dasm.model_dump(mode="json", exclude={"weight"}),
-        "guidance": config.guidance_scale.teacher,
-        "network": [config.precision, config.low_memory],  # guidance in one batch or two rounds differently
-        "shift": schedule.shift,
-    }
-    return HQTrajectories(job.trajectories, key, tsd.trajectory_draws)
-
-
-def _models(
-    params: Params, job: Job, cache: LatentCache, device: torch.device
-) -> tuple[Student, Prompt, Prompt, FlowSchedule]:
+def _method(params: Params, job: DistillJob, cache: LatentCache, device: torch.device) -> Distillation:
     config = params.distill
-    dtype = getattr(torch, config.precision)
-    teacher = load_teacher(job.teacher, text_encoders=False, dtype=dtype, device=device)
-    student = assemble(teacher.vae, teacher.transformer, config, use_shift=params.teacher.use_shift, seed=job.seed)
+    lpips = config.lpips
+    teacher = load_teacher(job.teacher, text_encoders=False, dtype=getattr(torch, config.precision), device=device)
     null, default = (
         Prompt(prompt.embeds.to(device), prompt.pooled.to(device)) for prompt in (cache.null, cache.default)
     )
-    return student, null, default, teacher.schedule
+    inputs = MethodInputs(
+        config,
+        teacher.vae,
+        teacher.transformer,
+        teacher.schedule,
+        null,
+        default,
+        PerceptualLoss(lpips.net, lpips.weights, lpips.path, download=lpips.download).to(device),
+        scale=params.data.scale,
+        use_shift=params.teacher.use_shift,
+        seed=seeding.derive(job.seed, "distill"),
+        adapter_seed=job.seed,
+    )
+    return METHODS[config.method].build(inputs)
 
 
 def _csv(rows: Sequence[Mapping[str, float | str]], first: Sequence[str]) -> str:

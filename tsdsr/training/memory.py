@@ -1,7 +1,7 @@
 """How much memory a distillation asks for: its own training step, run on the meta device and counted.
 
 Nothing is allocated and no weights are read, so any size is counted on any machine in seconds. The step is the one that
-trains (`Distiller`), both turns, in the loop's order. Beyond it a GPU holds its context, its kernels' workspaces and
+trains (`tsdsr.training.stepper`), whatever the method. Beyond it a GPU holds its context, its kernels' workspaces and
 what its allocator cannot reuse.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lpips
 import torch
@@ -19,13 +19,16 @@ from tsdsr.config import Params, PhaseConfig
 from tsdsr.data.dataset import Batch
 from tsdsr.flow import FlowSchedule
 from tsdsr.live_memory import LiveMemory, fused_attention
+from tsdsr.methods import METHODS, Distillation
+from tsdsr.methods.base import MethodInputs
 from tsdsr.models import adapters, presets
+from tsdsr.models.codec import LatentCodec
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.quiet import quiet
-from tsdsr.models.student import Student
-from tsdsr.training.networks import assemble, trainable
-from tsdsr.training.optim import NetworkOptimizer
-from tsdsr.training.step import DistillationModel, Distiller
+from tsdsr.training.stepper import Stepper
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
 
 SAVED = 3  # numbers of a checkpoint for each trained one: itself and AdamW's two moments
 
@@ -50,7 +53,7 @@ class DistillMemory:
         return self.weights + self.trained + self.activations
 
 
-class Rehearsal:
+class StepMemoryProbe:
     """The step of these params on untrained networks of the preset's shape, with one micro-batch of random numbers.
 
     Args:
@@ -61,40 +64,23 @@ class Rehearsal:
     def __init__(self, params: Params, device: torch.device) -> None:
         self.params, self.device = params, device
         self.preset, config = presets.get(params.teacher.preset), params.distill
-        self.student = self._networks()
         self.perceptual = lpips.LPIPS(net=config.lpips.net, pnet_rand=True, verbose=False).to(device).eval()
         self.perceptual.requires_grad_(False)
         self.null, self.default = self._prompt(), self._prompt()
-        self.batches = [self._batch() for _ in range(config.accumulation)]  # the loop holds a whole step's
-        self.distiller = Distiller(
-            DistillationModel(self.student, self.default),
-            self.student,
-            null=self.null,
-            schedule=FlowSchedule(3.0),
-            perceptual=lambda x_hat, hq: self.perceptual(x_hat.float(), hq.float()).flatten(),
-            config=config,
-            scale=params.data.scale,
-            seed=0,
-        )
-        student, fake = trainable(self.student)
-        self.optimizers = [
-            NetworkOptimizer(named, 1e-6, 1, config.optimizer, config.lr_schedule) for named in (student, fake)
-        ]
-        self.trained = [*student.values(), *fake.values()]
-        self.ema = [torch.empty_like(p) for p in student.values()] if config.ema_decay else []
+        self.vae, self.transformer = self._teacher()
+        self.method = self._method()
+        self.stepper = Stepper(self.method, steps=1)
+        self.batches = [self._batch() for _ in range(config.accumulation)]  # the trainer holds a whole step's
+        groups = self.method.groups()
+        self.optimizers = list(self.stepper.optimizers.values())
+        self.trained = [parameter for group in groups for parameter in group.parameters.values()]
+        averaged = [p for group in groups if group.averaged for p in group.parameters.values()]
+        self.ema = [torch.empty_like(p) for p in averaged] if config.ema_decay else []
         self.copies = [*self.ema, *(torch.empty_like(p) for p in self.trained if config.num_workers > 1)]  # DDP's
 
     def step(self, phase: PhaseConfig) -> None:
-        """Both turns over one micro-batch, with their updates, as the loop takes them."""
-        student, fake = self.optimizers
-        student.zero_grad()
-        z_hat = self.distiller.student_turn(self.batches[0], phase).z_hat
-        student.clip()
-        student.step(0)
-        fake.zero_grad()
-        self.distiller.fake_score_turn(self.batches[0], z_hat, update=0)
-        fake.clip()
-        fake.step(0)
+        """A whole step of one micro-batch, with its updates."""
+        self.stepper.take(0, phase, self.batches[:1])
 
     def prime(self) -> None:
         """Leave gradients and moments as a step leaves them."""
@@ -111,13 +97,13 @@ class Rehearsal:
         return memory.peak
 
     def networks(self) -> tuple[nn.Module, ...]:
-        return self.student.transformer, self.student.vae
+        return tuple(turn.network for turn in self.method.turns)
 
     def weights(self) -> Iterator[Tensor]:
-        """The networks', the adapters among them, and the prompts."""
-        for module in (*self.networks(), self.perceptual):
-            yield from module.parameters()
-            yield from module.buffers()
+        """The networks', what is trained among them, and the prompts."""
+        modules = nn.ModuleList([*self.networks(), self.perceptual])  # several networks share one transformer
+        yield from modules.parameters()
+        yield from modules.buffers()
         yield from (*vars(self.null).values(), *vars(self.default).values())
 
     def tensors(self) -> Iterator[Tensor]:
@@ -129,9 +115,8 @@ class Rehearsal:
         for optimizer in self.optimizers:
             yield from (value for state in optimizer.adamw.state.values() for value in state.values())
 
-    def _networks(self) -> Student:
-        config, finetune = self.params.distill, self.params.teacher.finetune
-        dtype = getattr(torch, config.precision)
+    def _teacher(self) -> tuple[AutoencoderKL, SD3Transformer2DModel]:
+        finetune, dtype = self.params.teacher.finetune, getattr(torch, self.params.distill.precision)
         with quiet(), torch.device(self.device):
             vae = presets.build_vae(self.preset, seed=0, device=self.device.type).to(dtype).eval()
             transformer = presets.build_transformer(self.preset, seed=0, device=self.device.type).to(dtype).eval()
@@ -140,7 +125,24 @@ class Rehearsal:
                 adapters.add_adapter(
                     transformer, adapters.TEACHER, targets=adapters.ATTENTION_TARGETS, trainable=False, **lora
                 )
-            return assemble(vae, transformer, config, use_shift=self.params.teacher.use_shift, seed=0)
+        return vae, transformer
+
+    def _method(self) -> Distillation:
+        inputs = MethodInputs(
+            self.params.distill,
+            self.vae,
+            self.transformer,
+            FlowSchedule(3.0),
+            self.null,
+            self.default,
+            lambda x_hat, hq: self.perceptual(x_hat.float(), hq.float()).flatten(),
+            scale=self.params.data.scale,
+            use_shift=self.params.teacher.use_shift,
+            seed=0,
+            adapter_seed=0,
+        )
+        with quiet(), torch.device(self.device):
+            return METHODS[self.params.distill.method].build(inputs)
 
     def _prompt(self, *rows: int) -> Prompt:
         shape = self.preset.shape["transformer"]
@@ -151,31 +153,32 @@ class Rehearsal:
         config, data = self.params.distill, self.params.data
         rows = config.batch_size // max(1, config.num_workers) // config.accumulation
         side = config.augment.crop_size or data.crop_size
-        latent = side // self.student.codec.factor
+        latent = side // LatentCodec(self.vae, use_shift=False).factor
         prompt = self._prompt(rows)
         lq, hq = (
             torch.rand(rows, 3, pixels, pixels, device=self.device) * 2 - 1 for pixels in (side // data.scale, side)
         )
-        z = torch.randn(rows, self.student.vae.config.latent_channels, latent, latent, device=self.device)
+        z = torch.randn(rows, self.vae.config.latent_channels, latent, latent, device=self.device)
         return Batch(lq, hq, z, prompt.embeds, prompt.pooled, positions=tuple(range(rows)), names=("",) * rows)
 
 
 def count(params: Params) -> DistillMemory:
     """For the params' teacher preset, crop size and memory options; the peak is the hungriest phase's."""
-    one_point = {"distill": {"tsd": {"dasm": {"steps": min(1, params.distill.tsd.dasm.steps)}}}}
-    rehearsal = Rehearsal(params.overlay(one_point), torch.device("meta"))  # further points repeat the second
-    peak = max(rehearsal.peak(phase) for phase in hungriest(params))
-    trained, copies = _bytes(rehearsal.trained), _bytes(rehearsal.copies)
-    frozen = _bytes(tensor for tensor in rehearsal.weights() if not tensor.requires_grad)
+    config = METHODS[params.distill.method].for_counting(params.distill)
+    probe = StepMemoryProbe(params.model_copy(update={"distill": config}), torch.device("meta"))
+    peak = max(probe.peak(phase) for phase in hungriest(params))
+    trained, copies = _bytes(probe.trained), _bytes(probe.copies)
+    frozen = _bytes(tensor for tensor in probe.weights() if not tensor.requires_grad)
     held = 4 * trained + copies  # itself, its gradient, AdamW's two moments
-    return DistillMemory(frozen, held, peak - frozen - held, SAVED * trained + _bytes(rehearsal.ema))
+    return DistillMemory(frozen, held, peak - frozen - held, SAVED * trained + _bytes(probe.ema))
 
 
 def hungriest(params: Params) -> list[PhaseConfig]:
     """The phases whose losses are not all some other phase's as well."""
     kinds: dict[frozenset[str], PhaseConfig] = {}
     for phase in params.distill.phases.values():
-        terms = frozenset([name for name, weight in phase.losses.items() if weight > 0] + ["dasm"] * phase.dasm)
+        switches = phase.model_dump(exclude={"share", "losses"})  # a method's own, such as dasm
+        terms = frozenset(name for name, value in {**phase.losses, **switches}.items() if value)
         if not any(terms <= other for other in kinds):
             kinds = {other: row for other, row in kinds.items() if not other < terms} | {terms: phase}
     return list(kinds.values())

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from tsdsr import seeding
 from tsdsr.flow import FlowSchedule, add_noise, expand
+from tsdsr.losses.flow_matching import flow_matching_loss
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.prompt import Prompt
-from tsdsr.training.teacher import flow_losses, predict
+from tsdsr.models.velocity import predict_velocity
 
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
@@ -70,7 +71,10 @@ def flow_by_bin(
             noise = torch.randn(z.shape, generator=generator)
             sigma = schedule.sigma(low + (high - low) * (1 - torch.rand(DRAWS, generator=generator)))
             z_t = add_noise(z, noise, sigma)
-            v = predict(transformer, z_t, schedule.timestep(sigma), [prompt] * DRAWS).float().cpu()
+            place = transformer.device
+            embeds, pooled = prompt.embeds.to(place), prompt.pooled.to(place)
+            timestep = schedule.timestep(sigma).to(place)
+            v = predict_velocity(transformer, z_t.to(place), timestep, embeds, pooled).cpu()
             mean, variance = (values.reshape(1, -1, 1, 1) for values in statistics)
             answers = {
                 "teacher": v,
@@ -78,7 +82,7 @@ def flow_by_bin(
                 "gaussian": _gaussian_velocity(z_t, sigma, mean, variance),
             }
             for name, answer in answers.items():
-                losses[name] += flow_losses(answer, z, noise).mean().item() / len(latents)
+                losses[name] += flow_matching_loss(answer, z, noise).mean().item() / len(latents)
         report[f"t{int(low):04d}_{int(high):04d}"] = losses
     return report
 

@@ -21,10 +21,10 @@ from tsdsr.config.distill import ValidationConfig
 from tsdsr.data.images import read_image
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
+from tsdsr.methods.base import Distillation
 from tsdsr.metrics import METRICS, Batch, LocalExecutor
 from tsdsr.metrics.pattern import MIN_PATCHES, periodic_pattern
-from tsdsr.models.prompt import Prompt
-from tsdsr.models.student import Student, upsample
+from tsdsr.models.student import upsample
 
 logger = logging.getLogger(__name__)
 SCORES = ("psnr", "niqe")
@@ -62,8 +62,7 @@ class ArtefactGuard:
     """Restores the set and scores it.
 
     Args:
-        student: at any stage of its training.
-        default: its prompt.
+        method: at any stage of its training.
         pairs: the training pairs; `ids` are those of the set, restored from their LQ images on disk.
         scale: HQ side / LQ side.
         config: its `max_pattern_rise_db` is the warning's threshold.
@@ -71,8 +70,7 @@ class ArtefactGuard:
 
     def __init__(
         self,
-        student: Student,
-        default: Prompt,
+        method: Distillation,
         pairs: PairFolder,
         ids: Sequence[str],
         *,
@@ -80,10 +78,10 @@ class ArtefactGuard:
         config: ValidationConfig,
         device: torch.device,
     ) -> None:
-        self.student, self.default, self.scale, self.config, self.device = student, default, scale, config, device
+        self.method, self.scale, self.config, self.device = method, scale, config, device
         self._lq = [read_image(pairs.lq_path(name)) for name in ids]
         self._hq = [read_image(pairs.hq_path(name)) for name in ids]
-        self._period = student.codec.factor * int(student.transformer.config.patch_size)
+        self._period = method.pattern_period
         self._score = LocalExecutor(device)
         side = min(min(image.shape[-2:]) for image in self._hq)
         self._metrics = tuple(name for name in SCORES if METRICS[name].min_side <= side)
@@ -119,7 +117,7 @@ class ArtefactGuard:
     def _restore(self, lq: Tensor) -> Tensor:
         """[3,h,w] -> [3,H,W], in [-1, 1]."""
         x_lq = upsample(lq[None].to(self.device), self.scale)
-        return self.student.decode(self.student(x_lq, self.default))[0].float().clamp(-1, 1).cpu()
+        return self.method.restore(x_lq)[0].float().clamp(-1, 1).cpu()
 
     def _scores(self, restored: Sequence[Tensor]) -> dict[str, float]:
         images, references = (np.stack([_pixels(image) for image in side]) for side in (restored, self._hq))

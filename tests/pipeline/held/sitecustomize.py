@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-LOOP = "tsdsr.training.loop"
+LOOP = "tsdsr.training.stepper"
 hold = Path(os.environ["HOLD"])
 
 
@@ -30,16 +30,16 @@ def is_held(number: int) -> bool:
 
 
 def held(step: Any) -> Any:
-    def wait_and_step(trainer: Any, number: int, *arguments: Any) -> None:
+    def wait_and_step(stepper: Any, number: int, *arguments: Any) -> None:
         while is_held(number):
             time.sleep(0.01)
-        step(trainer, number, *arguments)
+        step(stepper, number, *arguments)
 
     return wait_and_step
 
 
 class Finder(MetaPathFinder):
-    """Wraps the trainer's step when the module is first imported."""
+    """Wraps what takes the steps when the module is first imported."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != LOOP:
@@ -52,7 +52,7 @@ class Finder(MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            module.Trainer._step = held(module.Trainer._step)  # type: ignore[attr-defined]
+            module.Stepper.take = held(module.Stepper.take)  # type: ignore[attr-defined]
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

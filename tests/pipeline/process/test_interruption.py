@@ -24,8 +24,8 @@ from pipeline.stages import stage
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
-from tsdsr.training.distillation import Job
-from tsdsr.training.loop import Trainer
+from tsdsr.training.distillation import DistillJob
+from tsdsr.training.stepper import Stepper
 
 
 class KilledError(Exception):
@@ -208,7 +208,7 @@ def test_a_trained_student_whose_stage_did_not_come_to_its_end_is_not_trained_ag
     monkeypatch.setenv("TSDSR_GIT_COMMIT", "0" * 40)
     report = distill._report
 
-    def leave(params: Params, job: Job) -> None:
+    def leave(params: Params, job: DistillJob) -> None:
         if end == "killed":
             raise KilledError
         os.kill(os.getpid(), signal.SIGINT)
@@ -218,7 +218,7 @@ def test_a_trained_student_whose_stage_did_not_come_to_its_end_is_not_trained_ag
         stage.run(distill.main)
     shutil.rmtree("data/students/full")
     monkeypatch.setattr(distill, "_report", report)
-    monkeypatch.setattr(Trainer, "_step", None)
+    monkeypatch.setattr(Stepper, "take", None)
     distill.main()
     assert victim.outcome() == undisturbed.outcome()
     assert victim.saved() == []

@@ -9,7 +9,6 @@ import torch
 from tsdsr import seeding
 from tsdsr.errors import UserError
 from tsdsr.losses.reconstruction import BACKBONES, PerceptualLoss, latent_mse
-from tsdsr.losses.registry import LOSSES, StudentOutput
 
 
 def images(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,23 +93,3 @@ def test_a_file_that_is_no_backbone_is_named(tmp_path):
     for name in ("wrong.pth", "damaged.pth"):
         with pytest.raises(UserError, match=name):
             PerceptualLoss("alex", "published", str(tmp_path / name))
-
-
-def test_a_term_that_no_phase_asks_for_costs_nothing():
-    calls = []
-
-    def decode(z_hat):
-        calls.append("decode")
-        return z_hat
-
-    def tsd():
-        calls.append("tsd")
-        raise AssertionError
-
-    z = torch.ones(2, 3, 4, 4)
-    output = StudentOutput(2 * z, z, z, decode=decode, perceptual=lambda a, b: (a - b).mean((1, 2, 3)), tsd=tsd)
-    assert LOSSES["latent_mse"](output).tolist() == [1.0, 1.0]
-    assert calls == []
-    assert LOSSES["lpips"](output).tolist() == [1.0, 1.0]
-    assert LOSSES["lpips"](output).tolist() == [1.0, 1.0]
-    assert calls == ["decode"]

@@ -14,16 +14,17 @@ from tsdsr import seeding
 from tsdsr.config import DistillConfig, Params
 from tsdsr.data.dataset import Batch
 from tsdsr.flow import FlowSchedule
+from tsdsr.methods import METHODS
+from tsdsr.methods.base import Distillation, MethodInputs, Moment, TurnOutput
 from tsdsr.models import adapters
 from tsdsr.models.student import Student
 from tsdsr.training.checkpoint import CheckpointStore
-from tsdsr.training.loop import Trainer, World, wrap
-from tsdsr.training.networks import assemble
-from tsdsr.training.step import DistillationModel, Distiller
-from tsdsr.training.trajectories import HQTrajectories
+from tsdsr.training.trainer import Callbacks, Plan, Trainer
+from tsdsr.training.world import World
 
 ROOT = Path(__file__).parents[3]
 SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change its recipe
+    "method": "tsdsr",
     "steps": 6,
     "batch_size": 4,
     "accumulation": 1,
@@ -51,6 +52,7 @@ SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change 
     "ema_decay": 0.0,
     "checkpoint": {"every": 2, "keep": 2},
     "log_every": 3,
+    "max_skipped": 0,
 }
 
 
@@ -86,47 +88,55 @@ def distill_config(**changes: Any) -> DistillConfig:
     return Params.load(ROOT / "params.yaml").overlay({"distill": SMALL}).overlay({"distill": changes}).distill
 
 
-def models(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape: Any) -> Student:
-    """A student and a fake score on one base; their adapters start at random values, not at nothing."""
+def method(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape: Any) -> Any:
+    """The config's method on tiny networks; its adapters start at random values, not at nothing."""
     transformer, vae = tiny_transformer(**shape).to(dtype), tiny_vae().to(dtype)
-    student = assemble(vae, transformer, config, use_shift=False, seed=0)
+    inputs = MethodInputs(
+        config,
+        vae,
+        transformer,
+        FlowSchedule(3.0),
+        null=random_prompt(11),
+        default=random_prompt(10),
+        perceptual=perceptual,
+        scale=4,
+        use_shift=False,
+        seed=0,
+        adapter_seed=0,
+    )
+    made = METHODS[config.method].build(inputs)
     for model, name in [
         (transformer, adapters.STUDENT),
         (vae, adapters.STUDENT),
         (transformer, adapters.FAKE_SCORE),
     ]:
         randomize(model, name, scale=0.02)
-    return student
+    vae.to(memory_format=torch.channels_last)  # as `build` had laid it out
+    return made
 
 
-def distiller(
-    config: DistillConfig, world: World | None = None, trajectories: HQTrajectories | None = None, **options: Any
-) -> Distiller:
-    student = models(config, **options)
-    return Distiller(
-        wrap(DistillationModel(student, random_prompt(10)), world or World()),
-        student,
-        null=random_prompt(11),
-        schedule=FlowSchedule(3.0),
-        perceptual=perceptual,
-        config=config,
-        scale=4,
-        seed=0,
-        trajectories=trajectories,
-    )
+def student_turn(made: Distillation, batch: Batch, phase: Any, share: float = 1.0) -> TurnOutput:
+    """Forward and backward of the student."""
+    return made.turns[0].run(batch, Moment(0, 1, phase, share=share))
+
+
+def fake_score_turn(made: Distillation, batch: Batch, z_hat: Tensor, update: int = 0, share: float = 1.0) -> Tensor:
+    """Forward and backward of Eq. (9); its loss."""
+    moment = Moment(0, 1, None, update, share, carried={"z_hat": z_hat})
+    return made.turns[1].run(batch, moment).terms["fake_score"]
 
 
 def trainer(
     config: DistillConfig, directory: Path, world: World | None = None, *, key: str = "key", **callbacks: Any
 ) -> Trainer:
     return Trainer(
-        distiller(config, world),
-        RandomData(),  # type: ignore[arg-type]
+        method(config),
+        RandomData(),
         CheckpointStore(directory, key, config.checkpoint.keep),
-        config=config,
+        plan=Plan.of(config),
         device=torch.device("cpu"),
-        world=world or World(),
-        **callbacks,
+        world=world,
+        callbacks=Callbacks(**callbacks),
     )
 
 

@@ -13,9 +13,9 @@ from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 from tsdsr.models.student import WEIGHTS
-from tsdsr.training.distillation import Job, distill
+from tsdsr.training.distillation import DistillJob, distill
 
-PLACES = ("pairs", "latents", "teacher", "out", "curve", "checkpoints", "diagnostics", "validation", "trajectories")
+PLACES = ("pairs", "latents", "teacher", "out", "curve", "checkpoints", "diagnostics", "validation", "targets")
 SHORT = {
     "steps": 2,
     "batch_size": 2,
@@ -28,8 +28,8 @@ SHORT = {
 }
 
 
-def job(root: Path) -> Job:
-    return Job("full", 0, **{name: root / name for name in PLACES}, guarded=False)
+def job(root: Path) -> DistillJob:
+    return DistillJob("full", 0, **{name: root / name for name in PLACES}, guarded=False)
 
 
 def test_pairs_of_the_disk_and_trajectories_that_two_students_share(params: Params, tmp_path: Path) -> None:
@@ -41,10 +41,10 @@ def test_pairs_of_the_disk_and_trajectories_that_two_students_share(params: Para
     for lam in (0.7, 0.0):
         distill(params.overlay({"distill": {"tsd": {"lambda": lam}}}), job(tmp_path), device=torch.device("cpu"))
         students.append(load_file(tmp_path / "out" / WEIGHTS[0]))
-        found = sorted((tmp_path / "trajectories").rglob("*.safetensors"))
+        found = sorted((tmp_path / "targets").rglob("*.safetensors"))
         times.append([path.stat().st_mtime_ns for path in found])
     assert len(found) == 4  # two photographs and their mirror images
-    assert load_file(found[0])["velocities"].shape == (2, 2, 16, 4, 4)
+    assert load_file(found[0])["target"].shape == (2, 2, 16, 4, 4)
     assert times[0] == times[1]
     assert any(not torch.equal(value, students[1][key]) for key, value in students[0].items())
 

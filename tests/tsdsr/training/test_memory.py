@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.measuring import peak_memory
+from tests.reference.measuring import peak_memory
 from tsdsr.config import Params
 from tsdsr.live_memory import LiveMemory, fused_attention
 from tsdsr.models import adapters
 from tsdsr.training import memory
-from tsdsr.training.memory import Rehearsal
+from tsdsr.training.memory import StepMemoryProbe
 
 GIB = 2**30
 TINY = {"data": {"crop_size": 64}, "distill": {"batch_size": 2, "accumulation": 1, "num_workers": 1}}
@@ -30,12 +30,12 @@ def test_the_count_is_what_a_real_step_allocates(params: Params, options: dict[s
     params = params.overlay(TINY).overlay({"distill": options, "data": {"crop_size": 128}})
     params = params.overlay({"distill": {"batch_size": 4}})  # smaller, and a convolution's workspace decides
     (phase,) = memory.hungriest(params)
-    rehearsals = [Rehearsal(params, torch.device(device)) for device in ("meta", "cpu")]
-    for rehearsal in rehearsals:
-        rehearsal.prime()
-        for optimizer in rehearsal.optimizers:
+    probes = [StepMemoryProbe(params, torch.device(device)) for device in ("meta", "cpu")]
+    for probe in probes:
+        probe.prime()
+        for optimizer in probe.optimizers:
             optimizer.zero_grad()  # the profiler does not see what goes that was there before it
-    counted, real = rehearsals
+    counted, real = probes
     with fused_attention(), LiveMemory(counted.device, counted.tensors()) as live:
         start = live.held
         counted.step(phase)
@@ -46,8 +46,8 @@ def test_the_count_is_what_a_real_step_allocates(params: Params, options: dict[s
 def test_weights_and_adapters_are_counted_exactly(params: Params) -> None:
     params = params.overlay(TINY).overlay({"distill": {"ema_decay": 0.9, "precision": "bfloat16"}})
     found = memory.count(params)
-    rehearsal = Rehearsal(params, torch.device("cpu"))
-    student = rehearsal.student
+    probe = StepMemoryProbe(params, torch.device("cpu"))
+    student = probe.method.student
     models = student.transformer, student.vae
     sizes = [sum(p.numel() for p in adapters.parameters(m, adapters.STUDENT).values()) for m in models]
     fake = sum(p.numel() for p in adapters.parameters(student.transformer, adapters.FAKE_SCORE).values())
@@ -55,7 +55,7 @@ def test_weights_and_adapters_are_counted_exactly(params: Params) -> None:
     assert found.checkpoint == 4 * (3 * (sum(sizes) + fake) + sum(sizes))
     frozen = sum(p.numel() for model in models for p in model.parameters() if not p.requires_grad)
     places = student.transformer.pos_embed.pos_embed.numel()
-    float32 = 2_470_854 + 2 * (rehearsal.null.embeds.numel() + rehearsal.null.pooled.numel())  # LPIPS; the two prompts
+    float32 = 2_470_854 + 2 * (probe.null.embeds.numel() + probe.null.pooled.numel())  # LPIPS; the two prompts
     assert found.weights == 2 * (frozen + places) + 4 * float32
     assert found.total == found.weights + found.trained + found.activations
 

@@ -8,7 +8,8 @@ import torch
 
 from tests.tsdsr.training.rig import distill_config
 from tsdsr.config import ScheduleConfig
-from tsdsr.training.optim import NetworkOptimizer, lr_factor
+from tsdsr.methods.base import Group
+from tsdsr.training.optim import GroupOptimizer, lr_factor
 
 
 def schedule(name="cosine_with_restarts", warmup=10, cycles=2) -> ScheduleConfig:
@@ -38,19 +39,19 @@ def test_without_warm_up():
     assert lr_factor(0, 10, schedule("constant", warmup=0)) == 1.0
 
 
-def optimizer(seed: int = 0) -> NetworkOptimizer:
+def optimizer(seed: int = 0) -> GroupOptimizer:
     draw = torch.Generator().manual_seed(seed)
     named = {name: torch.nn.Parameter(torch.randn(3, generator=draw)) for name in ("x", "y")}
     filters = torch.randn(4, 3, 2, 2, generator=draw).to(memory_format=torch.channels_last)
     named["z"] = torch.nn.Parameter(filters)
     config = distill_config()
-    return NetworkOptimizer(named, 0.1, 20, config.optimizer, schedule(warmup=2))
+    return GroupOptimizer(Group("named", named, 0.1, config.optimizer, schedule(warmup=2)), 20)
 
 
-def descend(made: NetworkOptimizer, steps: range) -> None:
+def descend(made: GroupOptimizer, steps: range) -> None:
     for step in steps:
         made.zero_grad()
-        sum((parameter.cumsum(0) - 1).pow(2).sum() for parameter in made.named.values()).backward()
+        sum((parameter.cumsum(0) - 1).pow(2).sum() for parameter in made.group.parameters.values()).backward()
         made.clip()
         made.step(step)
 
@@ -60,26 +61,26 @@ def test_a_restored_optimizer_goes_on_exactly():
     descend(whole, range(6))
     descend(first, range(3))
     with torch.no_grad():
-        for name, parameter in second.named.items():
-            parameter.copy_(first.named[name])
+        for name, parameter in second.group.parameters.items():
+            parameter.copy_(first.group.parameters[name])
     second.load_state({name: value.clone().contiguous() for name, value in first.state().items()})  # as files hold them
     descend(second, range(3, 6))
-    for name in whole.named:
-        assert torch.equal(second.named[name], whole.named[name])
+    for name in whole.group.parameters:
+        assert torch.equal(second.group.parameters[name], whole.group.parameters[name])
 
 
 def test_clip_scales_to_the_norm_and_returns_the_one_before():
     made = optimizer()
-    for parameter in made.named.values():
+    for parameter in made.group.parameters.values():
         parameter.grad = torch.full_like(parameter, 2.0)
-    count = sum(parameter.numel() for parameter in made.named.values())
+    count = sum(parameter.numel() for parameter in made.group.parameters.values())
     assert float(made.clip()) == pytest.approx(math.sqrt(count * 4))
-    norm = torch.cat([parameter.grad.flatten() for parameter in made.named.values()]).norm()
-    assert float(norm) == pytest.approx(made.clip_norm, rel=1e-4)
+    norm = torch.cat([parameter.grad.flatten() for parameter in made.group.parameters.values()]).norm()
+    assert float(norm) == pytest.approx(made.group.adamw.clip_norm, rel=1e-4)
 
 
 def test_a_frozen_parameter_is_refused():
     config = distill_config()
     frozen = {"x": torch.nn.Parameter(torch.zeros(2), requires_grad=False)}
     with pytest.raises(AssertionError, match="frozen"):
-        NetworkOptimizer(frozen, 0.1, 20, config.optimizer, config.lr_schedule)
+        GroupOptimizer(Group("frozen", frozen, 0.1, config.optimizer, config.lr_schedule), 20)

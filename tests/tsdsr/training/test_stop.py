@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.tsdsr.training.rig import all_adapters, distill_config, trainer
-from tsdsr.training.loop import Stopped
+from tsdsr.training.checkpoint import Stopped
 
 
 def finished(directory: Path, **options):
@@ -20,7 +20,7 @@ def finished(directory: Path, **options):
 
 
 def equal(found, wanted) -> bool:
-    a, b = all_adapters(found.student), all_adapters(wanted.student)
+    a, b = all_adapters(found.method.student), all_adapters(wanted.method.student)
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in b)
 
 

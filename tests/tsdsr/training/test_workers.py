@@ -14,7 +14,10 @@ from torch.multiprocessing import spawn
 
 from tests.tsdsr.training.rig import all_adapters, distill_config, gradients, trainer
 from tsdsr import files
-from tsdsr.training.loop import NonFiniteError, Stopped, World
+from tsdsr.training.checkpoint import Stopped
+from tsdsr.training.stepper import Update
+from tsdsr.training.trainer import NonFiniteError
+from tsdsr.training.world import World
 
 CASES: dict[str, dict[str, Any]] = {
     "2x2": {},
@@ -27,31 +30,32 @@ def train(directory: Path, rank: int = 0, **changes: Any) -> None:
     made = trainer(distill_config(steps=2, log_every=1, **changes), directory / "run", World.current())
     first: dict[str, Tensor] = {}
 
-    def keep_gradients(step: int, network: str, *args: Any) -> None:
-        if step == 0:
-            first.update(gradients(made.student))
-        update(step, network, *args)
+    def keep_gradients(update: Update) -> None:
+        if update.step == 0:
+            first.update(gradients(made.method.student))
+        note(update)
 
-    update, made._update = made._update, keep_gradients
+    note, made.stepper.on_update = made.stepper.on_update, keep_gradients
     made.run()
-    save_file(all_adapters(made.student), directory / f"adapters-{rank}.safetensors")
+    save_file(all_adapters(made.method.student), directory / f"adapters-{rank}.safetensors")
     save_file(first, directory / f"gradients-{rank}.safetensors")
     files.write_json(directory / f"history-{rank}.json", made.history)
-    files.write_json(directory / f"diagnostics-{rank}.json", made.diagnostics.rows())
+    files.write_json(directory / f"diagnostics-{rank}.json", made.by_noise.rows(made.world))
 
 
 def break_off(directory: Path, rank: int) -> None:
     """The second worker's loss is not a number."""
     made = trainer(distill_config(), directory / "run", World.current())
-    turn = made.distiller.student_turn
+    turn = made.method.turns[0]
+    run = turn.run
 
     def poisoned(*args: Any):
-        output = turn(*args)
+        output = run(*args)
         if rank == 1:
-            output.losses["lpips"] = torch.tensor(float("nan"))
+            output.terms["lpips"] = torch.tensor(float("nan"))
         return output
 
-    made.distiller.student_turn = poisoned  # type: ignore[method-assign]
+    turn.run = poisoned  # type: ignore[method-assign]
     try:
         made.run()
     except NonFiniteError as error:
@@ -69,7 +73,7 @@ def stop_and_go_on(directory: Path, rank: int) -> None:
     for name in ("run", "whole"):
         made = trainer(config, directory / name, World.current())
         made.run()
-        save_file(all_adapters(made.student), directory / f"{name}-{rank}.safetensors")
+        save_file(all_adapters(made.method.student), directory / f"{name}-{rank}.safetensors")
         files.write_json(directory / f"{name}-{rank}.json", made.history)
 
 

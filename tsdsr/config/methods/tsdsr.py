@@ -1,0 +1,68 @@
+"""`distill.method: tsdsr` - target score distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tsdsr.config.distill import DistillConfig, GuidanceConfig, LoRAConfig, OptimizerConfig, PhaseConfig
+from tsdsr.config.section import (
+    Count,
+    LearningRate,
+    NonNegative,
+    Probability,
+    Section,
+    Time,
+    TimeRange,
+    Whole,
+)
+
+
+class DASMConfig(Section):
+    steps: Whole
+    step_size: Time
+    weight: NonNegative
+    random_offset: bool
+
+
+class TSDConfig(Section):
+    lam: Probability = Field(alias="lambda")
+    residual: Literal["velocity", "noise"]
+    t_range: TimeRange
+    trajectory_draws: Whole
+    dasm: DASMConfig
+
+
+class FakeScoreConfig(Section):
+    t_range: TimeRange
+    updates_per_step: Count
+    caption_dropout: Probability
+
+
+class ScoreOptimizerConfig(OptimizerConfig):
+    fake_score_lr: LearningRate
+
+
+class TSDPhaseConfig(PhaseConfig):
+    dasm: bool
+
+
+class TSDSRConfig(DistillConfig):
+    method: Literal["tsdsr"]
+    lora: LoRAConfig
+    guidance_scale: GuidanceConfig
+    tsd: TSDConfig
+    fake_score: FakeScoreConfig
+    phases: Mapping[str, TSDPhaseConfig]
+    optimizer: ScoreOptimizerConfig
+
+    @model_validator(mode="after")
+    def _check_trajectories(self) -> Self:
+        if self.tsd.trajectory_draws and self.augment.crop_size:
+            raise ValueError(
+                "tsd.trajectory_draws precomputes the trajectories of whole pairs, and augment.crop_size cuts new "
+                "crops of them: set one to 0 or null"
+            )
+        return self

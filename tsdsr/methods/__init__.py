@@ -1,0 +1,14 @@
+"""The methods: what each trains, in which turns, by which terms. A new one is a file, its keys in
+`tsdsr.config.methods`, and a line here (docs/architecture.md, "Adding a method")."""
+
+from tsdsr import compat
+
+compat.apply()
+
+from tsdsr.methods.base import Distillation  # noqa: E402
+from tsdsr.methods.tsdsr import TSDSR  # noqa: E402
+from tsdsr.methods.vsd import VSD  # noqa: E402
+
+METHODS: dict[str, type[Distillation]] = {"tsdsr": TSDSR, "vsd": VSD}
+
+__all__ = ["METHODS", "Distillation"]

@@ -1,0 +1,203 @@
+"""What a method is: turns that each update some parameters, and for a distillation what surrounds them.
+
+The trainer takes a step by running every turn of `Method.turns` in order, each over the step's micro-batches and with
+its own optimisers. A turn makes the forward and the backward; it never updates. A new method is a file here, a file in
+`tsdsr.config.methods` and a line in each `__init__`.
+
+Legend: B batch, H W pixels, C h w latent.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from torch import Tensor, nn
+
+from tsdsr.config import AdamWConfig, ScheduleConfig
+from tsdsr.data.dataset import DistillationData
+from tsdsr.flow import FlowSchedule
+from tsdsr.models.prompt import Prompt
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
+
+
+class Phase(Protocol):
+    """A part of the run with its own recipe; `tsdsr.config.PhaseConfig` and its subclasses are phases."""
+
+    @property
+    def share(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters with an optimiser of their own.
+
+    Attributes:
+        name: keys the checkpoints (`<name>/...`) and the curves (`<name>_grad_norm`, `<name>_lr`).
+        parameters: by name; float32, with `requires_grad` set.
+        lr: the learning rate at the schedule's top.
+        adamw: decay, betas and the norm that gradients are clipped to.
+        schedule: of the learning rate.
+        buffers: further state that the turn changes; saved and restored with the parameters.
+        averaged: whether an exponential moving average follows it where the run asks for one; the average is exported.
+    """
+
+    name: str
+    parameters: Mapping[str, nn.Parameter]
+    lr: float
+    adamw: AdamWConfig
+    schedule: ScheduleConfig
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
+    averaged: bool = False
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in the run a turn stands.
+
+    Attributes:
+        step, steps: the step, from 0, and how many the run has.
+        phase: the recipe of this part of the run.
+        update: which of the turn's updates in this step, from 0.
+        share: of the accumulated batch that this micro-batch is; the loss is multiplied by it.
+        carried: what earlier turns of this step left for this micro-batch.
+    """
+
+    step: int
+    steps: int
+    phase: Any
+    update: int = 0
+    share: float = 1.0
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class TurnOutput:
+    """What one micro-batch gave; everything is detached.
+
+    Attributes:
+        terms: loss terms by name, batch means before they are weighed. One that is not finite skips the update.
+        carried: for later turns of the step, such as `z_hat`.
+        statistics: further numbers for the curves, one each.
+        sigma: (B,), the noise level that `by_noise` belongs to.
+        by_noise: `Method.statistics` by name, (B,) each: averaged by phase and noise level.
+    """
+
+    terms: dict[str, Tensor]
+    carried: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    sigma: Tensor | None = None
+    by_noise: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Turn(ABC):
+    """One kind of update in a step.
+
+    Attributes:
+        name: of the turn.
+        network: what has the parameters and is called for them, `self.network(...)`; the trainer puts DDP around it.
+        groups: what it updates.
+        updates: updates in a step, each from its own forward. every: steps between two of its steps.
+    """
+
+    name: str
+    network: nn.Module
+    groups: Sequence[Group]
+    updates: int = 1
+    every: int = 1
+
+    @abstractmethod
+    def run(self, batch: Any, moment: Moment) -> TurnOutput:
+        """Forward and backward of one micro-batch: leaves gradients on the groups' parameters."""
+
+
+class Method(ABC):
+    """Something to train.
+
+    Attributes:
+        turns: of a step, in order.
+        statistics: the names in `TurnOutput.by_noise`.
+    """
+
+    turns: Sequence[Turn]
+    statistics: ClassVar[tuple[str, ...]] = ()
+
+    def groups(self) -> list[Group]:
+        return [group for turn in self.turns for group in turn.groups]
+
+
+@dataclass(frozen=True)
+class MethodInputs:
+    """What a distillation is made from: a frozen teacher and the recipe.
+
+    The memory probe gives networks on the meta device: `Distillation.build` must not read values of tensors.
+
+    Attributes:
+        vae, transformer: the teacher's, on the device; adapters are added to them.
+        null, default: the empty prompt and the student's own.
+        perceptual: (x_hat, hq) -> (B,).
+        scale: HQ side / LQ side. use_shift: `teacher.use_shift`.
+        seed: every draw belongs to (seed, purpose, position). adapter_seed: of the trainables' start.
+    """
+
+    config: Any
+    vae: AutoencoderKL
+    transformer: SD3Transformer2DModel
+    schedule: FlowSchedule
+    null: Prompt
+    default: Prompt
+    perceptual: Callable[[Tensor, Tensor], Tensor]
+    scale: int
+    use_shift: bool
+    seed: int
+    adapter_seed: int
+
+    def group(self, name: str, parameters: Mapping[str, nn.Parameter], lr: float, **options: Any) -> Group:
+        """A group with the recipe's AdamW and schedule."""
+        return Group(name, parameters, lr, self.config.optimizer, self.config.lr_schedule, **options)
+
+
+class Distillation(Method):
+    """A method that makes a one-step student.
+
+    Attributes:
+        title: as tables name it.
+        pattern_period: pixels of a patch of the student's transformer, where periodic artefacts would show.
+    """
+
+    title: ClassVar[str]
+    pattern_period: int
+
+    @classmethod
+    @abstractmethod
+    def build(cls, inputs: MethodInputs) -> Self:
+        """Add what is trained to the teacher's networks, and make the turns.
+
+        Raises:
+            UserError: for a phase that names an unknown loss.
+        """
+
+    @classmethod
+    def for_counting(cls, config: Any) -> Any:
+        """A recipe whose step needs as much memory, and less time to be counted."""
+        return config
+
+    def prepare(self, data: DistillationData, directory: Path) -> None:
+        """Compute before the first step what belongs to a photograph and not to the student; see `tsdsr.data.targets`.
+
+        Args:
+            data: the training data. directory: shared by runs; what is kept there must be keyed by all it depends on.
+        """
+
+    @abstractmethod
+    def restore(self, x_lq: Tensor) -> Tensor:
+        """Upsampled LQ images -> restored ones, both [B,3,H,W] in [-1, 1] (the latter nominally)."""
+
+    @abstractmethod
+    def export(self, directory: Path, record: Mapping[str, Any]) -> None:
+        """Write the student's directory, whole or not at all; `record` goes into its `student.json`."""

@@ -1,0 +1,141 @@
+"""Score distillation: a LoRA student, and phi, the fake score, a LoRA adapter of the teacher that follows its latents.
+
+A method of this kind has two turns, the student's and the fake score's on stopgrad(z_hat), Eq. (9), and a term of its
+own that subtracts the two scores. Teacher, phi and student are one frozen transformer with named adapters.
+
+Source: TSD-SR, arXiv 2411.18263, Eq. (9) and Algorithm 1, line 27.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tsdsr import seeding
+from tsdsr.data.dataset import Batch
+from tsdsr.flow import add_noise, gaussian_like, uniform
+from tsdsr.losses import flow_matching_loss
+from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
+from tsdsr.methods.student import RECONSTRUCTION, StudentTurn, Term, adapter_parameters, lora_student
+from tsdsr.models import adapters
+from tsdsr.models.velocity import GuidedVelocity, predict_velocity
+
+
+def teacher_names(transformer: nn.Module) -> tuple[str, ...]:
+    """psi: the base, with its fine-tuning where there is one."""
+    return (adapters.TEACHER,) if adapters.has_adapter(transformer, adapters.TEACHER) else ()
+
+
+def fake_score_names(transformer: nn.Module) -> tuple[str, ...]:
+    """phi: the teacher plus its own adapter, so that it starts as the teacher."""
+    return (*teacher_names(transformer), adapters.FAKE_SCORE)
+
+
+def teacher_velocity(inputs: MethodInputs, embeds: Tensor, pooled: Tensor) -> GuidedVelocity:
+    """psi with its guidance, for these captions."""
+    scale = inputs.config.guidance_scale.teacher
+    return _guided(inputs, teacher_names(inputs.transformer), embeds, pooled, scale)
+
+
+def fake_velocity(inputs: MethodInputs, embeds: Tensor, pooled: Tensor) -> GuidedVelocity:
+    """phi with its guidance, for these captions."""
+    scale = inputs.config.guidance_scale.fake_score
+    return _guided(inputs, fake_score_names(inputs.transformer), embeds, pooled, scale)
+
+
+def _guided(inputs: MethodInputs, names: Sequence[str], embeds: Tensor, pooled: Tensor, scale: float) -> GuidedVelocity:
+    return GuidedVelocity(inputs.transformer, names, embeds, pooled, inputs.null, scale, inputs.config.low_memory)
+
+
+class FakeScoreNetwork(nn.Module):
+    """(z_t, timestep, embeds, pooled) -> phi's velocity without guidance."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, z_t: Tensor, timestep: Tensor, embeds: Tensor, pooled: Tensor) -> Tensor:
+        with adapters.active(self.transformer, *fake_score_names(self.transformer)):
+            return predict_velocity(self.transformer, z_t, timestep, embeds, pooled)
+
+
+class FakeScoreTurn(Turn):
+    """Flow matching on stopgrad(z_hat), Eq. (9).
+
+    A share `caption_dropout` of the samples takes the empty prompt, so that the branch guidance uses is trained.
+    """
+
+    name = "fake_score"
+
+    def __init__(self, inputs: MethodInputs, groups: Sequence[Group]) -> None:
+        self.inputs, self.groups = inputs, groups
+        self.network = FakeScoreNetwork(inputs.transformer)
+        self.updates = inputs.config.fake_score.updates_per_step
+
+    def run(self, batch: Batch, moment: Moment) -> TurnOutput:
+        config, inputs, z_hat = self.inputs.config.fake_score, self.inputs, moment.carried["z_hat"]
+        generators = [
+            seeding.generator(inputs.seed, "fake_score", position, moment.update) for position in batch.positions
+        ]
+        t = uniform(generators, config.t_range, z_hat.device)
+        dropped = uniform(generators, (0.0, 1.0), z_hat.device) < config.caption_dropout
+        noise = gaussian_like(z_hat, generators)
+        sigma = inputs.schedule.sigma(t)
+        embeds = torch.where(dropped[:, None, None], inputs.null.embeds, batch.embeds)
+        pooled = torch.where(dropped[:, None], inputs.null.pooled, batch.pooled)
+        # Active throughout, since gradient checkpointing repeats the forward during backward.
+        with adapters.active(inputs.transformer, *fake_score_names(inputs.transformer)):
+            z_t = add_noise(z_hat, noise, sigma)
+            v_fake = self.network(z_t, inputs.schedule.timestep(sigma), embeds, pooled)
+            loss = flow_matching_loss(v_fake, z_hat, noise).mean()
+            (moment.share * loss).backward()
+        return TurnOutput({"fake_score": loss.detach()})
+
+
+class ScoreDistillation(Distillation):
+    """A LoRA student and its fake score.
+
+    Attributes:
+        student: a `tsdsr.models.student.Student`.
+    """
+
+    def __init__(self, inputs: MethodInputs) -> None:
+        config = inputs.config
+        self.inputs, self.student = inputs, lora_student(inputs)
+        adapters.add_adapter(
+            inputs.transformer,
+            adapters.FAKE_SCORE,
+            rank=config.lora.rank,
+            alpha=config.lora.alpha,
+            targets=adapters.ATTENTION_TARGETS,
+            seed=inputs.adapter_seed,
+        )
+        phi = adapters.parameters(inputs.transformer, adapters.FAKE_SCORE)
+        own = adapter_parameters(self.student)
+        student = inputs.group("student", own, config.optimizer.student_lr, averaged=True)
+        fake_score = inputs.group("fake_score", phi, config.optimizer.fake_score_lr)
+        self.turns = (
+            StudentTurn(inputs, self.student, [student], {**RECONSTRUCTION, **self.terms()}),
+            FakeScoreTurn(inputs, [fake_score]),
+        )
+        self.pattern_period = self.student.codec.factor * int(inputs.transformer.config.patch_size)
+
+    @classmethod
+    def build(cls, inputs: MethodInputs) -> Self:
+        return cls(inputs)
+
+    @abstractmethod
+    def terms(self) -> Mapping[str, Term]:
+        """The method's own, by name."""
+
+    def restore(self, x_lq: Tensor) -> Tensor:
+        return self.student.decode(self.student(x_lq, self.inputs.default))
+
+    def export(self, directory: Path, record: Mapping[str, Any]) -> None:
+        record = {**record, "lora": self.inputs.config.lora.model_dump()}
+        self.student.save(directory, record, self.inputs.default)

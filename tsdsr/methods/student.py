@@ -1,0 +1,141 @@
+"""The student's turn, as every distillation of a one-step student has it.
+
+Student forward; the terms of the phase, each a number a sample; their weighted sum, Eq. (8); its backward. A method
+gives its terms as functions of `StudentOutput`; `RECONSTRUCTION` has those that need no teacher.
+
+Legend: B batch, H W pixels, C h w latent.
+
+Source: TSD-SR, arXiv 2411.18263, Eqs. (7)-(8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from tsdsr.data.dataset import Batch
+from tsdsr.errors import UserError
+from tsdsr.losses.reconstruction import latent_mse
+from tsdsr.methods.base import Group, MethodInputs, Moment, Turn, TurnOutput
+from tsdsr.models import adapters
+from tsdsr.models.prompt import Prompt
+from tsdsr.models.student import Student, upsample
+
+
+class StudentOutput:
+    """What the terms are made of; the image is only decoded if a term asks for it.
+
+    Attributes:
+        z_hat, z: [B,C,h,w], the student's latent and the photograph's.
+        hq: [B,3,H,W] in [-1, 1].
+        perceptual: (x_hat, hq) -> (B,).
+        batch, moment: what else a term may want.
+    """
+
+    def __init__(
+        self,
+        z_hat: Tensor,
+        batch: Batch,
+        moment: Moment,
+        decode: Callable[[Tensor], Tensor],
+        perceptual: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self.z_hat, self.z, self.hq = z_hat, batch.z, batch.hq
+        self.batch, self.moment, self._decode, self.perceptual = batch, moment, decode, perceptual
+        self.sigma: Tensor | None = None
+        self.by_noise: dict[str, Tensor] = {}
+
+    @cached_property
+    def x_hat(self) -> Tensor:
+        return self._decode(self.z_hat)
+
+    def note(self, sigma: Tensor, statistics: Mapping[str, Tensor]) -> None:
+        """Keep a term's statistics by noise level, each (B,) as `sigma` is."""
+        self.sigma, self.by_noise = sigma, dict(statistics)
+
+
+Term = Callable[[StudentOutput], Tensor]
+"""-> (B,), before it is weighed."""
+
+RECONSTRUCTION: dict[str, Term] = {
+    "lpips": lambda output: output.perceptual(output.x_hat, output.hq),  # Eq. (7)
+    "latent_mse": lambda output: latent_mse(output.z_hat, output.z),  # T4's early phase
+}
+
+
+def lora_student(inputs: MethodInputs) -> Student:
+    """A student made of the teacher's networks and LoRA adapters, with the recipe's ranks and memory savings."""
+    config, transformer = inputs.config, inputs.transformer
+    transformer.requires_grad_(False)
+    student = Student(inputs.vae, transformer, use_shift=inputs.use_shift, vae_slice=config.vae_slice)
+    lora = config.lora
+    student.add_adapters(rank=lora.rank, alpha=lora.alpha, vae_rank=lora.vae_rank, seed=inputs.adapter_seed)
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+        inputs.vae.enable_gradient_checkpointing()
+    return student
+
+
+def adapter_parameters(student: Student) -> dict[str, nn.Parameter]:
+    """What a LoRA student learns."""
+    return {
+        f"{part}.{key}": parameter
+        for part, network in (("transformer", student.transformer), ("vae", student.vae))
+        for key, parameter in adapters.parameters(network, adapters.STUDENT).items()
+    }
+
+
+class StudentNetwork(nn.Module):
+    """x_lq -> z_hat, through all of the student that is trained."""
+
+    def __init__(self, student: Student, default: Prompt) -> None:
+        super().__init__()
+        # Convolutions take channels-last weights without reordering their input: the VAE costs a third less on a CPU.
+        self.vae, self.transformer = student.vae.to(memory_format=torch.channels_last), student.transformer
+        self._student, self._default = student, default
+
+    def forward(self, x_lq: Tensor) -> Tensor:
+        return self._student(x_lq, self._default)
+
+
+class StudentTurn(Turn):
+    """Forward and backward of the student's objective.
+
+    Args:
+        student: its decoder is used directly, having nothing to train.
+        groups: its parameters.
+        terms: what the phases' `losses` may name.
+
+    Raises:
+        UserError: for a phase that names another.
+    """
+
+    name = "student"
+
+    def __init__(
+        self, inputs: MethodInputs, student: Student, groups: Sequence[Group], terms: Mapping[str, Term]
+    ) -> None:
+        unknown = {name for phase in inputs.config.phases.values() for name in phase.losses} - terms.keys()
+        if unknown:
+            raise UserError(f"distill.phases: unknown losses {sorted(unknown)}; known are {sorted(terms)}")
+        self.student, self.groups, self.terms = student, groups, terms
+        self.perceptual, self.scale = inputs.perceptual, inputs.scale
+        self.network = StudentNetwork(student, inputs.default)
+
+    def run(self, batch: Batch, moment: Moment) -> TurnOutput:
+        weights = {name: weight for name, weight in moment.phase.losses.items() if weight > 0}
+        # Active throughout, since gradient checkpointing repeats the forward during backward.
+        with (
+            adapters.active(self.student.transformer, adapters.STUDENT),
+            adapters.active(self.student.vae, adapters.STUDENT),
+        ):
+            z_hat = self.network(upsample(batch.lq, self.scale))
+            output = StudentOutput(z_hat, batch, moment, self.student.decode, self.perceptual)
+            terms = {name: self.terms[name](output) for name in weights}
+            per_sample = torch.stack([weights[name] * term for name, term in terms.items()]).sum(0)  # Eq. (8)
+            (moment.share * per_sample.mean()).backward()
+        means = {name: term.detach().mean() for name, term in terms.items()}
+        return TurnOutput(means, {"z_hat": z_hat.detach()}, {}, output.sigma, output.by_noise)

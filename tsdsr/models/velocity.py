@@ -1,0 +1,80 @@
+"""The one call of the transformer, and classifier-free guidance around it as a plain callable of (z_t, timestep)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tsdsr.models import adapters
+from tsdsr.models.prompt import Prompt
+
+if TYPE_CHECKING:
+    from diffusers import SD3Transformer2DModel
+
+
+def predict_velocity(
+    transformer: SD3Transformer2DModel, z_t: Tensor, timestep: Tensor, embeds: Tensor, pooled: Tensor
+) -> Tensor:
+    """One forward in the transformer's dtype; the velocity comes back in float32 or wider.
+
+    Args:
+        z_t: [R,C,h,w]. timestep: [R], 1000 sigma. embeds: [R,L,D], or [L,D] for all rows. pooled: [R,P], or [P].
+    """
+    dtype, rows = adapters.base_dtype(transformer), z_t.shape[0]
+    velocity = transformer(
+        hidden_states=z_t.to(dtype),
+        timestep=timestep,
+        encoder_hidden_states=embeds.to(dtype).expand(rows, -1, -1),
+        pooled_projections=pooled.to(dtype).expand(rows, -1),
+        return_dict=False,
+    )[0]
+    return velocity.to(torch.promote_types(z_t.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class GuidedVelocity:
+    """v = v_null + g (v_cond - v_null), for B samples or n stacked blocks of them.
+
+    Attributes:
+        transformer: the shared base; `names` are the adapters that take part (none = the base alone).
+        embeds, pooled: the samples' prompts, [B,L,D] and [B,P].
+        null: the empty prompt.
+        scale: g; at 1 the null branch is not needed and not run.
+        low_memory: run the two branches one after the other instead of as one doubled batch.
+    """
+
+    transformer: SD3Transformer2DModel
+    names: Sequence[str]
+    embeds: Tensor
+    pooled: Tensor
+    null: Prompt
+    scale: float
+    low_memory: bool = False
+
+    def __call__(self, z_t: Tensor, timestep: Tensor) -> Tensor:
+        """z_t [nB,C,h,w], timestep [nB] = 1000 sigma -> guided velocity, shaped like z_t."""
+        blocks = z_t.shape[0] // self.embeds.shape[0]
+        dtype = adapters.base_dtype(self.transformer)  # cast before they are repeated: larger than what is noised
+        embeds, pooled = self.embeds.to(dtype).repeat(blocks, 1, 1), self.pooled.to(dtype).repeat(blocks, 1)
+        with adapters.active(self.transformer, *self.names):
+            if self.scale == 1:
+                return predict_velocity(self.transformer, z_t, timestep, embeds, pooled)
+            null_embeds = self.null.embeds.to(dtype).expand_as(embeds)
+            null_pooled = self.null.pooled.to(dtype).expand_as(pooled)
+            if self.low_memory:
+                v_null = predict_velocity(self.transformer, z_t, timestep, null_embeds, null_pooled)
+                v_cond = predict_velocity(self.transformer, z_t, timestep, embeds, pooled)
+            else:
+                both = predict_velocity(
+                    self.transformer,
+                    torch.cat([z_t, z_t]),
+                    torch.cat([timestep, timestep]),
+                    torch.cat([null_embeds, embeds]),
+                    torch.cat([null_pooled, pooled]),
+                )
+                v_null, v_cond = both.chunk(2)
+        return v_null + self.scale * (v_cond - v_null)

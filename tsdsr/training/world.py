@@ -1,0 +1,72 @@
+"""The workers of a run: this one's place among them, and what they say to each other through torch.distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """This worker's place. `World()` is a run without torch.distributed."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> World:
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_rank(), distributed.get_world_size())
+        return cls()
+
+    def wrap(self, network: nn.Module, trained: Iterable[nn.Parameter]) -> nn.Module:
+        """DDP around the network for these of its parameters; one that stands alone is left as it is.
+
+        Networks of several turns share modules: each turn's DDP is told to leave the others' parameters to them.
+        """
+        if self.size == 1:
+            return network
+        wanted = {id(parameter) for parameter in trained}
+        others = [name for name, parameter in network.named_parameters() if id(parameter) not in wanted]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(network, others)
+        return DistributedDataParallel(network, broadcast_buffers=False)
+
+    def sync(self, network: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+        """Around a micro-batch: gradients are averaged at the last one of a step."""
+        return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
+
+    def sum(self, values: Tensor) -> Tensor:
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def max(self, values: Tensor) -> Tensor:
+        if self.size > 1:
+            distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Everybody's, stacked by rank."""
+        rows = [values]
+        if self.size > 1:
+            rows = [torch.empty_like(values) for _ in range(self.size)]
+            distributed.all_gather(rows, values)
+        return torch.stack(rows)
+
+    def first_says(self, asked: bool, device: torch.device) -> bool:
+        """The first worker's answer, for all of them."""
+        if self.size == 1:
+            return asked
+        answer = torch.tensor(int(asked), device=device)
+        distributed.broadcast(answer, 0)
+        return bool(answer)
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            distributed.barrier()
