@@ -1,13 +1,19 @@
-"""Upscaling: the plain path against ours and against ours in onnxruntime, on the same weights; memory; colours.
+"""Upscaling: the plain path against ours and against ours as ONNX graphs, on the same weights; memory; colours.
 
     python benchmarks/upscale.py [--quick] [--photographs DIR ...] [--model DIR_OR_NAME] [--threads N]
+    python benchmarks/upscale.py --peer real-esrgan [--quick] [--model DIR_OR_NAME] [--threads N]
 
 The plain path is the structure of TSD-SR's released test script: adapters unmerged, the prompt's and the timestep's
 modules live, tiles one by one. Ours is what `TSDSRPipeline` runs. Both use the same tiles and must agree. Weights are
 random: the tiny preset's on a CPU; with CUDA also SD3-medium's shape at 512x512 (Table 3 of arXiv 2411.18263: one
 picture, time of a forward after warm-up). On a CPU the time is the process's CPU time, paths taken in turn, medians.
 
-Memory is the peak resident size of a fresh process for results of 1, 4 and 16 megapixels. Colours: the mean CIEDE2000
+With `--peer real-esrgan` the model (the shipped one by default) stands against Real-ESRGAN x4plus instead: 128 to 512
+pixels a side on the same threads, taken in turn, medians of wall time; `equal` then says whether the model's graphs and
+PyTorch give the same picture.
+
+Start-up is the wall time of a whole `tsdsr upscale` of a 128 px picture, through the graphs and through PyTorch. Memory
+is the peak resident size of a fresh process for results of 1, 4 and 16 megapixels. Colours: the mean CIEDE2000
 between 20 photographs of each folder and their enlargement reduced again, with a trained student (`--model`); noise
 that was taken away counts as a difference. Without the folders the bundled ones are used. The last line is JSON.
 """
@@ -19,6 +25,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,15 +41,20 @@ from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from benchmarks.measuring import timed  # noqa: E402
+from pipeline.stages import restorers  # noqa: E402
 from pipeline.tracking.provenance import hardware  # noqa: E402
 from tsdsr.data.photographs import find_photographs  # noqa: E402
 from tsdsr.errors import UserError  # noqa: E402
-from tsdsr.export.onnx import export_onnx  # noqa: E402
+from tsdsr.export.graphs import export_graphs  # noqa: E402
 from tsdsr.inference import TSDSRPipeline  # noqa: E402
 from tsdsr.inference.networks.fold import streamline  # noqa: E402
+from tsdsr.inference.networks.in_onnx import OnnxNetworks  # noqa: E402
+from tsdsr.inference.networks.in_torch import TorchNetworks, geometry_of  # noqa: E402
 from tsdsr.inference.networks.merge import merge_adapter  # noqa: E402
-from tsdsr.inference.opening import open_pipeline  # noqa: E402
-from tsdsr.inference.tiles.engine import Networks, Source, TilePlan, restore  # noqa: E402
+from tsdsr.inference.opening import TEACHER, Model, find_model  # noqa: E402
+from tsdsr.inference.tiles.engine import Networks, Source, restore  # noqa: E402
+from tsdsr.inference.tiles.plan import TilePlan  # noqa: E402
+from tsdsr.inference.upscaler import Tiling, Upscaler  # noqa: E402
 from tsdsr.models import adapters, presets  # noqa: E402
 from tsdsr.models.codec import LatentCodec  # noqa: E402
 from tsdsr.models.prompt import Prompt  # noqa: E402
@@ -99,36 +111,39 @@ def build(preset_name: str, device: torch.device, dtype: torch.dtype) -> Paths:
         with adapters.active(rest.transformer, adapters.STUDENT):
             return z - rest.predict(z, prompt)
 
-    patch = config["patch_size"]
-    plain = Networks(PlainCodec(vae, False), velocity, patch, device)
+    plain_codec = PlainCodec(vae, False)
     vae, transformer = student()
     merge_adapter(vae, adapters.STUDENT)
     merge_adapter(transformer, adapters.STUDENT)
     pipe = TSDSRPipeline(vae, streamline(transformer, prompt)).to(device)
     pipe.set_progress_bar_config(disable=True)
+    plain = TorchNetworks(plain_codec, velocity, geometry_of(plain_codec, pipe.transformer), device)
     return Paths(plain, pipe)
 
 
-def run(networks: Networks, source: Source, plan: TilePlan) -> Tensor:
-    with torch.no_grad(), restore(networks, source, plan) as store:
-        return store.read(0, source.size[0]).clone()
+def run(networks: Networks, source: Source, plan: TilePlan) -> np.ndarray:
+    with restore(networks, source, plan) as store:
+        return store.read(0, source.size[0])
 
 
 def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, repeats: int) -> dict[str, Any]:
     """Plain, ours and (on a CPU) exported, in turn."""
     paths = build(preset, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
-    source = Source(torch.rand(1, 3, side // 4, side // 4, generator=torch.Generator().manual_seed(1)), (side, side))
-    ours = paths.ours._networks()
+    source = Source(np.random.default_rng(1).random((1, 3, side // 4, side // 4), np.float32), (side, side))
+    ours = paths.ours.upscaler().networks
     one, many = TilePlan(tile, tile // 4), TilePlan(tile, tile // 4, batch)
-    work: dict[str, Callable[[], Tensor]] = {
+    work: dict[str, Callable[[], np.ndarray]] = {
         "plain": lambda: run(paths.plain, source, one),
         "ours": lambda: run(ours, source, one),  # one by one, as by default: batches help GPUs alone
         "ours, tiles in batches": lambda: run(ours, source, many),
     }
     with tempfile.TemporaryDirectory() as folder:
         if device.type == "cpu":
-            work["whole, ours"] = lambda: run(ours, source, TilePlan(side // ours.codec.factor, 0))
-            work["whole, exported"] = exported(paths.ours, source, Path(folder))
+            whole = TilePlan(side // ours.geometry.factor, 0)
+            export_graphs(build(preset, device, torch.float32).ours, Path(folder))
+            graphs = OnnxNetworks(Path(folder), torch.get_num_threads())
+            work["whole, ours"] = lambda: run(ours, source, whole)
+            work["whole, graphs"] = lambda: run(graphs, source, whole)
         for _ in range(WARM_UP[device.type]):
             results = {name: call() for name, call in work.items()}
         times: dict[str, list[float]] = {name: [] for name in work}
@@ -137,7 +152,7 @@ def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, r
                 times[name].append(timed(call, device)[0])
     medians = {name: median(values) for name, values in times.items()}
     tiled = [results[name] for name in ("ours", "ours, tiles in batches")]
-    difference = max(float((results["plain"] - result).abs().max()) for result in tiled)
+    difference = max(float(np.abs(results["plain"] - result).max()) for result in tiled)
     for name, value in medians.items():
         print(f"  {preset:<12}{name:<26}{1000 * value:10.1f} ms   {medians['plain'] / value:5.2f}x of plain")
     print(f"  {preset:<12}largest difference of ours from plain: {difference:.1e}")
@@ -146,33 +161,90 @@ def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, r
         "ours": medians["ours"],
         "ratio": medians["plain"] / medians["ours"],
         "batched_tiles_ratio": medians["ours"] / medians["ours, tiles in batches"],
-        "exported_ratio": medians["whole, ours"] / medians["whole, exported"] if device.type == "cpu" else None,
+        "graphs_ratio": medians["whole, ours"] / medians["whole, graphs"] if device.type == "cpu" else None,
         "equal": difference <= TOLERANCE[device.type],
     }
 
 
-def exported(pipe: TSDSRPipeline, source: Source, folder: Path) -> Callable[[], Tensor]:
-    """The fixed-size ONNX graph in onnxruntime, as many threads as torch has."""
-    import onnxruntime
+def against_peer(model: Model, threads: int, repeats: int) -> dict[str, Any]:
+    """The model's graphs against Real-ESRGAN, in turn, on one picture of 128 px a side."""
+    picture = _photographs_of_the_project(1)[0].resize((128, 128), Image.Resampling.BOX)
+    image = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255
+    if model.graphs is None:
+        raise UserError(f"{model.place}: holds no ONNX graphs")
+    peer = restorers.real_esrgan(4)
+    graphs = Upscaler(OnnxNetworks(model.graphs, threads), model.scale)
+    work: dict[str, Callable[[], object]] = {
+        "real-esrgan": lambda: peer(np.asarray(picture)),
+        "ours": lambda: enlarged(graphs, image),
+    }
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(repeats + 1):
+        for name, call in work.items():
+            seconds = timed(call, torch.device("cpu"))[1]
+            if turn:  # the first warms up
+                times[name].append(seconds)
+    medians = {name: median(values) for name, values in times.items()}
+    in_torch = enlarged(Model(model.place, dtype="float32", teacher=_teacher(model)).open(), image)
+    difference = float(np.abs(in_torch - enlarged(graphs, image)).max())
+    for name, value in medians.items():
+        print(f"  {name:<12}{1000 * value:10.0f} ms a picture of 128 px, {threads} threads")
+    print(f"  largest difference of the graphs from PyTorch: {difference:.1e}")
+    ratio = medians["real-esrgan"] / medians["ours"]
+    return {"baseline": medians["real-esrgan"], "ours": medians["ours"], "ratio": ratio, "equal": difference <= 0.02}
 
-    export_onnx(pipe, folder / "model.onnx", source.size)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    height, width = source.size
 
-    def call() -> Tensor:
-        pixels = 2 * source.window((0, height), (0, width)) - 1
-        return (torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0]) + 1) / 2
+def enlarged(upscaler: Upscaler, image: np.ndarray) -> np.ndarray:
+    size = (4 * image.shape[2], 4 * image.shape[3])
+    return np.concatenate(list(upscaler.strips(image, size, tiling=Tiling())), axis=2)
 
-    return call
+
+def startup(model: Model, repeats: int) -> dict[str, float]:
+    """Seconds that a whole `tsdsr upscale` takes, start of Python included: medians."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder, "small.jpg")
+        _photographs_of_the_project(1)[0].resize((128, 128), Image.Resampling.BOX).save(small)
+        ways = {"graphs": [str(model.place)], "torch": [str(model.student), "--teacher", _teacher(model)]}
+        for name, words in ways.items():
+            command = [
+                sys.executable,
+                "-m",
+                "tsdsr",
+                "upscale",
+                str(small),
+                "-o",
+                f"{folder}/out.png",
+                "--model",
+                *words,
+            ]
+            times = []
+            for _ in range(repeats):
+                started = time.perf_counter()
+                subprocess.run([*command, "--model", *words], check=True, capture_output=True)
+                times.append(time.perf_counter() - started)
+            found[name] = median(times)
+            print(f"  one picture of 128 px, whole process, {name:<8}{found[name]:6.2f} s")
+    return found
+
+
+def _teacher(model: Model) -> str:
+    from tsdsr.inference.loading import teacher_of
+
+    own = model.place / TEACHER
+    return str(own if own.is_dir() else teacher_of(model.student))
+
+
+def _photographs_of_the_project(count: int) -> list[Image.Image]:
+    return [Image.open(item.path).convert("RGB") for item in find_photographs("bundled")[:count]]
 
 
 def peak(megapixels: int) -> float:
     """Peak resident size in MiB of this process after one picture, thrown away strip by strip."""
     side = int((megapixels * 1e6 / 16) ** 0.5)
     pipe = build("tiny", torch.device("cpu"), torch.float32).ours
-    for strip in pipe.strips(torch.rand(1, 3, side, side), (4 * side, 4 * side), tile=256):
+    image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
+    for strip in pipe.upscaler().strips(image, (4 * side, 4 * side), tiling=Tiling(256)):
         del strip
     # not ru_maxrss, which begins at what the parent held when it started this process
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -189,10 +261,10 @@ def memory(megapixels: tuple[int, ...]) -> dict[str, float]:
     return result
 
 
-def colors(folders: list[Path], model: str, count: int, side: int) -> dict[str, float]:
+def colors(folders: list[Path], model: str | None, count: int, side: int) -> dict[str, float]:
     """By folder: mean CIEDE2000 over photographs, between the centre of each and its enlargement reduced again."""
     try:
-        pipe = open_pipeline(model)
+        pipe = find_model(model).pipeline()
     except UserError as error:
         print(f"  no student: {error}")
         return {}
@@ -229,8 +301,9 @@ def _color_difference(pipe: TSDSRPipeline, path: Path, side: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller pictures, fewer of them")
+    parser.add_argument("--peer", choices=["real-esrgan"], help="measure the model against this network instead")
     parser.add_argument("--photographs", type=Path, nargs="+", default=[SHARED / name for name in PHOTOGRAPHS])
-    parser.add_argument("--model", default="full", help="the student whose colours are measured")
+    parser.add_argument("--model", help="the student whose colours, start-up or speed beside a peer are measured")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -238,9 +311,17 @@ def main() -> None:
     if args.peak:
         print(peak(args.peak))
         return
+    summary: dict[str, Any] = {"name": "upscale", "unit": "s", "device": "cpu", "hardware": hardware()}
+    if args.peer:
+        model = find_model(args.model)
+        print(f"Beside {args.peer}")
+        summary |= against_peer(model, args.threads, 3 if args.quick else 7) | {"peer": args.peer}
+        print("Start-up")
+        summary["startup_s"] = startup(model, 3 if args.quick else 7)
+        print(json.dumps(summary))
+        return
     print("Speed")
-    result = speed("tiny", torch.device("cpu"), 256 if args.quick else 512, 32, 4, 15)
-    summary: dict[str, Any] = {"name": "upscale", "unit": "s", "device": "cpu", "hardware": hardware()} | result
+    summary |= speed("tiny", torch.device("cpu"), 256 if args.quick else 512, 32, 4, 15)
     if torch.cuda.is_available():
         gpu = speed("sd3-medium", torch.device("cuda"), 512, 64, 1, 10)
         tiled = speed("sd3-medium", torch.device("cuda"), 2048, 64, 8, 3)

@@ -35,7 +35,20 @@ def available_memory() -> int:
     except OSError:
         return memory()
     values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if len(line.split()) > 1}
-    return min(memory(), values.get("MemAvailable", memory()))
+    return min(_left_by_the_container(), values.get("MemAvailable", memory()))
+
+
+def _left_by_the_container() -> int:
+    """Bytes below the container's limit, its file cache counted as free; the limit itself where usage is unknown."""
+    root = Path("/sys/fs/cgroup")
+    used = _number(root / "memory.current")
+    if used is None:
+        return memory()
+    try:
+        fields = dict(line.split() for line in (root / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        fields = {}
+    return max(0, memory() - used + int(fields.get("inactive_file", 0)))
 
 
 def shared_memory() -> int:

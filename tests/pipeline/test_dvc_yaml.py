@@ -23,6 +23,7 @@ PLUMBING = (
     "tsdsr/config/",
     "tsdsr/errors.py",
     "tsdsr/files.py",
+    "tsdsr/machine.py",
     "tsdsr/seeding.py",
     "pipeline/__init__.py",
     "pipeline/cluster/",

@@ -15,14 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsdsr.commands.upscale import amount
+from tsdsr.commands import options
 from tsdsr.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from tsdsr.inference.pipeline import TSDSRPipeline
+    from tsdsr.inference.upscaler import Upscaler
     from tsdsr.pictures.reading import Picture
 
 logger = logging.getLogger(__name__)
@@ -34,14 +34,11 @@ _TIDY = 600  # seconds between removals of files that are older than that
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options. Nothing heavy is imported for them."""
-    parser.add_argument(
-        "--model", default="full", help="a student's directory or its name below data/students; or an export"
-    )
-    parser.add_argument("--teacher", help="the teacher's directory or hub id; that of the student by default")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "float16", "bfloat16"])
+    options.add_model(parser)
     parser.add_argument("--port", type=_port, default=7860, help="of the page, on 127.0.0.1")
-    parser.add_argument("--max-megapixels", type=amount, default=16.0, help="of a result, in millions of pixels")
+    parser.add_argument(
+        "--max-megapixels", type=options.amount, default=16.0, help="of a result, in millions of pixels"
+    )
 
 
 def _port(text: str) -> int:
@@ -59,16 +56,18 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: without Gradio, for a model that cannot be opened, or a port that is taken.
     """
-    from tsdsr.inference.opening import open_pipeline
+    from tsdsr.inference.opening import DEFAULT, find_model
 
     @lru_cache(maxsize=1)
-    def opened(model: str) -> TSDSRPipeline:
-        return open_pipeline(model, teacher=args.teacher, dtype=args.dtype, device=args.device)
+    def opened(model: str) -> Upscaler:
+        return find_model(model, teacher=args.teacher, dtype=args.dtype, device=args.device).open()
 
     _gradio()
-    opened(args.model)
+    find_model(args.model)
+    first = args.model or DEFAULT
+    opened(first)
     with ExitStack() as stack:
-        url = serve(opened, args.model, args.port, args.max_megapixels, stack)
+        url = serve(opened, first, args.port, args.max_megapixels, stack)
         logger.info("open %s in a browser; Ctrl-C stops it", url)
         try:
             threading.Event().wait()
@@ -77,13 +76,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def serve(
-    opened: Callable[[str], TSDSRPipeline], model: str, port: int, max_megapixels: float, stack: ExitStack
-) -> str:
+def serve(opened: Callable[[str], Upscaler], model: str, port: int, max_megapixels: float, stack: ExitStack) -> str:
     """Start the page in the background.
 
     Args:
-        opened: from a model's name to a pipeline that is ready to run.
+        opened: from a model's name to an upscaler that is ready to run.
         model: chosen at first.
         port: on 127.0.0.1.
         max_megapixels: that a result may have.
@@ -136,7 +133,7 @@ def _gradio() -> Any:
     return gradio
 
 
-def _page(gr: Any, opened: Callable[[str], TSDSRPipeline], model: str, max_megapixels: float) -> Any:
+def _page(gr: Any, opened: Callable[[str], Upscaler], model: str, max_megapixels: float) -> Any:
     def enlarged(path: str | None, scale: float, name: str, progress: Any = gr.Progress()) -> Iterator[tuple[Any, ...]]:  # noqa: B008
         if path is None:
             raise gr.Error("Choose a photograph first.", print_exception=False)
@@ -170,13 +167,13 @@ def _page(gr: Any, opened: Callable[[str], TSDSRPipeline], model: str, max_megap
 
 
 def _models(first: str) -> list[str]:
-    from tsdsr.inference.opening import STUDENTS
+    from tsdsr.inference.opening import model_names
 
-    return list(dict.fromkeys([first, *sorted(item.parent.name for item in STUDENTS.glob("*/student.json"))]))
+    return list(dict.fromkeys([first, *model_names()]))
 
 
 def restore(
-    pipe: TSDSRPipeline,
+    upscaler: Upscaler,
     path: Path,
     scale: float,
     folder: Path,
@@ -186,7 +183,7 @@ def restore(
     """Enlarge one photograph, in its own format where that is written here, with all that belongs to it.
 
     Args:
-        pipe: ready to run.
+        upscaler: ready to run.
         path: of the photograph.
         scale: 1 to 8.
         folder: where the result goes.
@@ -216,7 +213,7 @@ def restore(
     form = by_kind(picture.kind)
     result = folder / f"{path.stem}_x{scale:g}{FORMATS[form].suffixes[0]}"
     with result.open("wb") as stream:
-        enlarge(pipe, picture, settings, stream, form, step)
+        enlarge(upscaler, picture, settings, stream, form, step)
     shrink = min(1.0, _PREVIEW / max(rows, columns))
     size = (max(1, round(columns * shrink)), max(1, round(rows * shrink)))
     return _view(picture, size), _view(read_picture(result, result.name), size), result

@@ -1,4 +1,4 @@
-"""`tsdsr export`: a student as one directory that needs no teacher, and as ONNX."""
+"""`tsdsr export`: a student in another form."""
 
 from __future__ import annotations
 
@@ -10,75 +10,79 @@ from tsdsr.errors import UserError
 from tsdsr.files import atomic_directory
 
 logger = logging.getLogger(__name__)
-ONNX_FILE = Path("onnx") / "model.onnx"
+FORMS = {
+    "pipeline": "one streamlined TSDSRPipeline that needs no teacher",
+    "onnx": "three graphs that run without PyTorch, weights in float16",
+    "diffusers": "plain diffusers networks, adapters merged, that need nothing of tsdsr",
+    "package": "teacher, student, graphs and checksums, as models ship with tsdsr",
+}
+# Files that mark an earlier export, of any form.
+_MARKS = ("model_index.json", "upscaler.json", "step.json", "SHA256SUMS")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
+    forms = "; ".join(f"{name}: {text}" for name, text in FORMS.items())
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, help="the directory to write; replaced if it exists"
+        "-o", "--output", required=True, type=Path, help="the directory to write; an earlier export is replaced"
     )
+    parser.add_argument("--as", dest="form", default="pipeline", choices=FORMS, help=f"{forms} (default: pipeline)")
     parser.add_argument("--model", default="full", help="a student's directory, or its name below data/students")
     parser.add_argument("--teacher", help="the teacher's directory or hub id; that of the student by default")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"], help="of the weights")
     parser.add_argument(
-        "--onnx", type=_size, metavar="SIZE", help="also onnx/model.onnx: `dynamic`, or WIDTHxHEIGHT of its picture"
-    )
-    parser.add_argument(
-        "--plain", action="store_true", help="plain diffusers networks, adapters merged, that need nothing of tsdsr"
+        "--dtype", choices=["float32", "float16", "bfloat16"], help="of a pipeline's or network's weights (float32)"
     )
     parser.add_argument("--card", action="store_true", help="also README.md: a model card with the run's scores")
-
-
-def _size(text: str) -> tuple[int, int] | str:
-    if text == "dynamic":
-        return text
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text} is neither `dynamic` nor WIDTHxHEIGHT")
-    return int(height), int(width)
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns: 0 when everything asked for was written."""
     from tsdsr.inference.opening import find_model
 
-    place = find_model(args.model)
+    place = find_model(args.model).student
     _check(args, place)
-    count = (_plain if args.plain else _whole)(args, place)
-    logger.info("%s: %.1f M parameters", args.output, count / 1e6)
+    with atomic_directory(args.output) as aside:
+        {"diffusers": _diffusers, "package": _package}.get(args.form, _merged)(args, place, aside)
+    sizes = [path.stat().st_size for path in args.output.rglob("*") if path.is_file()]
+    logger.info("%s: %d files, %.1f MB", args.output, len(sizes), sum(sizes) / 1e6)
     return 0
 
 
-def _whole(args: argparse.Namespace, place: Path) -> int:
+def _merged(args: argparse.Namespace, place: Path, aside: Path) -> None:
     from tsdsr.export.card import write_card
-    from tsdsr.export.onnx import export_onnx
-    from tsdsr.inference.opening import open_pipeline
+    from tsdsr.export.graphs import export_graphs
+    from tsdsr.inference.opening import find_model
 
-    pipe = open_pipeline(args.model, teacher=args.teacher, dtype=args.dtype, device="cpu")
-    with atomic_directory(args.output) as aside:
-        pipe.save_pretrained(aside)
-        if args.onnx:
-            (aside / ONNX_FILE.parent).mkdir()
-            difference = export_onnx(pipe, aside / ONNX_FILE, None if args.onnx == "dynamic" else args.onnx)
-            logger.info("%s: at most %.1e from PyTorch, of a range of 2", ONNX_FILE, difference)
-        if args.card:
-            write_card(place, aside, args.output.name)
-    return sum(parameter.numel() for part in (pipe.vae, pipe.transformer) for parameter in part.parameters())
+    model = find_model(str(place), teacher=args.teacher, dtype=args.dtype or "float32", device="cpu")
+    if args.form == "onnx":
+        _report(export_graphs(model.pipeline(), aside))
+    else:
+        model.pipeline().save_pretrained(aside)
+    if args.card:
+        write_card(place, aside, args.output.name, args.form)
 
 
-def _plain(args: argparse.Namespace, place: Path) -> int:
+def _diffusers(args: argparse.Namespace, place: Path, aside: Path) -> None:
     import torch
 
     from tsdsr.export.card import write_card
     from tsdsr.export.plain import export_plain
     from tsdsr.inference.loading import teacher_of
 
-    with atomic_directory(args.output) as aside:
-        count = export_plain(args.teacher or teacher_of(place), place, aside, dtype=getattr(torch, args.dtype))
-        if args.card:
-            write_card(place, aside, args.output.name, plain=True)
-    return count
+    export_plain(args.teacher or teacher_of(place), place, aside, dtype=getattr(torch, args.dtype or "float32"))
+    if args.card:
+        write_card(place, aside, args.output.name, args.form)
+
+
+def _package(args: argparse.Namespace, place: Path, aside: Path) -> None:
+    from tsdsr.export.package import write_package
+    from tsdsr.inference.loading import teacher_of
+
+    _report(write_package(Path(args.teacher or teacher_of(place)), place, aside, args.output.name, args.output))
+
+
+def _report(difference: float) -> None:
+    logger.info("the graphs differ from PyTorch by at most %.1e of the largest value", difference)
 
 
 def _check(args: argparse.Namespace, place: Path) -> None:
@@ -86,19 +90,16 @@ def _check(args: argparse.Namespace, place: Path) -> None:
 
     if args.output.is_file() or (args.output.is_dir() and any(args.output.iterdir()) and not _is_export(args.output)):
         raise UserError(f"{args.output}: exists and is no earlier export; choose another -o")
-    if args.output.resolve() == place.resolve():
-        raise UserError(f"{args.output}: is the model itself; choose another -o")
-    if args.card and not (place / "student.json").is_file():
+    if args.output.resolve() in (place.resolve(), place.resolve().parent):
+        raise UserError(f"{args.output}: holds the model itself; choose another -o")
+    is_student = (place / "student.json").is_file()
+    if (args.card or args.form == "package") and not is_student:
         raise UserError(f"{place}: only a student directory has what a card tells")
-    if args.plain and (place / SAVED).is_file():
-        raise UserError(f"{place}: --plain takes a student directory; an export is streamlined already")
-    if args.plain and args.onnx:
-        raise UserError("--onnx is a part of the other export: leave out --plain")
-    if args.onnx and args.dtype != "float32":
-        raise UserError(f"--onnx is written in float32, not {args.dtype}")
+    if args.form == "diffusers" and (place / SAVED).is_file():
+        raise UserError(f"{place}: --as diffusers takes a student directory; an export is streamlined already")
+    if args.dtype and args.form in ("onnx", "package"):
+        raise UserError(f"--as {args.form} stores weights in float16: leave out --dtype")
 
 
 def _is_export(directory: Path) -> bool:
-    index = directory / "model_index.json"
-    whole = index.is_file() and "TSDSRPipeline" in index.read_text(encoding="utf-8")
-    return whole or all((directory / name).is_file() for name in ("step.json", "prompt.safetensors"))
+    return any((directory / mark).is_file() for mark in _MARKS)

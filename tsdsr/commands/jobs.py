@@ -5,7 +5,9 @@ from __future__ import annotations
 import glob
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from tsdsr import picture_files
@@ -13,6 +15,7 @@ from tsdsr.errors import UserError
 
 logger = logging.getLogger(__name__)
 STANDARD_STREAM = Path("-")
+_ADDED = "-upscaled"  # to a name where no output is named
 _FILE_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # a suffix, unlike in `holidays.2024`
 
 
@@ -35,18 +38,26 @@ class _Found:
     relative: Path  # below the output folder
 
 
-def plan_jobs(inputs: list[str], output: str, form: str | None, suffixes: dict[str, tuple[str, ...]]) -> list[Job]:
+def plan_jobs(
+    inputs: list[str], output: str | None, form: str | None, suffixes: dict[str, tuple[str, ...]]
+) -> list[Job]:
     """Match inputs with outputs.
 
     Args:
         inputs: files, folders (searched with their subfolders, hidden ones apart), globs, or `-`.
-        output: a file for one file, a folder for several (the tree below a folder is kept), or `-`.
+        output: a file for one file, a folder for several (the tree below a folder is kept), or `-`; None = beside each
+            input, under its name with `-upscaled` added, and standard output for standard input.
         form: the format to write; None = by the output's name, else that of the input.
         suffixes: of each format's files, the first for new names.
 
+    Returns:
+        one job a picture. Of two that would be written to one file, one gets another name, and a line says so.
+
     Raises:
-        UserError: for inputs that are not there, and outputs that are ambiguous, would collide or overwrite an input.
+        UserError: for inputs that are not there, and outputs that are ambiguous or would overwrite an input.
     """
+    if output is None:
+        return _apart([job for pattern in inputs for job in _beside(pattern, form, suffixes)])
     target = Path(output)
     found = [item for pattern in inputs for item in _expand(pattern, target)]
     whole_folder = len(inputs) > 1 or any(Path(pattern).is_dir() for pattern in inputs) or len(found) > 1
@@ -56,7 +67,7 @@ def plan_jobs(inputs: list[str], output: str, form: str | None, suffixes: dict[s
             raise UserError(f"{len(found)} pictures cannot go to one stream; give a folder with -o")
         if target.is_dir():
             raise UserError(f"{target}: is a folder, though it is named like a picture; choose another -o")
-        return _checked([Job(found[0].source, target, form or named_form)])
+        return _apart([Job(found[0].source, target, form or named_form)])
     if not whole_folder and not target.is_dir() and not output.endswith("/") and _FILE_NAME.search(output):
         raise UserError(f"{target}: files that are written end in {', '.join(sorted(suffixes))}; for a folder add a /")
     if named_form and not target.is_dir():
@@ -65,7 +76,23 @@ def plan_jobs(inputs: list[str], output: str, form: str | None, suffixes: dict[s
         raise UserError(
             f"{target}: is a file; -o must be a folder, or a name that ends in {', '.join(sorted(suffixes))}"
         )
-    return _checked([_below(item, target, form, suffixes) for item in found])
+    return _apart([_below(item, target, form, suffixes) for item in found])
+
+
+def _beside(pattern: str, form: str | None, suffixes: dict[str, tuple[str, ...]]) -> list[Job]:
+    """An input's jobs where no output is named."""
+    if pattern == "-":
+        return [Job(STANDARD_STREAM, STANDARD_STREAM, form)]
+    path = Path(pattern)
+    if path.is_dir():
+        folder = path.resolve()
+        folder = folder.with_name(folder.name + _ADDED)
+        return [_below(item, folder, form, suffixes) for item in _expand(pattern, folder)]
+    jobs = []
+    for item in _expand(pattern, path):
+        name = item.source.with_name(f"{item.source.stem}{_ADDED}{item.source.suffix}").name
+        jobs.append(_below(_Found(item.source, Path(name)), item.source.parent, form, suffixes))
+    return jobs
 
 
 def _expand(pattern: str, target: Path) -> list[_Found]:
@@ -98,16 +125,34 @@ def _below(item: _Found, folder: Path, form: str | None, suffixes: dict[str, tup
     return Job(item.source, folder / name, chosen)
 
 
-def _checked(jobs: list[Job]) -> list[Job]:
-    seen: dict[Path, Path] = {}
-    inputs = {job.source.resolve() for job in jobs if job.source != STANDARD_STREAM}
-    for job in jobs:
+def _apart(jobs: list[Job]) -> list[Job]:
+    """The jobs, each with a target of its own; a picture that is named twice is enlarged once.
+
+    Raises:
+        UserError: for a target that is an input.
+    """
+    once = list({job.source.resolve() if job.source != STANDARD_STREAM else job.source: job for job in jobs}.values())
+    inputs = {job.source.resolve() for job in once if job.source != STANDARD_STREAM}
+    taken = set(inputs)
+    placed: dict[Job, Job] = {}
+    for job in sorted(once, key=lambda job: job.source.suffix != job.target.suffix):  # who keeps a suffix keeps a name
         if job.target == STANDARD_STREAM:
+            placed[job] = job
             continue
-        place = job.target.resolve()
-        if place in seen:
-            raise UserError(f"{seen[place]} and {job.source} would both be written to {job.target}; upscale them apart")
-        if place in inputs:
+        if job.target.resolve() in inputs:
             raise UserError(f"{job.target}: is the input itself, or another one; choose another -o")
-        seen[place] = job.source
-    return jobs
+        target = next(name for name in _names(job) if name.resolve() not in taken)
+        if target != job.target:
+            logger.warning("%s goes to %s: another input is written to %s", job.source, target, job.target)
+        taken.add(target.resolve())
+        placed[job] = replace(job, target=target)
+    return [placed[job] for job in once]
+
+
+def _names(job: Job) -> Iterator[Path]:
+    """What a job's target may be called: as planned, then `a.bmp.png` for `a.bmp`, then with numbers."""
+    yield job.target
+    if job.source.suffix != job.target.suffix:
+        yield job.target.with_name(job.target.stem + job.source.suffix + job.target.suffix)
+    for number in count(2):
+        yield job.target.with_name(f"{job.target.stem}-{number}{job.target.suffix}")

@@ -26,7 +26,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "upscale": Command("tsdsr.commands.upscale", "enlarge pictures with a student"),
     "demo": Command("tsdsr.commands.demo", "enlarge photographs on a page in the browser, on this computer"),
-    "export": Command("tsdsr.commands.export", "write a student as one streamlined model, as ONNX, with a card"),
+    "export": Command("tsdsr.commands.export", "write a student in one of four other forms"),
     "doctor": Command("tsdsr.commands.doctor", "check that this installation and machine can do the work"),
     "score": Command("tsdsr.commands.score", "score a folder of images"),
     "weights": Command("tsdsr.commands.weights", "list, fetch, check and import the weights of metrics and losses"),

@@ -5,140 +5,61 @@ from __future__ import annotations
 import argparse
 import io
 import logging
-import math
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, TypeVar
 
+from tsdsr.commands import options
 from tsdsr.commands.jobs import STANDARD_STREAM, Job, plan_jobs
 from tsdsr.errors import UserError
 from tsdsr.files import atomic_file
-from tsdsr.inference.sizes import MAX_FACTOR, MIN_FACTOR
+from tsdsr.inference.enlarge import Settings, enlarge
+from tsdsr.inference.opening import Model, find_model
+from tsdsr.inference.sizes import TargetSize
+from tsdsr.inference.upscaler import Tiling, Upscaler
+from tsdsr.pictures.formats import FORMATS, by_kind, check
+from tsdsr.pictures.reading import Picture, read_picture, read_size
 
-if TYPE_CHECKING:
-    from tsdsr.inference.enlarge import Settings
-    from tsdsr.inference.pipeline import TSDSRPipeline
-
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options. Nothing heavy is imported for them."""
+    """The command's options. PyTorch is not imported for them."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, globs, or - for standard input")
-    parser.add_argument("-o", "--output", required=True, help="a file; a folder for several; - for standard output")
-    _add_size(parser)
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model", default="full", help="a student's directory or its name below data/students; or an export"
+    parser.add_argument(
+        "-o", "--output", help="a file; a folder for several; - for standard output; beside the input by default"
     )
-    model.add_argument("--teacher", help="the teacher's directory or hub id; that of the student by default")
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    model.add_argument("--dtype", default="auto", choices=["auto", "float32", "float16", "bfloat16"])
-    model.add_argument("--seed", type=_seed, help="sample the encoder's posterior with this seed, not its mode")
-    add_tiling(parser)
+    options.add_size(parser)
+    model = parser.add_argument_group("model")
+    options.add_model(model)
+    model.add_argument("--seed", type=options.seed, help="sample the encoder's posterior with this seed, not its mode")
+    options.add_tiling(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--color", default="wavelet", choices=["wavelet", "adain", "none"], help="colour alignment")
-    out.add_argument("--format", choices=["png", "jpeg", "webp", "tiff"], help="that of the name, else of the input")
-    out.add_argument("--quality", type=_quality, default=95, help="1 to 100, for jpeg and webp")
+    out.add_argument("--format", choices=sorted(FORMATS), help="that of the name, else of the input")
+    out.add_argument("--quality", type=options.quality, default=95, help="1 to 100, for jpeg and webp")
     out.add_argument("--skip-existing", action="store_true", help="leave outputs that are already there")
-
-
-def _add_size(parser: argparse.ArgumentParser) -> None:
-    size = parser.add_argument_group("size", "one of these; the student's own scale by default")
-    size.add_argument("--scale", type=_scale, help="1 to 8")
-    size.add_argument("--width", type=_count, help="pixels")
-    size.add_argument("--height", type=_count, help="pixels")
-    size.add_argument("--longest-side", type=_count, help="pixels")
-    size.add_argument("--megapixels", type=amount, help="millions of pixels")
-
-
-def add_tiling(parser: argparse.ArgumentParser) -> None:
-    """The options about tiles."""
-    tiles = parser.add_argument_group("tiles")
-    tiles.add_argument("--tile", type=_tile, default="auto", help="a side in pixels of the result, or auto (by memory)")
-    tiles.add_argument("--overlap", type=_whole, help="pixels that neighbours share; a quarter of a tile by default")
-    tiles.add_argument("--batch", type=_count, default=1, help="tiles that go through the model at once")
-
-
-def _tile(text: str) -> int | Literal["auto"]:
-    return "auto" if text == "auto" else _count(text)
-
-
-def _count(text: str) -> int:
-    value = _whole(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
-
-
-def _seed(text: str) -> int:
-    value = _whole(text)
-    if not 0 <= value < 2**64:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 to 2^64 - 1")
-    return value
-
-
-def amount(text: str) -> float:
-    """What an option takes that is a positive number."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _scale(text: str) -> float:
-    value = amount(text)
-    if not MIN_FACTOR <= value <= MAX_FACTOR:
-        raise argparse.ArgumentTypeError(f"{text} is not {MIN_FACTOR:g} to {MAX_FACTOR:g}")
-    return value
-
-
-def _quality(text: str) -> int:
-    value = _whole(text)
-    if not 1 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 to 100")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:
     """Returns: 0 if every picture was written (or was there already), 1 if some were not."""
-    from tsdsr.pictures.formats import FORMATS
-
-    suffixes = {name: row.suffixes for name, row in FORMATS.items()}
-    jobs = plan_jobs(args.inputs, args.output, args.format, suffixes)
+    jobs = plan_jobs(args.inputs, args.output, args.format, {name: row.suffixes for name, row in FORMATS.items()})
     _check_streams(jobs)
     waiting = [job for job in jobs if not (args.skip_existing and job.target.exists())]
-    done, failed = 0, 0
-    started = time.monotonic()
+    started, written = time.monotonic(), 0
     if waiting:
-        from tsdsr.inference.opening import open_pipeline
-
-        pipe = open_pipeline(args.model, teacher=args.teacher, dtype=args.dtype, device=args.device)
-        settings = _settings(args, pipe)
-        pipe.check_tiles(args.tile, args.overlap, args.batch)
-        with _progress(waiting, settings) as steps:
-            for job in waiting:
-                ok = _attempt(pipe, job, settings, steps(job))
-                done, failed = done + ok, failed + (not ok)
+        model = find_model(args.model, teacher=args.teacher, dtype=args.dtype, device=args.device)
+        written = _upscale_all(waiting, model, _settings(args, model.scale))
     logger.info(
         "%d of %d upscaled, %d failed, %d there already; %.1f s",
-        *(done, len(jobs), failed, len(jobs) - len(waiting), time.monotonic() - started),
+        *(written, len(jobs), len(waiting) - written, len(jobs) - len(waiting), time.monotonic() - started),
     )
-    return 1 if failed else 0
+    return 1 if written < len(waiting) else 0
 
 
 def _check_streams(jobs: list[Job]) -> None:
@@ -149,27 +70,39 @@ def _check_streams(jobs: list[Job]) -> None:
                 raise UserError(f"standard {name} is closed")
 
 
-def _settings(args: argparse.Namespace, pipe: TSDSRPipeline) -> Settings:
-    from tsdsr.inference.enlarge import Settings
-    from tsdsr.inference.sizes import TargetSize
-
+def _settings(args: argparse.Namespace, scale: float) -> Settings:
     ways = (args.width, args.height, args.longest_side, args.megapixels)
-    scale = args.scale if args.scale or any(way is not None for way in ways) else float(pipe.config.scale)
+    factor = args.scale if args.scale or any(way is not None for way in ways) else scale
     return Settings(
-        target=TargetSize(scale, *ways),
+        target=TargetSize(factor, *ways),
         color=args.color,
-        tile=args.tile,
-        overlap=args.overlap,
-        tile_batch=args.batch,
+        tiling=Tiling(args.tile, args.overlap, args.batch),
         seed=args.seed,
         quality=args.quality,
     )
 
 
-def _attempt(pipe: TSDSRPipeline, job: Job, settings: Settings, step: Callable[[int, int], Any]) -> bool:
-    """Whether the picture was written; if not, one line says why."""
+def _upscale_all(jobs: list[Job], model: Model, settings: Settings) -> int:
+    """How many were written. The model is loaded for the first picture that can be read: a bad file is told at once."""
+    areas = {job: area for job in jobs if (area := _attempt(job, lambda job: _megapixels(job, settings)))}
+    upscaler: Upscaler | None = None
+    written = 0
+    with _progress(areas) as steps:
+        for job in areas:
+            picture = _attempt(job, _read)
+            if picture is None:
+                continue
+            if upscaler is None:
+                upscaler = model.open()
+                upscaler.check_tiling(settings.tiling)
+            written += _attempt(job, _writing(upscaler, picture, settings, steps(job))) is not None
+    return written
+
+
+def _attempt(job: Job, work: Callable[[Job], T]) -> T | None:
+    """What the work on a picture returns; None if it failed, and one line says why."""
     try:
-        _upscale(pipe, job, settings, step)
+        return work(job)
     except UserError as error:
         text, name = str(error), _name(job.source)
         logger.error("error: %s", _line(text if text.startswith((name, str(job.target))) else f"{name}: {text}"))
@@ -177,9 +110,7 @@ def _attempt(pipe: TSDSRPipeline, job: Job, settings: Settings, step: Callable[[
         named = getattr(error, "filename", None)  # perhaps of the file aside, of which nobody knows
         known = named in [str(path) for path in (job.source, *job.target.parents)]
         logger.error("error: %s: %s", _line(str(named if known else job.target)), _reason(error))
-    else:
-        return True
-    return False
+    return None
 
 
 def _line(text: str) -> str:
@@ -195,15 +126,25 @@ def _reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or "out of memory"
 
 
-def _upscale(pipe: TSDSRPipeline, job: Job, settings: Settings, step: Callable[[int, int], Any]) -> None:
-    from tsdsr.inference.enlarge import enlarge
-    from tsdsr.pictures.formats import by_kind
-    from tsdsr.pictures.reading import read_picture
+def _read(job: Job) -> Picture:
+    return read_picture(sys.stdin.buffer if job.source == STANDARD_STREAM else job.source, _name(job.source))
 
-    picture = read_picture(sys.stdin.buffer if job.source == STANDARD_STREAM else job.source, _name(job.source))
-    form = job.form or by_kind(picture.kind)
-    with _destination(job.target) as stream:
-        enlarge(pipe, picture, settings, stream, form, step)
+
+def _writing(
+    upscaler: Upscaler, picture: Picture, settings: Settings, step: Callable[[int, int], Any]
+) -> Callable[[Job], tuple[int, int]]:
+    """Enlarge this picture and write it where a job says; the result's (H, W)."""
+
+    def write(job: Job) -> tuple[int, int]:
+        started = time.monotonic()
+        with _destination(job.target) as stream:
+            size = enlarge(upscaler, picture, settings, stream, job.form or by_kind(picture.kind), step)
+        if not _is_terminal():
+            words = (_line(_name(job.source)), _line(str(job.target)), size[1], size[0], time.monotonic() - started)
+            logger.info("%s -> %s: %dx%d, %.1f s", *words)
+        return size
+
+    return write
 
 
 @contextmanager
@@ -220,14 +161,20 @@ def _destination(target: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _progress(jobs: list[Job], settings: Settings) -> Iterator[Callable[[Job], Callable[[int, int], None]]]:
-    """A bar over the megapixels of all jobs, with the time left; for each job, what takes its (tiles done, in all)."""
-    from tqdm.auto import tqdm
+def _progress(areas: dict[Job, float]) -> Iterator[Callable[[Job], Callable[[int, int], None]]]:
+    """On a terminal, a bar over the megapixels of all jobs with the time left; elsewhere nothing: a line a file does.
+
+    Yields:
+        for each job, what takes its (tiles done, tiles in all).
+    """
+    if not _is_terminal():
+        yield lambda job: lambda finished, total: None
+        return
+    from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    areas = {job: _megapixels(job, settings) for job in jobs}
     form = "{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} MP [{elapsed}<{remaining}]{postfix}"
-    with tqdm(total=sum(areas.values()), disable=None, bar_format=form) as bar, logging_redirect_tqdm():
+    with tqdm(total=sum(areas.values()), bar_format=form) as bar, logging_redirect_tqdm():
 
         def steps(job: Job) -> Callable[[int, int], None]:
             bar.set_postfix_str(job.source.name)
@@ -241,14 +188,20 @@ def _progress(jobs: list[Job], settings: Settings) -> Iterator[Callable[[Job], C
         yield steps
 
 
-def _megapixels(job: Job, settings: Settings) -> float:
-    """Of the result, from the input's header; of one that cannot be read, 0: its turn will say why."""
-    from tsdsr.pictures.reading import read_size
+def _is_terminal() -> bool:
+    return sys.stderr.isatty()
 
-    if job.source == STANDARD_STREAM or not job.source.is_file():  # a pipe can be read only once
+
+def _megapixels(job: Job, settings: Settings) -> float:
+    """Of the result, from the input's header.
+
+    Raises:
+        UserError: for a header that cannot be read, or a size that cannot be.
+    """
+    if job.source == STANDARD_STREAM or (job.source.exists() and not job.source.is_file()):  # a pipe is read only once
         return 1.0
-    try:
-        height, width = settings.target.of(*read_size(job.source))
-    except (UserError, OSError):
-        return 0.0
+    width, height = read_size(job.source)
+    height, width = settings.target.of(width, height)
+    if job.form is not None:
+        check(job.form, (height, width))
     return height * width / 1e6

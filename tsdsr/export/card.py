@@ -21,49 +21,64 @@ _BASE_LICENCES = {
 }
 
 
-# What the weights are, and how to use them: of the streamlined export, and of the plain one.
-_STREAMLINED = (
-    "Its adapters are merged and its transformer is streamlined for the one timestep and prompt it is used with.",
-    """\
+# By form of `tsdsr export`: what the weights are, and how to use them.
+_FORMS = {
+    "pipeline": (
+        "Its adapters are merged and its transformer is streamlined for the one timestep and prompt it is used with.",
+        """\
 from tsdsr.inference import TSDSRPipeline
 pipe = TSDSRPipeline.from_pretrained("{name}")
 pipe(image, scale={scale}).images[0].save("out.png")""",
-)
-_PLAIN = (
-    "Its adapters are merged into plain diffusers networks; the prompt's embeddings lie in `prompt.safetensors`, the "
-    "step's numbers in `step.json`: z = z_L - transformer(z_L, timestep, prompt), with z_L the latent of the bicubic "
-    "enlargement.",
-    """\
+    ),
+    "onnx": (
+        "Its three networks are ONNX graphs with adapters, timestep and prompt merged in and large weights in float16: "
+        "z_L = encoder(pixels), z_hat = z_L - transformer(z_L), pixels = decoder(z_hat), from the bicubic enlargement "
+        "in [-1, 1].",
+        """\
+tsdsr upscale photo.jpg --model {name}""",
+    ),
+    "package": (
+        "`teacher/` is the SD3-format base and `student/` holds the adapters, both in float16; `onnx/` is the two "
+        "merged, for ONNX Runtime.",
+        """\
+tsdsr upscale photo.jpg --model {name}""",
+    ),
+    "diffusers": (
+        "Its adapters are merged into plain diffusers networks; the prompt's embeddings lie in `prompt.safetensors`, "
+        "the step's numbers in `step.json`: z = z_L - transformer(z_L, timestep, prompt), with z_L the latent of the "
+        "bicubic enlargement.",
+        """\
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 vae = AutoencoderKL.from_pretrained("{name}", subfolder="vae")
 transformer = SD3Transformer2DModel.from_pretrained("{name}", subfolder="transformer")""",
-)
+    ),
+}
 
 
-def write_card(student: Path, directory: Path, name: str, *, plain: bool = False) -> None:
+def write_card(student: Path, directory: Path, name: str, form: str = "package") -> None:
     """Write `README.md` into an exported model's directory.
 
     Args:
         student: the student directory that the export came from; its scores are read from `reports/scores`.
         directory: the export.
         name: what the model is called.
-        plain: whether the export is of plain diffusers networks.
+        form: a key of `_FORMS`.
 
     Raises:
         UserError: if `student` is not a student directory.
     """
     config = read_config(student)
-    files.write_text(directory / "README.md", card(config, _scores(student.name), name, plain=plain))
+    files.write_text(directory / "README.md", card(config, _scores(student.name), name, form))
 
 
-def card(config: dict[str, Any], scores: dict[str, Any] | None, name: str, *, plain: bool = False) -> str:
+def card(config: dict[str, Any], scores: dict[str, Any] | None, name: str, form: str = "package") -> str:
     """The card's text.
 
     Args:
         config: of `student.json`.
         scores: the summary that scoring wrote, or None.
         name: of the model.
-        plain: whether the export is of plain diffusers networks.
+        form: a key of `_FORMS`.
     """
     named = config.get("teacher")
     teacher = named if isinstance(named, dict) else {}
@@ -73,16 +88,16 @@ def card(config: dict[str, Any], scores: dict[str, Any] | None, name: str, *, pl
     head += [f"base_model: {source}"] if source else []
     head += ["tags:", "- super-resolution", "- one-step-diffusion", "- tsd-sr", "---"]
     scale = config["scale"]
-    form, code = _PLAIN if plain else _STREAMLINED
+    what, code = _FORMS[form]
     return "\n".join(
         [
             *head,
             f"# {name}",
             "",
             f"A one-step diffusion upscaler (x{scale}), distilled with target score distillation (TSD-SR, "
-            f"arXiv 2411.18263) by tsdsr {__version__}. {form}",
+            f"arXiv 2411.18263) by tsdsr {__version__}. {what}",
             "",
-            "```python",
+            f"```{'bash' if code.startswith('tsdsr') else 'python'}",
             code.format(name=name, scale=scale),
             "```",
             "",

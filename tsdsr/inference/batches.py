@@ -1,4 +1,4 @@
-"""Between what people pass to the pipeline and the tensors (B, 3, H, W) in [0, 1] that it works on."""
+"""Between what people pass to the pipeline and the arrays (B, 3, H, W) in [0, 1] that it works on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tsdsr.errors import UserError
 Images: TypeAlias = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
 
 
-def tensors(images: Images) -> list[Tensor]:
-    """The pictures as tensors (B, 3, H, W) in [0, 1], float32: one for an array or tensor; one a picture for a list.
+def arrays(images: Images) -> list[np.ndarray]:
+    """The pictures as arrays (B, 3, H, W) in [0, 1], float32: one for an array or tensor; one a picture for a list.
 
     Raises:
         UserError: for anything else, another number of channels, or values out of range.
@@ -32,7 +32,7 @@ def tensors(images: Images) -> list[Tensor]:
     raise UserError(f"expected a PIL image, a list of them, an array or a tensor, found {type(images).__name__}")
 
 
-def _from_picture(image: Image.Image) -> Tensor:
+def _from_picture(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I;16"):  # Pillow's conversion would cut all of it that is over 255
         return _from_array(np.repeat(np.asarray(image, np.float32)[..., None] / 65535, 3, axis=2))
     if image.mode in ("I", "F"):
@@ -40,7 +40,7 @@ def _from_picture(image: Image.Image) -> Tensor:
     return _from_array(np.asarray(image.convert("RGB")))
 
 
-def _from_array(array: np.ndarray) -> Tensor:
+def _from_array(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         values = array.astype(np.float32) / 255
     elif np.issubdtype(array.dtype, np.floating):
@@ -53,7 +53,7 @@ def _from_array(array: np.ndarray) -> Tensor:
     return _checked(rows.movedim(-1, 1))
 
 
-def _checked(images: Tensor) -> Tensor:
+def _checked(images: Tensor) -> np.ndarray:
     if images.ndim != 4 or images.shape[1] != 3:
         raise UserError(f"a tensor must have the shape (3, H, W) or (B, 3, H, W), found {tuple(images.shape)}")
     if not images.is_floating_point():
@@ -63,23 +63,23 @@ def _checked(images: Tensor) -> Tensor:
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
         raise UserError(f"values must lie in [0, 1], found {low:.3g} to {high:.3g}")
-    return images.detach().to("cpu", torch.float32)
+    return images.detach().to("cpu", torch.float32).numpy()
 
 
-def _pil(results: list[Tensor]) -> list[Image.Image]:
-    arrays = [(255 * picture).round().byte().movedim(0, -1).numpy() for result in results for picture in result]
-    return [Image.fromarray(array) for array in arrays]
+def _pil(results: list[np.ndarray]) -> list[Image.Image]:
+    pixels = [(255 * picture).round().astype(np.uint8).transpose(1, 2, 0) for result in results for picture in result]
+    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in pixels]
 
 
-def _stacked(results: list[Tensor]) -> Tensor:
-    sizes = {tuple(result.shape[-2:]) for result in results}
+def _stacked(results: list[np.ndarray]) -> np.ndarray:
+    sizes = {result.shape[-2:] for result in results}
     if len(sizes) > 1:
         raise UserError(f"pictures of several sizes {sorted(sizes)} do not stack; take output_type='pil'")
-    return torch.cat(results)
+    return np.concatenate(results)
 
 
-OUTPUTS: dict[str, Callable[[list[Tensor]], Any]] = {
+OUTPUTS: dict[str, Callable[[list[np.ndarray]], Any]] = {
     "pil": _pil,
-    "np": lambda results: _stacked(results).movedim(1, -1).numpy(),
-    "pt": _stacked,
+    "np": lambda results: np.moveaxis(_stacked(results), 1, -1),
+    "pt": lambda results: torch.from_numpy(_stacked(results)),
 }

@@ -6,7 +6,7 @@
               the picture has lost
 
 The pipeline's `wavelet` is the latter: a small red thing stays red, stripes that the model smoothed away come back,
-what it sharpened stays sharp, and noise stays away. Both are pure functions of two tensors (B, C, H, W) of equal shape.
+what it sharpened stays sharp, and noise stays away. Arrays are float32, (B, C, H, W).
 `ALIGNMENTS` is what the pipeline uses: it works on strips of rows, so each method says how many rows around a strip it
 looks at.
 
@@ -22,9 +22,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
 _EPS = 1e-5
 _LEVELS = 5  # of blur, with holes of 1, 2, 4, 8 and 16 pixels
@@ -41,47 +39,35 @@ class Moments:
     """Running sums per image and channel, in float64: (B, C, 1, 1) each, over `count` pixels."""
 
     count: int
-    total: Tensor
-    squares: Tensor
+    total: np.ndarray
+    squares: np.ndarray
 
     @classmethod
-    def of(cls, x: Tensor) -> Moments:
+    def of(cls, x: np.ndarray) -> Moments:
         """The moments of x (B, C, H, W)."""
-        wide = x.double()
-        return cls(x.shape[-2] * x.shape[-1], wide.sum((-2, -1), True), wide.square().sum((-2, -1), True))
+        wide = x.astype(np.float64)
+        total, squares = (values.sum((-2, -1), keepdims=True) for values in (wide, wide**2))
+        return cls(x.shape[-2] * x.shape[-1], total, squares)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.count + other.count, self.total + other.total, self.squares + other.squares)
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> np.ndarray:
         return self.total / self.count
 
     @property
-    def std(self) -> Tensor:
-        return (self.squares / self.count - self.mean.square()).clamp_min(0).sqrt()
+    def std(self) -> np.ndarray:
+        return np.sqrt((self.squares / self.count - self.mean**2).clip(min=0))
 
 
-def adain(x: Tensor, reference: Tensor) -> Tensor:
-    """Shift and scale each channel of x to the reference's mean and standard deviation.
-
-    Args:
-        x: (B, C, H, W), any range.
-        reference: (B, C, H', W'), the same range.
-
-    Returns:
-        (B, C, H, W), in x's dtype. A constant channel of x takes the reference's mean.
-    """
-    return _match(x, Moments.of(x), Moments.of(reference))
-
-
-def _match(x: Tensor, own: Moments, reference: Moments) -> Tensor:
+def match(x: np.ndarray, own: Moments, reference: Moments) -> np.ndarray:
     gain = reference.std / (own.std + _EPS)
     offset = reference.mean - own.mean * gain
-    return x * gain.to(x.dtype) + offset.to(x.dtype)
+    return x * gain.astype(x.dtype) + offset.astype(x.dtype)
 
 
-def wavelet(x: Tensor, reference: Tensor, noise: Tensor | None = None) -> Tensor:
+def wavelet(x: np.ndarray, reference: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
     """Keep x's detail and take the reference's smooth part; with `noise`, also what its detail has above the noise.
 
     Args:
@@ -97,69 +83,80 @@ def wavelet(x: Tensor, reference: Tensor, noise: Tensor | None = None) -> Tensor
     low = smooth(change, range(_LEVELS))
     if noise is None:
         return x + low
-    change.sub_(low)  # from x's detail to the reference's
-    hidden = _ENLARGED_NOISE * (noise - _UNSEEN**2).clamp_min(0)
+    change -= low  # from x's detail to the reference's
+    hidden = _ENLARGED_NOISE * (noise - _UNSEEN**2).clip(min=0)
     colour, light = _chroma(change), _luma(change)
-    colour.mul_(_above(_energy(colour), hidden[:, :3]))
+    colour *= _above(_energy(colour), hidden[:, :3])
     detail = _luma(reference)
-    detail.sub_(smooth(detail, range(_LEVELS)))
-    light.mul_(_above(_energy(detail), hidden[:, 3:] + _energy(detail - light)))  # none where x has as much or more
-    return colour.add_(light).add_(low).add_(x)
+    detail -= smooth(detail, range(_LEVELS))
+    light *= _above(_energy(detail), hidden[:, 3:] + _energy(detail - light))  # none where x has as much or more
+    return x + low + colour + light
 
 
-def _energy(detail: Tensor) -> Tensor:
-    return smooth(detail.square(), range(_ENERGY_LEVELS))
+def _energy(detail: np.ndarray) -> np.ndarray:
+    return smooth(detail**2, range(_ENERGY_LEVELS))
 
 
-def _above(energy: Tensor, floor: Tensor) -> Tensor:
+def _above(energy: np.ndarray, floor: np.ndarray) -> np.ndarray:
     """The share of `energy` that stands above `floor`, in [0, 1]."""
-    return (1 - floor / energy.clamp_min(1e-12)).clamp_(0, 1)
+    return (1 - floor / energy.clip(min=1e-12)).clip(0, 1)
 
 
-def noise_variance(image: Tensor) -> Tensor:
+def noise_variance(image: np.ndarray) -> np.ndarray:
     """The variance of a picture's noise in R - Y, G - Y, B - Y and Y, (B, 4, 1, 1), from its finest diagonal
     differences and the next ones. Fine texture counts too.
 
     Args:
         image: (B, 3, h, w), h and w at least 4.
     """
-    planes = torch.cat([_chroma(image), _luma(image)], 1)
-    fine, coarse = _diagonal_variance(planes), 4 * _diagonal_variance(F.avg_pool2d(planes, 2))
-    return torch.maximum(fine, coarse)  # noise that was blurred or compressed shows in the second alone
+    planes = np.concatenate([_chroma(image), _luma(image)], 1)
+    fine, coarse = _diagonal_variance(planes), 4 * _diagonal_variance(sum(_quarters(planes)) / 4)
+    return np.maximum(fine, coarse)  # noise that was blurred or compressed shows in the second alone
 
 
-def _diagonal_variance(planes: Tensor) -> Tensor:
+def _quarters(planes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The four pixels of every 2 x 2 block, as pictures: top left, top right, bottom left, bottom right."""
     height, width = (side // 2 * 2 for side in planes.shape[-2:])
-    a, b = planes[..., 0:height:2, 0:width:2], planes[..., 0:height:2, 1:width:2]
-    c, d = planes[..., 1:height:2, 0:width:2], planes[..., 1:height:2, 1:width:2]
-    size = ((a - b - c + d) / 2).abs().flatten(2).median(dim=2).values
-    return (size / _MAD).square()[..., None, None]
+    return tuple(planes[..., down:height:2, right:width:2] for down in (0, 1) for right in (0, 1))
 
 
-def _luma(x: Tensor) -> Tensor:
+def _diagonal_variance(planes: np.ndarray) -> np.ndarray:
+    a, b, c, d = _quarters(planes)
+    size = np.median(np.abs((a - b - c + d) / 2), axis=(-2, -1), keepdims=True)
+    return (size / _MAD) ** 2
+
+
+def _luma(x: np.ndarray) -> np.ndarray:
     """Y, (B, 1, H, W)."""
-    return (x * torch.tensor(_LUMA, dtype=x.dtype, device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    return sum(weight * x[:, index : index + 1] for index, weight in enumerate(_LUMA))  # type: ignore[return-value]
 
 
-def _chroma(x: Tensor) -> Tensor:
+def _chroma(x: np.ndarray) -> np.ndarray:
     """x without its brightness: (R - Y, G - Y, B - Y)."""
     return x - _luma(x)
 
 
-def smooth(x: Tensor, levels: range) -> Tensor:
+def smooth(x: np.ndarray, levels: range) -> np.ndarray:
     """Some levels of the a trous wavelet's blur: each is (1 2 1) / 4 along both axes with holes of 2^level pixels."""
     for level in levels:
         reach = 2**level
-        for axis, sides in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
-            length, padded = x.shape[axis], F.pad(x, sides, mode="replicate")
-            x = padded.narrow(axis, reach, length) * 0.5
-            for start in (0, 2 * reach):
-                x.add_(padded.narrow(axis, start, length), alpha=0.25)
+        for axis in (-2, -1):
+            length = x.shape[axis]
+            padded = np.pad(x, [(0, 0)] * (x.ndim + axis) + [(reach, reach)] + [(0, 0)] * (-1 - axis), mode="edge")
+            before, here, after = (_part(padded, axis, start, length) for start in (0, reach, 2 * reach))
+            x = before + after
+            x *= 0.5
+            x += here
+            x *= 0.5
     return x
 
 
-Align = Callable[[Tensor, Tensor], Tensor]  # (strip, reference's strip), each with its halo rows -> strip
-Rows = Callable[[int, int], Tensor]  # the rows [start, stop) of a picture
+def _part(x: np.ndarray, axis: int, start: int, length: int) -> np.ndarray:
+    return x[..., start : start + length, :] if axis == -2 else x[..., start : start + length]
+
+
+Align = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (strip, reference's strip), each with its halo rows -> strip
+Rows = Callable[[int, int], np.ndarray]  # the rows [start, stop) of a picture
 
 
 @dataclass(frozen=True)
@@ -173,17 +170,17 @@ class Alignment:
     """
 
     halo: int
-    prepare: Callable[[Tensor, Rows, Rows, list[tuple[int, int]]], Align]
+    prepare: Callable[[np.ndarray, Rows, Rows, list[tuple[int, int]]], Align]
 
 
-def _prepare_adain(image: Tensor, rows: Rows, reference: Rows, strips: list[tuple[int, int]]) -> Align:
+def _prepare_adain(image: np.ndarray, rows: Rows, reference: Rows, strips: list[tuple[int, int]]) -> Align:
     own, other = (
         functools.reduce(operator.add, (Moments.of(read(*strip)) for strip in strips)) for read in (rows, reference)
     )
-    return lambda x, _: _match(x, own, other)
+    return lambda x, _: match(x, own, other)
 
 
-def _prepare_wavelet(image: Tensor, rows: Rows, reference: Rows, strips: list[tuple[int, int]]) -> Align:
+def _prepare_wavelet(image: np.ndarray, rows: Rows, reference: Rows, strips: list[tuple[int, int]]) -> Align:
     noise = noise_variance(image)
     return lambda x, other: wavelet(x, other, noise)
 

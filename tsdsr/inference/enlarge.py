@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tsdsr.inference.color import smooth
 from tsdsr.inference.sizes import TargetSize
 from tsdsr.inference.tiles.resample import bicubic_window
+from tsdsr.inference.upscaler import DEFAULT_TILING, Color, Tiling, Upscaler
 from tsdsr.pictures.formats import FORMATS, Content, check
 from tsdsr.pictures.reading import Picture
-
-if TYPE_CHECKING:
-    from tsdsr.inference.pipeline import Color, TSDSRPipeline
 
 logger = logging.getLogger(__name__)
 _FILL_LEVELS = 5  # of blur, each twice as far: 31 pixels in all
@@ -31,27 +27,25 @@ class Settings:
 
     Attributes:
         target: the size wanted.
-        color, tile, overlap, tile_batch: as in `TSDSRPipeline.__call__`.
+        color, tiling: as in `Upscaler.strips`.
         seed: samples the encoder's posterior; None takes its mode.
         quality: 1 to 100, for formats that lose something.
     """
 
     target: TargetSize
     color: Color = "wavelet"
-    tile: int | Literal["auto"] | None = "auto"
-    overlap: int | None = None
-    tile_batch: int = 1
+    tiling: Tiling = DEFAULT_TILING
     seed: int | None = None
     quality: int = 95
 
 
 def enlarge(
-    pipe: TSDSRPipeline,
+    upscaler: Upscaler,
     picture: Picture,
     settings: Settings,
     stream: BinaryIO,
     form: str,
-    step: Callable[[int, int], Any] | None = None,
+    step: Callable[[int, int], Any] = lambda done, total: None,
 ) -> tuple[int, int]:
     """Enlarge a picture and write it.
 
@@ -74,15 +68,12 @@ def enlarge(
     size = settings.target.of(width, height)
     check(form, size)
     content = _content(picture, settings, size, form)
-    generator = None if settings.seed is None else torch.Generator().manual_seed(settings.seed)
-    strips = pipe.strips(
-        _covered(picture.tensor(), picture.alpha_tensor()),
+    strips = upscaler.strips(
+        _covered(picture.planes(), picture.alpha_plane()),
         size,
         color=settings.color,
-        tile=settings.tile,
-        overlap=settings.overlap,
-        tile_batch=settings.tile_batch,
-        generator=generator,
+        tiling=settings.tiling,
+        noise=None if settings.seed is None else _draws(settings.seed),
         step=step,
     )
     writer = FORMATS[form].open(stream, content)
@@ -92,17 +83,22 @@ def enlarge(
     return size
 
 
-def _covered(image: Tensor, alpha: Tensor | None) -> Tensor:
+def _draws(seed: int) -> Callable[[tuple[int, ...]], np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return lambda shape: generator.standard_normal(shape, np.float32)
+
+
+def _covered(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     """The picture with the colours of what shows continued into what is transparent, or its hidden colours (black as a
     rule) would come out as a fringe around what shows."""
     if alpha is None:
         return image
-    known = (alpha > 0).to(image.dtype)
+    known = (alpha > 0).astype(image.dtype)
     for level in range(_FILL_LEVELS):
         weight = smooth(known, range(level, level + 1))
-        mean = smooth(image * known, range(level, level + 1)) / weight.clamp_min(1e-6)
-        image = torch.where((known == 0) & (weight > 0), mean, image)
-        known = (weight > 0).to(image.dtype)
+        mean = smooth(image * known, range(level, level + 1)) / weight.clip(min=1e-6)
+        image = np.where((known == 0) & (weight > 0), mean, image)
+        known = (weight > 0).astype(image.dtype)
     return image
 
 
@@ -123,19 +119,19 @@ def _content(picture: Picture, settings: Settings, size: tuple[int, int], form: 
     )
 
 
-def _finished(strips: Iterator[Tensor], picture: Picture, content: Content) -> Iterator[np.ndarray]:
+def _finished(strips: Iterator[np.ndarray], picture: Picture, content: Content) -> Iterator[np.ndarray]:
     """Strips (1, 3, n, W) in [0, 1] -> rows (n, W, channels with alpha) of integers."""
-    alpha = picture.alpha_tensor()
+    alpha = picture.alpha_plane()
     start = 0
     for strip in strips:
         stop = start + strip.shape[2]
         planes = strip[0]
         if content.channels == 1:
-            planes = torch.tensordot(torch.tensor(_LUMA), planes, dims=1)[None]
+            planes = np.tensordot(np.float32(_LUMA), planes, axes=1)[None]
         if alpha is not None:
             window = bicubic_window(alpha, content.size, rows=(start, stop), columns=(0, content.size[1]))
-            cover = window[0].clamp(0, 1)
-            planes = torch.cat([planes, cover]) if content.alpha else planes * cover + 1 - cover
+            cover = window[0].clip(0, 1)
+            planes = np.concatenate([planes, cover]) if content.alpha else planes * cover + 1 - cover
         dtype, top = (np.uint8, 255) if content.bits == 8 else (np.uint16, 65535)
-        yield np.ascontiguousarray((planes * top).round().numpy().astype(dtype).transpose(1, 2, 0))
+        yield np.ascontiguousarray((planes * top).round().astype(dtype).transpose(1, 2, 0))
         start = stop

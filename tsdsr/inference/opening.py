@@ -1,61 +1,147 @@
-"""From `--model`, `--teacher`, `--dtype` and `--device` to a pipeline that is ready to run."""
+"""From `--model`, `--teacher`, `--dtype` and `--device` to an upscaler that is ready to run.
+
+A model that holds ONNX graphs runs through ONNX Runtime, and PyTorch is not imported, unless a GPU, another precision
+or another teacher is asked for.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from tsdsr import files
 from tsdsr.errors import UserError
-from tsdsr.inference.loading import teacher_of
-from tsdsr.inference.pipeline import TSDSRPipeline
-from tsdsr.models.quiet import quiet
-from tsdsr.models.student import WEIGHTS
+from tsdsr.inference.networks.in_onnx import RECORD, OnnxNetworks, Record
+from tsdsr.inference.upscaler import Upscaler
 
+if TYPE_CHECKING:
+    import torch
+
+    from tsdsr.inference.pipeline import TSDSRPipeline
+
+SHIPPED = Path(__file__).parents[1] / "shipped"  # models that come with the package
+DEFAULT = "nano"
 STUDENTS = Path("data/students")
 SAVED = "model_index.json"  # of `save_pretrained` and `tsdsr export`
+GRAPHS, STUDENT, TEACHER = "onnx", "student", "teacher"  # the parts of a shipped model
+_MARKS = (RECORD, f"{GRAPHS}/{RECORD}", f"{STUDENT}/student.json", SAVED, "student.json", "transformer.safetensors")
+_RELEASED_SCALE = 4.0  # of TSD-SR's released weights, which come without a student.json
 
 
-def open_pipeline(
-    model: str, *, teacher: str | None = None, dtype: str = "auto", device: str = "auto"
-) -> TSDSRPipeline:
-    """Load a model for use from the command line.
+@dataclass(frozen=True)
+class Model:
+    """A model that was found, and how it is to be opened.
 
-    Args:
-        model: a student's directory, its name below `data/students`, or a directory of `save_pretrained` or
-            `tsdsr export`.
+    Attributes:
+        place: a student's directory, an export, or one of `SHIPPED`.
         teacher: the student's base, a directory or a hub id; None = the one that the student names.
         dtype: auto (float32 on a CPU, bfloat16 on a GPU), float32, float16 or bfloat16.
-        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        device: auto (a GPU if there is one and PyTorch runs the model), cpu, cuda or cuda:N.
+    """
+
+    place: Path
+    teacher: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+
+    @property
+    def student(self) -> Path:
+        """The student's directory, or the export itself."""
+        return self.place / STUDENT if (self.place / STUDENT).is_dir() else self.place
+
+    @property
+    def graphs(self) -> Path | None:
+        """Where the ONNX graphs are that do what is asked for."""
+        if self.teacher is not None or self.dtype not in ("auto", "float32") or self.device not in ("auto", "cpu"):
+            return None
+        return next((path for path in (self.place, self.place / GRAPHS) if (path / RECORD).is_file()), None)
+
+    @property
+    def scale(self) -> float:
+        """The enlargement that it was trained at, without loading it.
+
+        Raises:
+            UserError: where its record is damaged.
+        """
+        if self.graphs is not None:
+            return Record.read(self.graphs).scale
+        records = [path for name in (SAVED, "student.json") if (path := self.student / name).is_file()]
+        try:
+            return float(files.read_json(records[0])["scale"]) if records else _RELEASED_SCALE
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{records[0]}: damaged or not a model's ({error!r})") from None
+
+    def open(self) -> Upscaler:
+        """Load it.
+
+        Raises:
+            UserError: for a model that is damaged, a device that is not there, or without PyTorch where it is needed.
+        """
+        if self.graphs is not None:
+            return Upscaler(OnnxNetworks(self.graphs), self.scale)
+        if not (self.student / SAVED).is_file() and (self.student / RECORD).is_file():
+            raise UserError(f"{self.place}: holds ONNX graphs alone, which run on a CPU in float32, without a teacher")
+        return self.pipeline().upscaler()
+
+    def pipeline(self) -> TSDSRPipeline:
+        """Load it as a diffusers pipeline, on its device. Raises as `open` does."""
+        torch = _torch()
+        from tsdsr.inference import TSDSRPipeline
+        from tsdsr.inference.loading import teacher_of
+        from tsdsr.models.quiet import quiet
+
+        where = find_device(self.device)
+        kind = ("float32" if where.type == "cpu" else "bfloat16") if self.dtype == "auto" else self.dtype
+        options = {"dtype": getattr(torch, kind)}
+        with quiet():
+            if (self.student / SAVED).is_file():
+                pipe = TSDSRPipeline.from_pretrained(self.student, **options)
+            else:
+                own = self.place / TEACHER if (self.place / TEACHER).is_dir() else None
+                teacher = self.teacher or own or teacher_of(self.student)
+                pipe = TSDSRPipeline.from_pretrained(teacher, student=self.student, **options)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(where)
+
+
+def find_model(
+    name: str | None = None, *, teacher: str | None = None, dtype: str = "auto", device: str = "auto"
+) -> Model:
+    """The model that `--model` means.
+
+    Args:
+        name: a student's directory or its name below `data/students`; a directory of `tsdsr export` or
+            `save_pretrained`; the name of a shipped model; None = the shipped one.
+        teacher, dtype, device: as in `Model`.
 
     Raises:
-        UserError: for a model that is unknown or damaged, or a device that is not there.
+        UserError: for a model that is unknown.
     """
-    place = find_model(model)
-    where = find_device(device)
-    kind = ("float32" if where.type == "cpu" else "bfloat16") if dtype == "auto" else dtype
-    options = {"dtype": getattr(torch, kind)}
-    with quiet():
-        if (place / SAVED).is_file():
-            pipe = TSDSRPipeline.from_pretrained(place, **options)
-        else:
-            pipe = TSDSRPipeline.from_pretrained(teacher or teacher_of(place), student=place, **options)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(where)
+    tried = [SHIPPED / DEFAULT] if name is None else [Path(name), STUDENTS / name, SHIPPED / name]
+    for place in tried:
+        if any((place / mark).is_file() for mark in _MARKS):
+            return Model(place, teacher, dtype, device)
+    names = model_names()
+    known = f"there are {', '.join(names)}" if names else "there are none; `make repro` makes one, named full"
+    if name is None:
+        raise UserError(f"this installation comes without a model; name one with --model ({known})")
+    raise UserError(f"{name}: neither a model's directory nor the name of one ({known})")
 
 
-def find_model(model: str) -> Path:
-    """The directory that `--model` means."""
-    for place in (Path(model), STUDENTS / model):
-        if any((place / name).is_file() for name in (SAVED, *WEIGHTS, "student.json")):
-            return place
-    names = sorted(item.parent.name for item in STUDENTS.glob("*/student.json"))
-    known = f"there are {', '.join(names)}" if names else "there are none; `make repro` makes one"
-    raise UserError(f"{model}: neither a model's directory nor the name of one in {STUDENTS} ({known})")
+def model_names() -> list[str]:
+    """The models that have names here: shipped ones, then those of `data/students`."""
+    shipped = sorted(path.parent.parent.name for path in SHIPPED.glob(f"*/{GRAPHS}/{RECORD}"))
+    return [*shipped, *sorted(item.parent.name for item in STUDENTS.glob("*/student.json"))]
 
 
 def find_device(device: str) -> torch.device:
-    """The device that `--device` means."""
+    """The device that `--device` means.
+
+    Raises:
+        UserError: for one that is not there.
+    """
+    torch = _torch()
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -64,3 +150,16 @@ def find_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device}: {str(error).strip().splitlines()[0]}") from None
     return where
+
+
+def _torch() -> Any:
+    try:
+        import torch
+
+        from tsdsr import compat
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UserError("this needs PyTorch and diffusers: pip install 'tsdsr[torch]'") from None
+    compat.apply()
+    return torch

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from safetensors import SafetensorError
-from torch import Tensor
 
 from tsdsr.errors import UserError
 from tsdsr.inference import batches
-from tsdsr.inference.color import ALIGNMENTS
 from tsdsr.inference.loading import load_networks
-from tsdsr.inference.networks.quick_vae import quicken
+from tsdsr.inference.networks.in_torch import TorchNetworks, geometry_of
+from tsdsr.inference.networks.quick_vae import use_fast_forward
 from tsdsr.inference.networks.streamlined import StreamlinedTransformer
 from tsdsr.inference.sizes import TargetSize
-from tsdsr.inference.tiles.engine import Networks, Source, TilePlan, aligned_strips, passes, restore
-from tsdsr.inference.tiles.memory import is_out_of_memory, plan_tiles, smaller
-from tsdsr.inference.tiles.rows import RowStore
+from tsdsr.inference.upscaler import Color, Tiling, Upscaler
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.teacher import check_whole
-
-logger = logging.getLogger(__name__)
-Color = Literal["wavelet", "adain", "none"]
 
 
 class TSDSRPipeline(DiffusionPipeline):
@@ -52,7 +46,7 @@ class TSDSRPipeline(DiffusionPipeline):
         self, vae: AutoencoderKL, transformer: StreamlinedTransformer, use_shift: bool = False, scale: int = 4
     ) -> None:
         super().__init__()
-        quicken(vae)
+        use_fast_forward(vae)
         self.register_modules(vae=vae, transformer=transformer)
         self.register_to_config(use_shift=use_shift, scale=scale)
 
@@ -97,7 +91,6 @@ class TSDSRPipeline(DiffusionPipeline):
                 check_whole(source, part, getattr(pipe, part))
         return pipe
 
-    @torch.no_grad()
     def __call__(
         self,
         image: batches.Images,
@@ -134,141 +127,52 @@ class TSDSRPipeline(DiffusionPipeline):
             raise UserError(f"output_type {output_type!r}: must be one of {', '.join(batches.OUTPUTS)}")
         height, width = size or (None, None)
         target = TargetSize(self.config.scale if scale is None and size is None else scale, width, height)
-        results = []
-        for pictures in batches.tensors(image):
-            strips = self.strips(
-                pictures,
-                target.of(pictures.shape[3], pictures.shape[2]),
-                color=color,
-                tile=tile,
-                overlap=overlap,
-                tile_batch=tile_batch,
-                generator=generator,
-            )
-            results.append(torch.cat(list(strips), dim=2))
+        upscaler, results = self.upscaler(), []
+        for pictures in batches.arrays(image):
+            with self._progress() as step:
+                strips = upscaler.strips(
+                    pictures,
+                    target.of(pictures.shape[3], pictures.shape[2]),
+                    color=color,
+                    tiling=Tiling(tile, overlap, tile_batch),
+                    noise=None if generator is None else _draws(generator),
+                    step=step,
+                )
+                results.append(np.concatenate(list(strips), axis=2))
         images = batches.OUTPUTS[output_type](results)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    @torch.no_grad()
-    def strips(
-        self,
-        image: Tensor,
-        size: tuple[int, int],
-        *,
-        color: Color = "wavelet",
-        tile: int | Literal["auto"] | None = "auto",
-        overlap: int | None = None,
-        tile_batch: int = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        step: Callable[[int, int], Any] | None = None,
-    ) -> Iterator[Tensor]:
-        """Enlarge pictures of one size, and hand out the result from the top in strips, so that it need not fit.
-
-        Args:
-            image: (B, 3, h, w) in [0, 1].
-            size: (H, W) of the result.
-            step: called with (tiles done, tiles in all), counting each network's, instead of a progress bar.
-            color, tile, overlap, tile_batch, generator: as in a call.
-
-        Yields:
-            (B, 3, n, W) in [0, 1], float32, on the CPU.
-        """
-        if color not in ALIGNMENTS:
-            raise UserError(f"color {color!r}: must be one of {', '.join(ALIGNMENTS)}")
-        source = Source(image.detach().to("cpu", torch.float32), size)
-        with self._restored(source, tile, overlap, tile_batch, generator, step) as store:
-            yield from aligned_strips(store, source, color)
-
-    def check_tiles(self, tile: int | Literal["auto"] | None, overlap: int | None, tile_batch: int) -> None:
-        """Whether pictures can be tiled so, whatever their sizes; arguments as in a call.
-
-        Raises:
-            UserError: for a tile or an overlap that cannot be.
-        """
-        self._plan(self._networks(), tile, overlap, tile_batch)
-
-    @contextmanager
-    def _restored(
-        self,
-        source: Source,
-        tile: int | Literal["auto"] | None,
-        overlap: int | None,
-        tile_batch: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        step: Callable[[int, int], Any] | None,
-    ) -> Iterator[RowStore]:
-        """The restored picture; on running out of memory, again with smaller tiles."""
-        networks = self._networks()
-        plan: TilePlan | None = self._plan(networks, tile, overlap, tile_batch)
-        noise = self._noise(networks, source, generator)
-        store = None
-        while store is None and plan is not None:
-            total = passes(networks, source.size, plan)
-            try:
-                with self._progress(total, step) as advance:
-                    store = restore(networks, source, plan, noise=noise, step=advance)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                plan = self._shrink(plan, networks)
-        if store is None:
-            raise UserError("out of memory even with the smallest tiles; free some, or choose a smaller size")
-        with store:
-            yield store
-
-    def _plan(
-        self, networks: Networks, tile: int | Literal["auto"] | None, overlap: int | None, batch: int
-    ) -> TilePlan:
-        config = self.transformer.config
-        largest = config.pos_embed_max_size * config.patch_size
-        try:
-            return plan_tiles(
-                networks, tile=tile, overlap=overlap, batch=batch, limit=config.sample_size, largest=largest
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from None
-
-    def _shrink(self, plan: TilePlan, networks: Networks) -> TilePlan | None:
-        following = smaller(plan, networks.patch)
-        if networks.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if following is not None:
-            logger.warning(
-                "out of memory with tiles of %d pixels, %d at once; trying %d pixels, %d at once",
-                *(part for p in (plan, following) for part in (p.for_codec.tile * networks.codec.factor, p.batch)),
-            )
-        return following
-
-    def _networks(self) -> Networks:
+    def upscaler(self) -> Upscaler:
+        """The networks where they are now, for pictures as NumPy arrays, strip by strip."""
         dtype = self.transformer.dtype
-        return Networks(
-            codec=LatentCodec(self.vae, bool(self.config.use_shift)),
-            velocity=lambda z: self.transformer(z.to(dtype)),
-            patch=self.transformer.config.patch_size,
-            device=self._execution_device,
+        codec = LatentCodec(self.vae, bool(self.config.use_shift))
+        networks = TorchNetworks(
+            codec,
+            lambda z: self.transformer(z.to(dtype)),
+            geometry_of(codec, self.transformer),
+            self._execution_device,
         )
-
-    def _noise(
-        self, networks: Networks, source: Source, generator: torch.Generator | list[torch.Generator] | None
-    ) -> Tensor | None:
-        if generator is None:
-            return None
-        shape = (source.image.shape[0], self.vae.config.latent_channels, *networks.padded(source.size))
-        return randn_tensor(shape, generator=generator, device=torch.device("cpu"), dtype=torch.float32)
+        return Upscaler(networks, float(self.config.scale))
 
     @contextmanager
-    def _progress(self, total: int, step: Callable[[int, int], Any] | None) -> Iterator[Callable[[int], Any]]:
-        """What to call with each number of finished tiles."""
-        if step is None:
-            with self.progress_bar(total=total) as bar:
-                yield bar.update
-            return
-        done = 0
+    def _progress(self) -> Iterator[Callable[[int, int], None]]:
+        """diffusers' bar, as a function of (tiles done, tiles in all)."""
+        bars: list[Any] = []
 
-        def advance(tiles: int) -> None:
-            nonlocal done
-            done += tiles
-            step(done, total)
+        def step(done: int, total: int) -> None:
+            if not bars:
+                bars.append(self.progress_bar(total=total))
+            bars[0].update(done - bars[0].n)
 
-        yield advance
+        yield step
+        for bar in bars:
+            bar.close()
+
+
+def _draws(generator: torch.Generator | list[torch.Generator]) -> Callable[[tuple[int, ...]], np.ndarray]:
+    def draw(shape: tuple[int, ...]) -> np.ndarray:
+        drawn: np.ndarray = randn_tensor(shape, generator, torch.device("cpu"), torch.float32).numpy()
+        return drawn
+
+    return draw

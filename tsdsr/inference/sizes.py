@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from tsdsr.errors import UserError
 
 MIN_FACTOR, MAX_FACTOR = 1.0, 8.0
-MIN_SIDE = 16
 _ROUNDING = 1e-3  # a side rounds to whole pixels, so its factor may miss the bounds by this much (relative)
 
 
@@ -41,10 +40,8 @@ class TargetSize:
         """(H, W) of the result for a picture of `width` x `height` pixels.
 
         Raises:
-            UserError: for a picture under 16 px, or an enlargement outside 1 to 8.
+            UserError: for an enlargement outside 1 to 8.
         """
-        if min(width, height) < MIN_SIDE:
-            raise UserError(f"{width}x{height} is too small: each side must have at least {MIN_SIDE} pixels")
         target = self._target(width, height)
         for factor in (target[0] / height, target[1] / width):
             if not MIN_FACTOR * (1 - _ROUNDING) <= factor <= MAX_FACTOR * (1 + _ROUNDING):

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
-from torch import Tensor
 
 from tsdsr.errors import UserError
 from tsdsr.pictures.sixteen_bits import decode_16_bit, has_16_bit_colour, open_grey_with_alpha
@@ -75,18 +73,18 @@ class Picture:
         """(H, W)."""
         return self.values.shape[0], self.values.shape[1]
 
-    def tensor(self) -> Tensor:
+    def planes(self) -> np.ndarray:
         """(1, 3, H, W) in [0, 1]; grey three times."""
         return _unit(np.broadcast_to(self.values, (*self.size, 3)))
 
-    def alpha_tensor(self) -> Tensor | None:
+    def alpha_plane(self) -> np.ndarray | None:
         """(1, 1, H, W) in [0, 1]."""
         return None if self.alpha is None else _unit(self.alpha[..., None])
 
 
-def _unit(values: np.ndarray) -> Tensor:
+def _unit(values: np.ndarray) -> np.ndarray:
     scaled = values.astype(np.float32) / np.iinfo(values.dtype).max
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))[None]
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1))[None]
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -114,8 +112,6 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
         UserError: if it cannot be read, is empty, animated, enormous, or not of integers.
     """
     data = source.read_bytes() if isinstance(source, Path) else source.read()
-    if not data:
-        raise UserError(f"{name}: the file is empty")
     with _opened(io.BytesIO(data), name) as image:
         found = _exif(image)
         exif = Image.Exif() if found is None else found
@@ -166,6 +162,8 @@ def _open(source: Path | io.BytesIO) -> Image.Image:
 
 
 def _why_unknown(source: Path | io.BytesIO) -> str:
+    if not _bytes(source, 1):
+        return "the file is empty"
     if _bytes(source, 4) in _TIFF:  # with floating-point colours, ...
         return "a TIFF of a kind that cannot be read here; save it as PNG, or in RGB with 8 or 16 bits a channel"
     return "not a picture in a format that can be read"

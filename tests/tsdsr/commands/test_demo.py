@@ -19,14 +19,15 @@ from tsdsr.commands import demo
 from tsdsr.commands.main import main
 from tsdsr.errors import UserError
 from tsdsr.inference import TSDSRPipeline
+from tsdsr.inference.upscaler import Upscaler
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.fixture
-def pipe(loaded: TSDSRPipeline) -> TSDSRPipeline:
-    return loaded
+def upscaler(loaded: TSDSRPipeline) -> Upscaler:
+    return loaded.upscaler()
 
 
 @pytest.fixture
@@ -46,11 +47,11 @@ def assert_kept(result: Image.Image) -> None:
     assert result.info["icc_profile"] == SRGB
 
 
-def test_a_photograph_comes_back_whole(pipe: TSDSRPipeline, photo: Path, tmp_path: Path) -> None:
+def test_a_photograph_comes_back_whole(upscaler: Upscaler, photo: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     folder = tmp_path / "out"
     folder.mkdir()
-    before, after, path = demo.restore(pipe, photo, 2, folder, 1, lambda *tiles: seen.append(tiles))
+    before, after, path = demo.restore(upscaler, photo, 2, folder, 1, lambda *tiles: seen.append(tiles))
     assert path.name == "photo_x2.jpg"
     assert_kept(Image.open(path))
     assert seen[-1][0] == seen[-1][1] > 0
@@ -60,22 +61,22 @@ def test_a_photograph_comes_back_whole(pipe: TSDSRPipeline, photo: Path, tmp_pat
     assert np.array_equal(after, Image.open(path))
 
 
-def test_transparency_and_16_bits_can_be_seen(pipe: TSDSRPipeline, tmp_path: Path) -> None:
+def test_transparency_and_16_bits_can_be_seen(upscaler: Upscaler, tmp_path: Path) -> None:
     alpha = np.zeros((20, 24), np.uint8)
     Image.fromarray(np.dstack([np.zeros((20, 24, 3), np.uint8), alpha])).save(tmp_path / "clear.png")
-    before, after, path = demo.restore(pipe, tmp_path / "clear.png", 2, tmp_path, 1, lambda *tiles: None)
+    before, after, path = demo.restore(upscaler, tmp_path / "clear.png", 2, tmp_path, 1, lambda *tiles: None)
     assert Image.open(path).mode == "RGBA"
     for view in (before, after):
         assert (view.mode, view.getextrema()) == ("RGB", ((255, 255),) * 3)
     Image.fromarray(np.full((20, 24), 257 * 100, np.uint16)).save(tmp_path / "grey.png")
-    before, _, path = demo.restore(pipe, tmp_path / "grey.png", 2, tmp_path, 1, lambda *tiles: None)
+    before, _, path = demo.restore(upscaler, tmp_path / "grey.png", 2, tmp_path, 1, lambda *tiles: None)
     assert Image.open(path).mode == "I;16"
     assert (before.mode, before.getextrema()) == ("RGB", ((100, 100),) * 3)
 
 
-def test_the_slider_shows_no_more_than_a_screen(pipe: TSDSRPipeline, photo: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_slider_shows_no_more_than_a_screen(upscaler: Upscaler, photo: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(demo, "_PREVIEW", 48)
-    before, after, path = demo.restore(pipe, photo, 2, tmp_path, 1, lambda *tiles: None)
+    before, after, path = demo.restore(upscaler, photo, 2, tmp_path, 1, lambda *tiles: None)
     assert before.size == after.size == (48, 40)
     assert Image.open(path).size == (96, 80)
 
@@ -118,14 +119,14 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(browser.EXECUTABLE is None, reason="Chromium is not installed")
-def test_in_a_browser(pipe: TSDSRPipeline, photo: Path, tmp_path: Path, monkeypatch) -> None:
+def test_in_a_browser(upscaler: Upscaler, photo: Path, tmp_path: Path, monkeypatch) -> None:
     pytest.importorskip("gradio")
     # Gradio gives its own server 5 s to start and 3 s to answer, which a busy machine may not keep.
     monkeypatch.setattr("gradio.http_server.time", SimpleNamespace(time=lambda: 0.0, sleep=time.sleep))
     monkeypatch.setattr("gradio.networking.url_ok", lambda url: True)
     monkeypatch.chdir(tmp_path)
     with ExitStack() as stack:
-        url = demo.serve(lambda name: pipe, "full", free_port("127.0.0.1"), 0.01, stack)
+        url = demo.serve(lambda name: upscaler, "full", free_port("127.0.0.1"), 0.01, stack)
         assert url.startswith("http://127.0.0.1:")
         temporary = Path(os.environ["GRADIO_TEMP_DIR"])
         page = stack.enter_context(browser.browser(tmp_path))

@@ -72,6 +72,35 @@ def test_a_folder_may_have_a_dot(tree: Path) -> None:
         assert plan("one.jpg", output=output) == {"one.jpg": (f"{output.rstrip('/')}/one.jpg", "jpeg")}
 
 
+def test_two_inputs_never_share_an_output(tree: Path, caplog) -> None:
+    for name in ("a.bmp", "a.png", "a.gif", "deep/a.png"):
+        (tree / "many" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / "many" / name).touch()
+    found = plan("many", "many/deep/a.png", "many/../many/a.bmp", output="out")
+    assert {source: target for source, (target, _) in found.items()} == {
+        "many/../many/a.bmp": "out/a.bmp.png",
+        "many/a.gif": "out/a.gif.png",
+        "many/a.png": "out/a.png",
+        "many/deep/a.png": "out/a-2.png",
+    }
+    assert "many/a.gif goes to out/a.gif.png: another input is written to out/a.png" in caplog.messages
+    assert len(caplog.messages) == 3
+
+
+def test_without_an_output_results_lie_beside_their_inputs(tree: Path) -> None:
+    jobs = plan_jobs(["one.jpg", "*.png", "in", "-"], None, None, SUFFIXES)
+    found = {job.source.as_posix(): job.target for job in jobs}
+    assert found == {
+        "one.jpg": Path("one-upscaled.jpg"),
+        "two.png": Path("two-upscaled.png"),
+        "in/a.jpg": tree / "in-upscaled/a.jpg",
+        "in/deep/er/b.PNG": tree / "in-upscaled/deep/er/b.PNG",
+        "in/deep/c.bmp": tree / "in-upscaled/deep/c.png",
+        "-": Path("-"),
+    }
+    assert [job.target.name for job in plan_jobs(["one.jpg"], None, "webp", SUFFIXES)] == ["one-upscaled.webp"]
+
+
 def test_streams(tree: Path) -> None:
     assert plan("-", output="-", form="png") == {"-": ("-", "png")}
     assert plan("-", output="new.jpg") == {"-": ("new.jpg", "jpeg")}
@@ -91,7 +120,6 @@ def test_streams(tree: Path) -> None:
         (["one.jpg", "two.png"], "-", "one stream"),
         (["one.jpg"], "one.jpg", "the input itself"),
         (["in"], "in", "the input itself"),
-        (["one.jpg", "in/../one.jpg"], "out", "both"),
         (["other", "in/deep"], "in", "in/deep/c.png: is the input itself, or another one"),
     ],
 )

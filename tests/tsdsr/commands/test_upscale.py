@@ -13,14 +13,16 @@ from PIL import Image, ImageCms
 
 from tests.tsdsr.conftest import Model
 from tsdsr.commands.main import main
-from tsdsr.inference import TSDSRPipeline, opening
+from tsdsr.inference import TSDSRPipeline
+from tsdsr.inference.upscaler import Upscaler
 
 
 @pytest.fixture
 def place(tmp_path: Path, model: Model, loaded: TSDSRPipeline, photograph: np.ndarray, monkeypatch) -> Path:
     """A working folder with a photograph, `photo.png`; the model is loaded once for all tests."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(opening, "open_pipeline", lambda *args, **options: loaded)
+    ready = SimpleNamespace(scale=4.0, open=loaded.upscaler)
+    monkeypatch.setattr("tsdsr.commands.upscale.find_model", lambda *args, **options: ready)
     Image.fromarray(photograph[:64:2, :80:2]).save("photo.png")
     return tmp_path
 
@@ -32,7 +34,7 @@ def upscale(*words: str) -> int:
 def test_the_documented_line(tmp_path: Path, model: Model, photograph: np.ndarray, monkeypatch) -> None:
     monkeypatch.chdir(model.teacher_dir.parent.parent)
     Image.fromarray(photograph[:40, :48]).save(tmp_path / "photo.jpg")
-    assert upscale(str(tmp_path / "photo.jpg"), "-o", str(tmp_path / "out.png")) == 0
+    assert upscale(str(tmp_path / "photo.jpg"), "-o", str(tmp_path / "out.png"), "--model", "full") == 0
     assert Image.open(tmp_path / "out.png").size == (192, 160)
 
 
@@ -81,10 +83,10 @@ def test_alpha_is_enlarged(place: Path, photograph: np.ndarray) -> None:
 def test_hidden_black_leaves_no_fringe() -> None:
     from tsdsr.inference.enlarge import _covered
 
-    image, alpha = torch.zeros(1, 3, 40, 40), torch.zeros(1, 1, 40, 40)
+    image, alpha = np.zeros((1, 3, 40, 40), np.float32), np.zeros((1, 1, 40, 40), np.float32)
     image[..., 15:25, 15:25], alpha[..., 15:25, 15:25] = 0.9, 1
     filled = _covered(image, alpha)
-    torch.testing.assert_close(filled[..., 5:35, 5:35], torch.full((1, 3, 30, 30), 0.9))
+    np.testing.assert_allclose(filled[..., 5:35, 5:35], 0.9, rtol=1e-6)
     assert _covered(image, None) is image
 
 
@@ -214,7 +216,7 @@ def test_an_interruption_leaves_nothing_behind(place: Path, monkeypatch, capsys)
     def interrupt(*args: object, **options: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(TSDSRPipeline, "strips", interrupt)
+    monkeypatch.setattr(Upscaler, "strips", interrupt)
     assert upscale("photo.png", "-o", "new/out.png") == 130
     assert list(Path("new").iterdir()) == []
 
@@ -283,7 +285,7 @@ def test_models_and_devices_that_are_not_there(
     Image.fromarray(photograph[:32, :32]).save("photo.png")
     if torch.cuda.device_count() > 9:
         pytest.skip("this machine has a tenth GPU")
-    assert upscale("photo.png", "-o", "out.png", *words) == 2
+    assert upscale("photo.png", "-o", "out.png", "--model", "full", *words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert not Path("out.png").exists()

@@ -1,13 +1,18 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.tsdsr.conftest import Model
 from tsdsr.commands.main import main
-from tsdsr.files import write_json
+from tsdsr.errors import UserError
+from tsdsr.files import sha256_file, write_json
 from tsdsr.inference import TSDSRPipeline
+from tsdsr.inference.opening import find_model
+from tsdsr.inference.upscaler import Tiling, Upscaler
 
 
 @pytest.fixture
@@ -17,18 +22,14 @@ def place(model: Model, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_an_export_needs_no_teacher_and_gives_the_same(
-    place: Path, loaded: TSDSRPipeline, tmp_path: Path, caplog
-) -> None:
+def test_an_export_needs_no_teacher_and_gives_the_same(place: Path, loaded: TSDSRPipeline, tmp_path: Path) -> None:
     row = {"label": "PSNR", "direction": "higher", "mean": 27.3456, "decimals": 2}
     absent = {"label": "MUSIQ", "direction": "higher", "mean": None, "decimals": 2}
     write_json(
         Path("reports/scores/full.json"), {"images": 6, "dataset": "test", "metrics": {"psnr": row, "musiq": absent}}
     )
     out = tmp_path / "upscaler"
-    with caplog.at_level("INFO"):
-        assert main(["export", "-o", str(out), "--onnx", "dynamic", "--card"]) == 0
-    assert not [record.name for record in caplog.records if record.name.startswith("onnx")]  # hundreds of lines
+    assert main(["export", "-o", str(out), "--card"]) == 0
     assert len({path.stat().st_mode for path in out.rglob("*") if path.is_file()}) == 1  # others may read all or none
     pipe = TSDSRPipeline.from_pretrained(out)
     pipe.set_progress_bar_config(disable=True)
@@ -42,29 +43,66 @@ def test_an_export_needs_no_teacher_and_gives_the_same(
     assert "MUSIQ" not in card
     assert "Apache-2.0" in card
 
-    import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(out / "onnx/model.onnx"), providers=["CPUExecutionProvider"])
-    from tsdsr.export.onnx import OneStep
+@pytest.fixture(scope="module")
+def package(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as it ships."""
+    out = tmp_path_factory.mktemp("package") / "nano"
+    (out / "teacher").mkdir(parents=True)
+    (out / "teacher/README.md").write_text("written by hand")
+    (out / "SHA256SUMS").touch()  # so it is an earlier export
+    assert main(["export", "--as", "package", *of(model), "-o", str(out)]) == 0
+    return out
 
-    for size in ((32, 160), (112, 48)):
-        pixels = torch.rand(1, 3, *size) * 2 - 1
-        with torch.no_grad():
-            expected = OneStep(loaded)(pixels).numpy()
-        found = session.run(None, {"pixels": pixels.numpy()})[0]
-        np.testing.assert_allclose(found, expected, atol=1e-4)
 
-    assert main(["export", "-o", str(out), "--onnx", "64x48"]) == 0  # again, and of one size
-    fixed = onnxruntime.InferenceSession(str(out / "onnx/model.onnx"), providers=["CPUExecutionProvider"])
-    assert fixed.get_inputs()[0].shape == [1, 3, 48, 64]
+def of(model: Model) -> list[str]:
+    return ["--model", str(model.student_dir), "--teacher", str(model.teacher_dir)]
+
+
+def test_the_graphs_give_what_the_pipeline_gives(package: Path, loaded: TSDSRPipeline) -> None:
+    """Any size, also in tiles and several at once; up to what float16 keeps of the weights."""
+    graphs = find_model(str(package))
+    assert graphs.graphs == package / "onnx"
+    assert graphs.scale == 4
+    image = np.random.default_rng(0).random((1, 3, 28, 50), np.float32)
+    for tiling in (Tiling(), Tiling(64, 16, 3), Tiling(None)):
+        found = whole(graphs.open(), image, (112, 200), tiling)
+        np.testing.assert_allclose(found, whole(loaded.upscaler(), image, (112, 200), tiling), atol=5e-3)
+
+
+def test_a_package_is_small_checked_and_keeps_its_cards(package: Path) -> None:
+    lines = (package / "SHA256SUMS").read_text().splitlines()
+    assert [line.split("  ")[0] for line in lines] == [sha256_file(package / line.split("  ")[1]) for line in lines]
+    stored = load_file(package / "teacher/transformer/diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    weights = sum(value.numel() for value in stored.values())
+    assert (package / "onnx/transformer.onnx").stat().st_size < 2 * weights
+    assert "tsdsr upscale" in (package / "README.md").read_text()
+    assert (package / "teacher/README.md").read_text() == "written by hand"
+
+
+def test_damaged_graphs_are_one_line(package: Path, tmp_path: Path) -> None:
+    shutil.copytree(package / "onnx", tmp_path / "graphs")
+    path = tmp_path / "graphs/decoder.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"decoder.onnx: damaged"):
+        find_model(str(tmp_path / "graphs")).open()
+    path.unlink()
+    with pytest.raises(UserError, match=r"decoder.onnx: no such file"):
+        find_model(str(tmp_path / "graphs")).open()
+    with pytest.raises(UserError, match="ONNX graphs alone"):
+        find_model(str(tmp_path / "graphs"), dtype="bfloat16").open()
+
+
+def whole(upscaler: Upscaler, image: np.ndarray, size: tuple[int, int], tiling: Tiling) -> np.ndarray:
+    return np.concatenate(list(upscaler.strips(image, size, tiling=tiling)), axis=2)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--model", "nobody"], "neither a model's directory"),
-        (["--onnx", "50x50"], "multiple of 16"),
-        (["--onnx", "dynamic", "--dtype", "float16"], "float32"),
+        (["--as", "onnx", "--dtype", "float16"], "leave out --dtype"),
     ],
 )
 def test_mistakes_write_nothing(place: Path, tmp_path: Path, capsys, words: list[str], message: str) -> None:
@@ -78,9 +116,3 @@ def test_a_folder_with_other_things_is_not_replaced(place: Path, tmp_path: Path,
     assert main(["export", "-o", str(tmp_path)]) == 2
     assert "no earlier export" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").read_text() == "precious"
-
-
-def test_a_size_of_nothing_is_no_size(capsys) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["export", "-o", "out", "--onnx", "0x16"])
-    assert "0x16 is neither" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from tsdsr.commands.main import main
 
 def test_plain_diffusers_and_peft_give_the_same_picture(model: Model, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
-    words = ["export", "-o", str(merged), "--plain", "--model", str(model.student_dir)]
+    words = ["export", "-o", str(merged), "--as", "diffusers", "--model", str(model.student_dir)]
     assert main([*words, "--teacher", str(model.teacher_dir)]) == 0
     assert sorted(path.name for path in merged.iterdir()) == [
         "prompt.safetensors",
@@ -54,15 +54,9 @@ def test_released_weights_and_an_export(model: Model, tmp_path: Path, capsys) ->
     """The former come without a student.json; the latter is merged already."""
     released, whole = tmp_path / "released", tmp_path / "whole"
     shutil.copytree(model.student_dir, released, ignore=shutil.ignore_patterns("student.json"))
-    words = ["--plain", "--teacher", str(model.teacher_dir)]
+    words = ["--as", "diffusers", "--teacher", str(model.teacher_dir)]
     assert main(["export", "-o", str(tmp_path / "plain"), "--model", str(released), *words]) == 0
     assert (tmp_path / "plain/step.json").is_file()
-    assert main(["export", "-o", str(whole), "--model", str(model.student_dir), *words[1:]]) == 0
+    assert main(["export", "-o", str(whole), "--model", str(model.student_dir), *words[2:]]) == 0
     assert main(["export", "-o", str(tmp_path / "none"), "--model", str(whole), *words]) == 2
-    assert "--plain takes a student directory" in capsys.readouterr().err
-
-
-def test_a_plain_export_has_no_onnx(model: Model, tmp_path: Path, capsys) -> None:
-    words = ["export", "-o", str(tmp_path / "out"), "--plain", "--onnx", "dynamic", "--model", str(model.student_dir)]
-    assert main(words) == 2
-    assert "--plain" in capsys.readouterr().err
+    assert "--as diffusers takes a student directory" in capsys.readouterr().err

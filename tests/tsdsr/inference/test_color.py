@@ -1,8 +1,21 @@
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tsdsr.inference.color import adain, noise_variance, wavelet
+from tsdsr.inference import color
+from tsdsr.inference.color import Moments, match
+
+
+def of_tensors(function: Callable[..., np.ndarray]) -> Callable[..., torch.Tensor]:
+    """The function, for tensors."""
+    return lambda *tensors: torch.from_numpy(function(*(tensor.numpy() for tensor in tensors)))
+
+
+adain = of_tensors(lambda x, y: match(x, Moments.of(x), Moments.of(y)))
+noise_variance, wavelet = of_tensors(color.noise_variance), of_tensors(color.wavelet)
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 56)) -> torch.Tensor:

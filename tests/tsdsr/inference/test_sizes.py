@@ -36,11 +36,6 @@ def test_a_side_that_rounds_up_past_the_largest_factor_is_fine() -> None:
     assert TargetSize(longest_side=8 * 1001).of(1001, 333) == (2664, 8008)
 
 
-def test_too_small() -> None:
-    with pytest.raises(UserError, match="at least 16"):
-        TargetSize(scale=4.0).of(200, 15)
-
-
 @pytest.mark.parametrize(
     "amounts", [{"scale": float("nan")}, {"scale": 0}, {"megapixels": float("inf")}, {"width": -5}]
 )

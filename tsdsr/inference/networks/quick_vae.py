@@ -21,7 +21,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 
-def quicken(vae: AutoencoderKL) -> None:
+def use_fast_forward(vae: AutoencoderKL) -> None:
     """Give the VAE's modules the forward passes of this file. Parameters keep their names and values."""
     for module in vae.modules():
         if type(module) is Upsample2D and _doubles(module):

@@ -6,79 +6,53 @@ Each of the three networks runs over the whole picture, in overlapping tiles who
 one starts: a network never sees the seam of the one before. The bicubic picture is made tile by tile too, so what grows
 with the picture is the latents alone (a byte or two a pixel).
 
+Everything here is NumPy, float32: PyTorch or ONNX Runtime, whichever the networks run in, gets one tile at a time.
+
 Legend: B pictures, C latent channels, H W pixels of the result, h w latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from tsdsr.inference.color import ALIGNMENTS
+from tsdsr.inference.tiles.plan import Geometry, Tile, TilePlan
 from tsdsr.inference.tiles.resample import bicubic_window
 from tsdsr.inference.tiles.rows import RowStore
-from tsdsr.inference.tiles.tiling import Blend, Span, spans
-from tsdsr.models.codec import LatentCodec
+from tsdsr.inference.tiles.tiling import Blend
 
-Tile = tuple[Span, Span]  # rows, columns, in latents
 STRIP_PIXELS = 2**19  # of the result in a strip, whatever its width
 
 
-@dataclass(frozen=True)
-class TilePlan:
-    """Tiles of one size, in latents.
-
-    Attributes:
-        tile, overlap: a side of a tile, and what neighbours share at least; multiples of the patch size.
-        batch: tiles that go through a network together.
-        codec_tile: a side of a tile of the VAE, which has no positions to run out of; None = as the transformer's.
-    """
-
-    tile: int
-    overlap: int
-    batch: int = 1
-    codec_tile: int | None = None
+class Networks(Protocol):
+    """What the engine runs: float32 arrays in, float32 arrays out. Out of memory, each raises MemoryError."""
 
     @property
-    def for_codec(self) -> TilePlan:
-        """The plan that the VAE follows."""
-        return replace(self, tile=self.codec_tile or self.tile, codec_tile=None)
+    def geometry(self) -> Geometry: ...
 
-
-@dataclass(frozen=True)
-class Networks:
-    """What the engine runs: the codec, and latents -> velocity. `patch` is the latents per token along a side."""
-
-    codec: LatentCodec
-    velocity: Callable[[Tensor], Tensor]
-    patch: int
-    device: torch.device
-
-    def padded(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Latents (h, w), in whole tokens, that cover `size` = (H, W) pixels."""
-        token = self.codec.factor * self.patch
-        return -(-size[0] // token) * self.patch, -(-size[1] // token) * self.patch
-
-    def tiles(self, size: tuple[int, int], plan: TilePlan) -> list[Tile]:
-        """The plan's tiles over `size` = (H, W) pixels, row by row. They begin and end on whole tokens."""
-        tile, overlap = plan.tile // self.patch, plan.overlap // self.patch
-        axes = (spans(side // self.patch, tile, overlap) for side in self.padded(size))
-        rows, columns = ([span.scaled(self.patch) for span in axis] for axis in axes)
-        return list(product(rows, columns))
-
-    def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
+    def encode(self, pixels: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
         """Pixels in [-1, 1] -> latents: the posterior's mode, or with `noise` (as the latents) a sample of it."""
-        if noise is None:
-            return self.codec.encode(images)
-        vae = self.codec.vae
-        posterior = vae.encode(images.to(vae.dtype)).latent_dist
-        sample = posterior.mean.float() + posterior.std.float() * noise
-        return (sample - self.codec.shift) * vae.config.scaling_factor
+        ...
+
+    def velocity(self, latents: np.ndarray) -> np.ndarray:
+        """Latents -> velocity at timestep 1000 with the default prompt, of the same shape."""
+        ...
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Latents -> pixels, nominally in [-1, 1]."""
+        ...
+
+    def free_bytes(self) -> float:
+        """Memory that activations may still take."""
+        ...
+
+    def item_bytes(self) -> int:
+        """Of one value of an activation."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -86,16 +60,16 @@ class Source:
     """The picture to enlarge.
 
     Attributes:
-        image: (B, 3, h, w) in [0, 1], float32, on the CPU.
+        image: (B, 3, h, w) in [0, 1], float32.
         size: (H, W) of the result.
     """
 
-    image: Tensor
+    image: np.ndarray
     size: tuple[int, int]
 
-    def window(self, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+    def window(self, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
         """x_L in [0, 1]: these rows and columns of the bicubic enlargement, continued past its edges."""
-        return bicubic_window(self.image, self.size, rows=rows, columns=columns).clamp(0, 1)
+        return bicubic_window(self.image, self.size, rows=rows, columns=columns).clip(0, 1)
 
 
 def restore(
@@ -103,13 +77,13 @@ def restore(
     source: Source,
     plan: TilePlan,
     *,
-    noise: Tensor | None = None,
+    noise: np.ndarray | None = None,
     step: Callable[[int], Any] = lambda tiles: None,
 ) -> RowStore:
     """The student's picture, before colour alignment.
 
     Args:
-        networks: on their device.
+        networks: ready to run.
         source: the picture and the size wanted.
         plan: how to tile.
         noise: (B, C, h, w) standard normal values, to sample the encoder's posterior; None takes its mode.
@@ -118,50 +92,48 @@ def restore(
     Returns:
         (B, 3, H, W), about [0, 1] and not clamped. Close it after use.
     """
-    batch = source.image.shape[0]
-    factor = networks.codec.factor
-    tiles, codec_tiles = (networks.tiles(source.size, one) for one in (plan, plan.for_codec))
+    batch, geometry = source.image.shape[0], networks.geometry
+    factor = geometry.factor
+    tiles, codec_tiles = (geometry.tiles(source.size, one) for one in (plan, plan.for_codec))
 
-    def sweep(tiles: list[Tile], network: Callable[[list[Tile]], Tensor], scale: int = 1) -> Iterator[Tensor]:
-        return _sweep(tiles, network, batch=plan.batch, rows_of=batch, scale=scale, device=networks.device, step=step)
+    def sweep(tiles: list[Tile], network: Callable[[list[Tile]], np.ndarray], scale: int = 1) -> Iterator[np.ndarray]:
+        return _sweep(tiles, network, batch=plan.batch, scale=scale, step=step)
 
-    def encode(group: list[Tile]) -> Tensor:
+    def encode(group: list[Tile]) -> np.ndarray:
         pixels = [source.window(*[(span.start * factor, span.stop * factor) for span in tile]) for tile in group]
-        drawn = None if noise is None else _cut(noise, group).to(networks.device)
-        return networks.encode(2 * torch.cat(pixels).to(networks.device) - 1, drawn)
+        return networks.encode(2 * np.concatenate(pixels) - 1, None if noise is None else _cut(noise, group))
 
-    channels = networks.codec.vae.config.latent_channels
-    latents = torch.empty(batch, channels, *networks.padded(source.size), device=networks.device)
+    latents = np.empty((batch, geometry.channels, *geometry.padded(source.size)), np.float32)
 
-    def keep(strips: Iterator[Tensor]) -> None:
+    def keep(strips: Iterator[np.ndarray]) -> None:
         first = 0
         for strip in strips:
             latents[:, :, first : first + strip.shape[2]] = strip
             first += strip.shape[2]
 
-    def one_step(group: list[Tile]) -> Tensor:
+    def one_step(group: list[Tile]) -> np.ndarray:
         z = _cut(latents, group)
-        return z - networks.velocity(z).to(z.dtype)
+        return z - networks.velocity(z)
 
     keep(sweep(codec_tiles, encode))  # z_L
     keep(sweep(tiles, one_step))  # z_hat in its place: a row is done when no later tile reads it
     store = RowStore(batch, 3, source.size[1])
     try:
-        for strip in sweep(codec_tiles, lambda group: networks.codec.decode(_cut(latents, group)), factor):
+        for strip in sweep(codec_tiles, lambda group: networks.decode(_cut(latents, group)), factor):
             wanted = source.size[0] - store.height
-            store.append(strip[:, :, :wanted, : source.size[1]].add_(1).div_(2))
+            store.append((strip[:, :, :wanted, : source.size[1]] + 1) / 2)
     except BaseException:
         store.close()
         raise
     return store
 
 
-def passes(networks: Networks, size: tuple[int, int], plan: TilePlan) -> int:
+def passes(geometry: Geometry, size: tuple[int, int], plan: TilePlan) -> int:
     """The sum of what `restore` hands to `step`: tiles times networks."""
-    return len(networks.tiles(size, plan)) + 2 * len(networks.tiles(size, plan.for_codec))
+    return len(geometry.tiles(size, plan)) + 2 * len(geometry.tiles(size, plan.for_codec))
 
 
-def aligned_strips(store: RowStore, source: Source, color: str) -> Iterator[Tensor]:
+def aligned_strips(store: RowStore, source: Source, color: str) -> Iterator[np.ndarray]:
     """The restored picture with the source's colours, from the top: strips (B, 3, n, W), clamped to [0, 1].
 
     Args:
@@ -174,40 +146,37 @@ def aligned_strips(store: RowStore, source: Source, color: str) -> Iterator[Tens
     count = max(1, STRIP_PIXELS // (width * source.image.shape[0]))
     strips = [(start, min(start + count, height)) for start in range(0, height, count)]
 
-    def reference(start: int, stop: int) -> Tensor:
+    def reference(start: int, stop: int) -> np.ndarray:
         return source.window((start, stop), (0, width))
 
     align = alignment.prepare(source.image, store.read, reference, strips)
     for start, stop in strips:
         first, last = max(start - alignment.halo, 0), min(stop + alignment.halo, height)
         strip = align(store.read(first, last), reference(first, last))
-        yield strip[:, :, start - first : stop - first].clamp(0, 1)
+        yield strip[:, :, start - first : stop - first].clip(0, 1)
 
 
-def _cut(latents: Tensor, group: list[Tile]) -> Tensor:
+def _cut(latents: np.ndarray, group: list[Tile]) -> np.ndarray:
     """The tiles of a group, one below the other in the batch."""
-    return torch.cat([latents[:, :, rows.slice, columns.slice] for rows, columns in group])
+    return np.concatenate([latents[:, :, rows.slice, columns.slice] for rows, columns in group])
 
 
 def _sweep(
     tiles: list[Tile],
-    network: Callable[[list[Tile]], Tensor],
+    network: Callable[[list[Tile]], np.ndarray],
     *,
     batch: int,
-    rows_of: int,
     scale: int,
-    device: torch.device,
     step: Callable[[int], Any],
-) -> Iterator[Tensor]:
+) -> Iterator[np.ndarray]:
     """Run `network` over groups of `batch` tiles and yield the blended rows as they are done.
 
-    `scale` is the network's output pixels per latent; `rows_of` the pictures in a tile's batch.
+    `scale` is the network's output pixels per latent.
     """
-    width = max(columns.stop for _, columns in tiles) * scale
-    blend = Blend(width, device)
+    blend = Blend(max(columns.stop for _, columns in tiles) * scale)
     for index in range(0, len(tiles), batch):
         group = tiles[index : index + batch]
-        for values, (rows, columns) in zip(network(group).split(rows_of), group, strict=True):
+        for values, (rows, columns) in zip(np.split(network(group), len(group)), group, strict=True):
             blend.add(values, rows.scaled(scale), columns.scaled(scale))
         step(len(group))
         following = tiles[index + batch : index + batch + 1]

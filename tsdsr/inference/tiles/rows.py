@@ -6,8 +6,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from tsdsr.errors import UserError
 from tsdsr.files import is_no_space, no_space
@@ -24,30 +23,30 @@ class RowStore:
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115  closed in __exit__
         self.height = 0
 
-    def append(self, strip: Tensor) -> None:
+    def append(self, strip: np.ndarray) -> None:
         """Add rows (B, C, n, W) at the bottom.
 
         Raises:
             UserError: if the temporary folder is full.
         """
-        values = strip.detach().permute(2, 0, 1, 3).to("cpu", torch.float32).contiguous()
+        values = np.ascontiguousarray(strip.transpose(2, 0, 1, 3), np.float32)
         try:
             self._file.seek(self.height * self._row_bytes)
-            self._file.write(memoryview(values.numpy()))
+            self._file.write(memoryview(values))
         except OSError as error:
             if not is_no_space(error):
                 raise
             raise UserError(f"{no_space(Path(tempfile.gettempdir(), 'rows'))}; TMPDIR names another folder") from error
         self.height += strip.shape[2]
 
-    def read(self, start: int, stop: int) -> Tensor:
+    def read(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) as (B, C, n, W)."""
-        rows = torch.empty(stop - start, *self._row_shape)
+        rows = np.empty((stop - start, *self._row_shape), np.float32)
         self._file.seek(start * self._row_bytes)
-        view = memoryview(rows.numpy()).cast("B")
+        view = memoryview(rows).cast("B")
         while len(view) and (count := self._file.readinto(view)):
             view = view[count:]
-        return rows.permute(1, 2, 0, 3)
+        return rows.transpose(1, 2, 0, 3)
 
     def close(self) -> None:
         self._file.close()

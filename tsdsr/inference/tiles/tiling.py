@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,12 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
     ]
 
 
-def ramp(span: Span, like: Tensor) -> Tensor:
+def ramp(span: Span) -> np.ndarray:
     """(n,): weights along one axis of a tile; a smooth rise over `before`, a fall over `after`, never 0."""
-    weight = torch.ones(span.stop - span.start, dtype=torch.float32, device=like.device)
-    for count, flip in ((span.before, False), (span.after, True)):
+    weight = np.ones(span.stop - span.start, np.float32)
+    for count, side in ((span.before, weight), (span.after, weight[::-1])):
         if count:
-            rise = 0.5 - 0.5 * torch.cos(math.pi * (torch.arange(count, device=like.device) + 0.5) / count)
-            view = weight.flip(0) if flip else weight
-            view[:count] *= rise
-            weight = view.flip(0) if flip else view
+            side[:count] *= 0.5 - 0.5 * np.cos(math.pi * (np.arange(count, dtype=np.float32) + 0.5) / count)
     return weight
 
 
@@ -77,38 +73,37 @@ class Blend:
         first: the row that comes out next.
     """
 
-    def __init__(self, width: int, device: torch.device) -> None:
+    def __init__(self, width: int) -> None:
         self.first = 0
         self._width = width
-        self._sum: Tensor | None = None  # [B,C,rows,W], from `first` down
-        self._weight = torch.zeros(0, width, device=device)
+        self._sum: np.ndarray | None = None  # [B,C,rows,W], from `first` down
+        self._weight = np.zeros((0, width), np.float32)
 
-    def add(self, values: Tensor, rows: Span, columns: Span) -> None:
+    def add(self, values: np.ndarray, rows: Span, columns: Span) -> None:
         """Add one tile's values (B, C, rows, columns)."""
-        values = values.to(self._weight.device, torch.float32)
-        total = self._grown(values, rows.stop)
-        weight = ramp(rows, values)[:, None] * ramp(columns, values)[None, :]
+        total = self._grown(values.shape[:2], rows.stop)
+        weight = ramp(rows)[:, None] * ramp(columns)[None, :]
         window = (slice(rows.start - self.first, rows.stop - self.first), columns.slice)
         total[..., window[0], window[1]] += values * weight
         self._weight[window] += weight
 
-    def finish(self, stop: int) -> Tensor:
+    def finish(self, stop: int) -> np.ndarray:
         """The blended rows from `first` to `stop`, which are then forgotten."""
         if self._sum is None:
             raise ValueError("no tile was added")
         count = stop - self.first
-        done = self._sum[..., :count, :].div_(self._weight[:count])
-        self._sum = self._sum[..., count:, :].clone()
-        self._weight = self._weight[count:].clone()
+        done = self._sum[..., :count, :] / self._weight[:count]
+        self._sum = self._sum[..., count:, :].copy()
+        self._weight = self._weight[count:].copy()
         self.first = stop
         return done
 
-    def _grown(self, values: Tensor, stop: int) -> Tensor:
+    def _grown(self, leading: tuple[int, ...], stop: int) -> np.ndarray:
         """The sum, with zero rows added up to `stop`."""
         if self._sum is None:
-            self._sum = values.new_zeros(*values.shape[:2], 0, self._width)
+            self._sum = np.zeros((*leading, 0, self._width), np.float32)
         missing = stop - self.first - self._weight.shape[0]
         if missing > 0:
-            self._sum = torch.cat([self._sum, values.new_zeros(*values.shape[:2], missing, self._width)], 2)
-            self._weight = torch.cat([self._weight, values.new_zeros(missing, self._width)])
+            self._sum = np.concatenate([self._sum, np.zeros((*leading, missing, self._width), np.float32)], axis=2)
+            self._weight = np.concatenate([self._weight, np.zeros((missing, self._width), np.float32)])
         return self._sum

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from tsdsr.inference.networks.quick_vae import QuickResnetBlock, QuickUpsample, phases, quicken
+from tsdsr.inference.networks.quick_vae import QuickResnetBlock, QuickUpsample, phases, use_fast_forward
 from tsdsr.models import presets
 
 
@@ -28,7 +28,7 @@ def pair() -> tuple[AutoencoderKL, AutoencoderKL]:
         block_out_channels=(8, 8, 16), norm_num_groups=4,
     ).eval()  # fmt: skip
     quick = copy.deepcopy(plain)
-    quicken(quick)
+    use_fast_forward(quick)
     return plain, quick
 
 
@@ -61,6 +61,6 @@ def test_names_values_and_gradients_are_untouched(pair: tuple[AutoencoderKL, Aut
 def test_sd3s_vae_is_quickened_whole() -> None:
     vae = presets.build_vae(presets.get("sd3-medium"), seed=0, device="meta")
     before = {type(module) for module in vae.modules()}
-    quicken(vae)
+    use_fast_forward(vae)
     left = {module.__name__ for module in {type(module) for module in vae.modules()} & before}
     assert not left & {"ResnetBlock2D", "Upsample2D"}

@@ -4,8 +4,7 @@ import torch
 
 from tests.tsdsr.inference.tiles.seams import seam_score
 from tsdsr.inference import TSDSRPipeline
-from tsdsr.inference.tiles.engine import Networks, TilePlan
-from tsdsr.inference.tiles.memory import plan_tiles, smaller
+from tsdsr.inference.tiles.plan import Geometry, TilePlan, plan_tiles, smaller
 
 
 def test_a_flat_offset_of_one_tile_shows() -> None:
@@ -15,11 +14,16 @@ def test_a_flat_offset_of_one_tile_shows() -> None:
     assert seam_score(picture, [32], [32]) > 2
 
 
+def plan(geometry: Geometry, **changes: object) -> TilePlan:
+    options = {"tile": "auto", "overlap": None, "batch": 1, "free": 2**34} | changes
+    return plan_tiles(geometry, **options)  # type: ignore[arg-type]
+
+
 def borders(pipe: TSDSRPipeline, size: tuple[int, int], tile: int) -> tuple[list[int], list[int]]:
     """In pixels, of every tile."""
-    networks = pipe._networks()
-    tiles = networks.tiles(size, pipe._plan(networks, tile, None, 1))
-    factor = networks.codec.factor
+    geometry = pipe.upscaler().networks.geometry
+    tiles = geometry.tiles(size, plan(geometry, tile=tile))
+    factor = geometry.factor
     rows, columns = ({span for tile in tiles for span in [tile[axis].scaled(factor)]} for axis in (0, 1))
     inside = [
         sorted({edge for span in spans for edge in (span.start, span.stop) if 0 < edge < side})
@@ -40,8 +44,8 @@ def test_tiles_leave_no_seams(loaded: TSDSRPipeline, photograph: np.ndarray, col
 
 def test_automatic_tiles_leave_no_seams(loaded: TSDSRPipeline, photograph: np.ndarray) -> None:
     image = torch.from_numpy(photograph[100:276, 150:326].copy()).permute(2, 0, 1)[None].float() / 255
-    networks = loaded._networks()
-    tiles = networks.tiles((704, 704), loaded._plan(networks, "auto", None, 1).for_codec)
+    geometry = loaded.upscaler().networks.geometry
+    tiles = geometry.tiles((704, 704), plan(geometry).for_codec)
     edges = sorted({8 * edge for rows, _ in tiles for edge in (rows.start, rows.stop) if 0 < edge < 88})
     assert edges
     untiled, tiled = (loaded(image, tile=tile, output_type="pt").images for tile in (None, "auto"))
@@ -60,28 +64,21 @@ def test_a_smooth_sky_shows_the_borders_no_more_than_the_tokens(loaded: TSDSRPip
     assert seam_score(tiled, rows, columns) == pytest.approx(seam_score(tiled, others, others), rel=0.1)
 
 
-def plan(networks: Networks, **changes: object) -> TilePlan:
-    options = {"tile": "auto", "overlap": None, "batch": 1, "limit": 32, "largest": 192} | changes
-    return plan_tiles(networks, **options)  # type: ignore[arg-type]
+GEOMETRY = Geometry(factor=8, patch=2, channels=16, limit=32, largest=192, width=64)
 
 
-def test_automatic_tiles_fit_the_memory_and_the_model(loaded: TSDSRPipeline, monkeypatch) -> None:
-    networks = loaded._networks()
-    monkeypatch.setattr("tsdsr.inference.tiles.memory.free_bytes", lambda device: 2**34)
-    assert plan(networks) == TilePlan(32, 8, 1, 64)  # as large as the transformer was made for; the VAE takes more
-    monkeypatch.setattr("tsdsr.inference.tiles.memory.free_bytes", lambda device: 2**24)
-    little = plan(networks).tile
+def test_automatic_tiles_fit_the_memory_and_the_model() -> None:
+    assert plan(GEOMETRY) == TilePlan(32, 8, 1, 64)  # as large as the transformer was made for; the VAE takes more
+    little = plan(GEOMETRY, free=2**24).tile
     assert 8 <= little < 32
-    assert plan(networks, batch=4).tile <= little
-    monkeypatch.setattr("tsdsr.inference.tiles.memory.free_bytes", lambda device: 0)
-    assert plan(networks).tile == 8  # never less than four tokens
+    assert plan(GEOMETRY, free=2**24, batch=4).tile <= little
+    assert plan(GEOMETRY, free=0).tile == 8  # never less than four tokens
 
 
-def test_tiles_that_were_asked_for(loaded: TSDSRPipeline) -> None:
-    networks = loaded._networks()
-    assert plan(networks, tile=200, overlap=48, batch=3) == TilePlan(24, 6, 3)
-    assert plan(networks, tile=10_000).tile == 192  # positions end there
-    assert plan(networks, tile=None).tile == 192
+def test_tiles_that_were_asked_for() -> None:
+    assert plan(GEOMETRY, tile=200, overlap=48, batch=3) == TilePlan(24, 6, 3)
+    assert plan(GEOMETRY, tile=10_000).tile == 192  # positions end there
+    assert plan(GEOMETRY, tile=None).tile == 192
 
 
 def test_smaller_tiles_end() -> None:

@@ -1,7 +1,7 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,15 +36,15 @@ def test_an_overlap_must_be_smaller_than_a_tile(overlap: int) -> None:
 
 def test_ramp_is_positive_and_shared_edges_sum_to_one() -> None:
     one, two = spans(30, 20, 10)
-    first, second = ramp(one, torch.empty(0)), ramp(two, torch.empty(0))
+    first, second = ramp(one), ramp(two)
     assert (first > 0).all()
-    torch.testing.assert_close(first[10:] + second[:10], torch.ones(10))
+    np.testing.assert_allclose(first[10:] + second[:10], 1, rtol=1e-6)
     assert (first[:10] == 1).all()
 
 
 def test_blending_crops_of_a_picture_gives_it_back_in_bands() -> None:
-    picture = torch.rand(2, 3, 37, 53)
-    blend = Blend(53, torch.device("cpu"))
+    picture = np.random.default_rng(0).random((2, 3, 37, 53), np.float32)
+    blend = Blend(53)
     bands = []
     rows = spans(37, 16, 6)
     for index, row in enumerate(rows):
@@ -52,15 +52,15 @@ def test_blending_crops_of_a_picture_gives_it_back_in_bands() -> None:
             blend.add(picture[:, :, row.slice, column.slice], row, column)
         bands.append(blend.finish(rows[index + 1].start if index + 1 < len(rows) else 37))
     assert len(bands) == len(rows) > 2
-    torch.testing.assert_close(torch.cat(bands, 2), picture)
+    np.testing.assert_allclose(np.concatenate(bands, 2), picture, rtol=1e-5, atol=1e-6)
 
 
 def test_two_flat_tiles_meet_in_a_smooth_rise() -> None:
-    blend = Blend(30, torch.device("cpu"))
+    blend = Blend(30)
     for value, column in zip((0.0, 1.0), spans(30, 20, 10)):
-        blend.add(torch.full((1, 1, 4, 20), value), Span(0, 4, 0, 0), column)
+        blend.add(np.full((1, 1, 4, 20), value, np.float32), Span(0, 4, 0, 0), column)
     row = blend.finish(4)[0, 0, 0]
     assert (row[:10] == 0).all()
     assert (row[20:] == 1).all()
-    assert (row.diff() >= 0).all()
-    assert row.diff().max() < 0.17
+    assert (np.diff(row) >= 0).all()
+    assert np.diff(row).max() < 0.17

@@ -1,0 +1,148 @@
+"""`Upscaler`: a student's networks, ready for pictures of any size. NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tsdsr.errors import UserError
+from tsdsr.inference.color import ALIGNMENTS
+from tsdsr.inference.tiles.engine import Networks, Source, aligned_strips, passes, restore
+from tsdsr.inference.tiles.plan import TilePlan, plan_tiles, smaller
+from tsdsr.inference.tiles.rows import RowStore
+
+logger = logging.getLogger(__name__)
+Color = Literal["wavelet", "adain", "none"]
+_MIN_SIDE = 16  # of a picture that is enlarged as it is
+_UNBOUNDED = 2.0**60  # bytes
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """What a person may say about tiles.
+
+    Attributes:
+        tile: a side in pixels of the result; "auto" chooses by the memory there is; None never tiles.
+        overlap: pixels that neighbours share; a quarter of a tile by default.
+        batch: tiles that go through a network at once.
+    """
+
+    tile: int | Literal["auto"] | None = "auto"
+    overlap: int | None = None
+    batch: int = 1
+
+
+DEFAULT_TILING = Tiling()
+
+
+@dataclass(frozen=True)
+class Upscaler:
+    """The one-step student.
+
+    Attributes:
+        networks: ready to run.
+        scale: the enlargement that the student was trained at.
+    """
+
+    networks: Networks
+    scale: float
+
+    def strips(
+        self,
+        image: np.ndarray,
+        size: tuple[int, int],
+        *,
+        color: Color = "wavelet",
+        tiling: Tiling = DEFAULT_TILING,
+        noise: Callable[[tuple[int, ...]], np.ndarray] | None = None,
+        step: Callable[[int, int], Any] = lambda done, total: None,
+    ) -> Iterator[np.ndarray]:
+        """Enlarge pictures of one size, and hand out the result from the top in strips, so that it need not fit.
+
+        Args:
+            image: (B, 3, h, w) in [0, 1], float32.
+            size: (H, W) of the result.
+            color: a key of `ALIGNMENTS`.
+            noise: draws standard normal values of a shape, to sample the encoder's posterior; None takes its mode.
+            step: called with (tiles done, tiles in all), counting each network's.
+
+        Yields:
+            (B, 3, n, W) in [0, 1], float32.
+
+        Raises:
+            UserError: for a colour alignment or a tile that cannot be, or without memory for the smallest tiles.
+        """
+        if color not in ALIGNMENTS:
+            raise UserError(f"color {color!r}: must be one of {', '.join(ALIGNMENTS)}")
+        source = _padded(image, size)
+        drawn = None
+        if noise is not None:
+            geometry = self.networks.geometry
+            drawn = noise((image.shape[0], geometry.channels, *geometry.padded(source.size)))
+        left = size[0]
+        with self._restored(source, tiling, drawn, step) as store:
+            for strip in aligned_strips(store, source, color):
+                yield strip[:, :, :left, : size[1]]
+                left -= strip.shape[2]
+                if left <= 0:
+                    return
+
+    def check_tiling(self, tiling: Tiling) -> None:
+        """Whether pictures can be tiled so, whatever their sizes.
+
+        Raises:
+            UserError: for a tile or an overlap that cannot be.
+        """
+        self._plan(tiling, _UNBOUNDED)
+
+    def _plan(self, tiling: Tiling, free: float) -> TilePlan:
+        networks = self.networks
+        words: dict[str, Any] = {"tile": tiling.tile, "overlap": tiling.overlap, "batch": tiling.batch}
+        try:
+            return plan_tiles(networks.geometry, **words, free=free, item=networks.item_bytes())
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def _restored(
+        self, source: Source, tiling: Tiling, noise: np.ndarray | None, step: Callable[[int, int], Any]
+    ) -> RowStore:
+        """The restored picture; on running out of memory, again with smaller tiles."""
+        geometry = self.networks.geometry
+        plan: TilePlan | None = self._plan(tiling, self.networks.free_bytes())
+        while plan is not None:
+            total, done = passes(geometry, source.size, plan), 0
+
+            def advance(tiles: int, total: int = total) -> None:
+                nonlocal done
+                done += tiles
+                step(done, total)
+
+            try:
+                return restore(self.networks, source, plan, noise=noise, step=advance)
+            except MemoryError:
+                plan = self._shrink(plan)
+        raise UserError("out of memory even with the smallest tiles; free some, or choose a smaller size")
+
+    def _shrink(self, plan: TilePlan) -> TilePlan | None:
+        geometry = self.networks.geometry
+        following = smaller(plan, geometry.patch)
+        if following is not None:
+            logger.warning(
+                "out of memory with tiles of %d pixels, %d at once; trying %d pixels, %d at once",
+                *(part for p in (plan, following) for part in (p.for_codec.tile * geometry.factor, p.batch)),
+            )
+        return following
+
+
+def _padded(image: np.ndarray, size: tuple[int, int]) -> Source:
+    """Sides of less than 16 pixels are continued by their edge, to a multiple of themselves that is enlarged alike."""
+    times = [-(-_MIN_SIDE // side) for side in image.shape[-2:]]
+    if times == [1, 1]:
+        return Source(image, size)
+    missing = [(0, side * (count - 1)) for side, count in zip(image.shape[-2:], times, strict=True)]
+    padded = np.pad(image, [(0, 0), (0, 0), *missing], mode="edge")
+    return Source(padded, (size[0] * times[0], size[1] * times[1]))
