@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster import runtime, storage
-from pipeline.process import exclusive, interruption
+from pipeline.process import interruption, locks
 from pipeline.process.interruption import Interrupted
 from pipeline.stages import lineage, stage
 from pipeline.stages.control import Control
@@ -89,7 +89,7 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
         targets=Path(".tsdsr/targets").resolve(),
     )
     control = Control((RUNNING / name).resolve())
-    with exclusive.alone(control.lock, f"the distillation of {name}"):
+    with locks.exclusive_lock(control.lock, f"the distillation of {name}"):
         control.clear()
         storage.here(params).push_each(control.stop.parent)
         with interruption.deferred(control.ask_to_stop) as request:
@@ -165,7 +165,7 @@ def _written(job: DistillJob) -> list[Path]:
 def _fit(params: Params, job: DistillJob, control: Control) -> str | None:
     """The TorchTrainer: fixed workers, restarted from our own checkpoints when one is lost."""
     config = params.distill
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     on_gpu = pick(config.device).type == "cuda"
@@ -184,6 +184,7 @@ def _fit(params: Params, job: DistillJob, control: Control) -> str | None:
                 name=f"{job.name}-{os.getpid()}",
                 storage_path=str(storage),
                 failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+                logging_config=LoggingConfig(log_level="WARNING"),  # else a line with all metrics at each report
             ),
         ).fit()
     finally:
@@ -217,7 +218,7 @@ def _work(config: dict[str, Any]) -> str | None:
         return None
     # A worker of a run that was killed may live on for a moment: it must have ended before its checkpoints are read.
     in_charge = World.current().rank == 0
-    turn = exclusive.in_turn(control.writer, f"the distillation of {job.name}") if in_charge else nullcontext()
+    turn = locks.in_turn(control.writer, f"the distillation of {job.name}") if in_charge else nullcontext()
     try:
         with turn, _memory_in_words():
             _train(job, place, config, stop=config.get("stop") or _asked_to_stop(place, control))
@@ -273,7 +274,7 @@ def _train(job: DistillJob, place: storage.Place, config: dict[str, Any], *, sto
             write_sheet(sheet, validation.sheet)
             if run:
                 run.metrics({f"validation/{name}": value for name, value in validation.values.items()}, step=step)
-                run.artifact(sheet, f"validation/step-{step:08d}")
+                run.image("validation", validation.sheet, step)
 
         callbacks = Callbacks(on_metrics, on_checkpoint=on_checkpoint, on_validation=on_validation, stop=stop)
         if in_charge:

@@ -232,7 +232,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = stage.parser(__doc__)
     command.add_arguments(parser, required=False)
     args = parser.parse_args(arguments)
-    sys.exit(_main(args, parser))
+    if status := _main(args, parser):
+        sys.exit(status)
 
 
 def _main(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import tsdsr
-from pipeline.process import exclusive
+from pipeline.process import locks
 from pipeline.stages import lineage, stage
 from tsdsr import device, files
 from tsdsr.config import Params, PrecomputeConfig
@@ -44,7 +44,7 @@ log = logging.getLogger("precompute")
 
 def main() -> None:
     params = stage.load_params(__doc__)
-    with exclusive.alone(LOCK, "the stage precompute"), lineage.making(lineage.LATENTS, params):
+    with locks.exclusive_lock(LOCK, "the stage precompute"), lineage.making(lineage.LATENTS, params):
         precompute(params, PAIRS, TEACHER, OUT, GROWING)
 
 

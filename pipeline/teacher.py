@@ -18,7 +18,7 @@ from torch import Tensor
 
 import tsdsr
 from pipeline.precompute import grow_cache, precision, rounding
-from pipeline.process import exclusive
+from pipeline.process import locks
 from pipeline.stages import lineage, stage
 from pipeline.stages.teacher_work import Work
 from tsdsr import device, files
@@ -63,7 +63,7 @@ log = logging.getLogger("teacher")
 
 def main() -> None:
     params = stage.load_params(__doc__)
-    with exclusive.alone(LOCK, "the stage teacher"), lineage.making(lineage.TEACHER, params):
+    with locks.exclusive_lock(LOCK, "the stage teacher"), lineage.making(lineage.TEACHER, params):
         make(params, PAIRS, OUT, CURVE, METRICS, UNFINISHED)
 
 

@@ -1,39 +1,55 @@
-"""MLflow's pages for the local store, on loopback: `make ui`."""
+"""MLflow's pages for the repository's runs, on loopback: `make ui`. Opens them where there is a display."""
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
 import sys
+import time
+import webbrowser
 
 from pipeline.cluster import runtime
+from pipeline.process import interruption
 from pipeline.stages import stage
-from pipeline.tracking import provenance
-from pipeline.tracking import runs as tracking
-from tsdsr import machine
+from pipeline.tracking import provenance, store
+from tsdsr.config import Params
 from tsdsr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+
+
+def link(port: int, experiment_id: str) -> str:
+    """The experiment's runs in the view for training, with the columns of `store.VIEW`.
+
+    Without `workflowType` the pages open on what MLflow has for language models.
+    """
+    query = f"workflowType=machine_learning&viewStateShareKey={store.VIEW}"
+    return f"http://{HOST}:{port}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--port", type=int, default=5000, help="the port on 127.0.0.1")
-    port = parser.parse_args().port
-    store = tracking.environment()[tracking.URI_VARIABLE]
-    if store.startswith(("http://", "https://")):
-        address = machine.without_passwords(store)
-        raise UserError(
-            f"{tracking.URI_VARIABLE} is {address}: open that in a browser, or unset it for the local store"
-        )
-    if runtime.is_taken("127.0.0.1", port):
-        raise UserError(f"--port {port}: taken on 127.0.0.1, by these pages already perhaps; or name another")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--default-artifact-root", (provenance.root() / "mlruns").as_uri()]
-    environment = {
-        **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": store,  # a command line, with a database's password in it, can be read by everyone
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three processes for features that nothing here uses
-    }
-    os.execve(sys.executable, command, environment)
+    parser = stage.parser(__doc__)
+    parser.add_argument("--port", type=int, default=5000, help=f"the port on {HOST}")
+    given = parser.parse_args()
+    if runtime.is_taken(HOST, given.port):
+        raise UserError(f"--port {given.port}: taken on {HOST}, by these pages already perhaps; or name another")
+    root = provenance.root()
+    name = Params.load(given.params).tracking.experiment
+    page = link(given.port, store.experiment(store.client(root), name, root / "mlruns"))
+    options = ["--host", HOST, "--port", str(given.port), "--workers", "1"]
+    options += ["--backend-store-uri", store.uri(root), "--default-artifact-root", (root / "mlruns").as_uri()]
+    command = [sys.executable, "-m", "mlflow", "server", *options]
+    # Three processes for features that nothing here uses.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with interruption.in_foreground(command, environment) as server:
+        while server.poll() is None and not runtime.is_taken(HOST, given.port):
+            time.sleep(0.2)
+        if server.poll() is None:
+            logger.info("the runs are on %s", page)
+            if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin":
+                webbrowser.open(page)
 
 
 if __name__ == "__main__":

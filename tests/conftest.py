@@ -15,7 +15,7 @@ from tsdsr.config import Params
 ROOT = Path(__file__).parents[1]
 
 # What the shell is set up for is not for the tests: their Ray, MLflow, git and pages are their own, and on loopback.
-SETTINGS = ("RAY_", "TUNE_", "MLFLOW_", "TSDSR_", "DVC_", "GIT_", "GRADIO_", "GLOO_", "NCCL_", "HF_HUB_", "COLUMNS")
+SETTINGS = ("RAY_", "MLFLOW_", "TSDSR_", "DVC_", "GIT_", "GRADIO_", "GLOO_", "NCCL_", "HF_HUB_", "COLUMNS")
 for name in [*os.environ]:
     if name.startswith(SETTINGS) or name.lower().endswith("_proxy"):
         del os.environ[name]

@@ -64,9 +64,9 @@ def ray_address() -> str | None:
     return os.environ.get("RAY_ADDRESS") or None
 
 
-def mlflow_uri() -> str:
-    """The server or store that runs are logged to."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or "mlflow.db in this directory"
+def mlflow_server() -> str | None:
+    """The server or store that runs are copied to."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def reachable(address: str) -> bool:

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.cluster import runtime, storage
+from pipeline.process import interruption
 from pipeline.stages import stage
 from pipeline.tracking import provenance
 from tsdsr.errors import UserError
@@ -85,7 +86,7 @@ def _start(host: str) -> list[str]:
     # Of their range, which is Ray's choice, two Rays on one machine may at a time give two workers the same port.
     any_port = ["--min-worker-port=0", "--max-worker-port=0"]
     start = [sys.executable, "-m", "pipeline.cluster.runtime", "start", "--block"]
-    return [*start, f"--node-ip-address={host}", *any_port, "--disable-usage-stats"]
+    return [*start, f"--node-ip-address={host}", *any_port]
 
 
 def _interface(host: str) -> str:
@@ -135,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.append(f"--num-cpus={given.cpus}")
     if given.temp_dir:
         command.append(f"--temp-dir={given.temp_dir.resolve()}")
-    os.execve(command[0], command, environment)
+    with interruption.in_foreground(command, environment):
+        pass
 
 
 def _check_ports(wanted: Mapping[str, tuple[str, int]]) -> None:

@@ -16,7 +16,8 @@ from tsdsr.errors import UserError
 
 # Ray reads these when it is imported or started. Ports bind to loopback on a cluster of our own; a health check every
 # 2 s (the default) would make each report of a training worker wait as long; a busy machine does not start workers, or
-# the dashboard and agents of Ray's own, within a minute, after which Ray would end them, or itself.
+# the dashboard and agents of Ray's own, within a minute, after which Ray would end them, or itself. The watcher for
+# hosts that a cloud is about to take ends with an error line, and nothing here asks it.
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
@@ -24,6 +25,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
@@ -139,7 +141,6 @@ def free_port(host: str) -> int:
         except OSError:  # it is given
             mark.close()
             continue
-        mark.set_inheritable(True)  # by what this process becomes: `pipeline.cluster` becomes Ray
         _MARKS.append(mark)
         if not is_taken(host, port):
             return port

@@ -15,18 +15,14 @@ import argparse
 import fcntl
 import hashlib
 import os
-import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from pipeline.cluster.tree_store import TreeStore
+from pipeline.process import dvc_yaml
 from pipeline.stages import lineage
 from pipeline.tracking import provenance
 from tsdsr.config import Params
@@ -35,19 +31,6 @@ from tsdsr.errors import UserError
 VARIABLE = "TSDSR_STORAGE"  # the folder of the cluster's head (pipeline/cluster/__main__.py)
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` runs
 SHARED = ("data", "reports", ".tsdsr", "captions")
-# Of the entry points that are no stage of dvc.yaml; a sweep sends its trials itself.
-_BESIDE_DVC = {
-    "pipeline.sweep": (
-        (
-            "data/pairs/train",
-            "data/pairs/manifest.json",
-            f"data/pairs/{lineage.RECORD}",
-            "data/latents",
-            "data/teacher",
-        ),
-        ("reports/sweep",),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -129,7 +112,7 @@ def workplace(arguments: Sequence[str] | None = None, environment: Mapping[str, 
         yield
         return
     with _linked(place.root):
-        reads, writes = needs(_module(), sys.argv[1:] if arguments is None else arguments)
+        reads, writes = needs(dvc_yaml.command(), sys.argv[1:] if arguments is None else arguments)
         place.pull(reads)
         try:
             yield
@@ -140,37 +123,13 @@ def workplace(arguments: Sequence[str] | None = None, environment: Mapping[str, 
         place.push(writes)
 
 
-def needs(module: str, arguments: Sequence[str], dvc: str | Path = "dvc.yaml") -> tuple[list[str], list[str]]:
-    """The data that an entry point reads and writes, as names of trees.
+def needs(module: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The data that a command reads and writes, as names of trees.
 
     A name has three parts at most: the code reads more of `data/pairs/train` than what would change its outcome.
     """
-    if module in _BESIDE_DVC:
-        reads, writes = _BESIDE_DVC[module]
-        return list(reads), list(writes)
-    stages = yaml.safe_load(Path(dvc).read_text(encoding="utf-8"))["stages"] if Path(dvc).is_file() else {}
-    for stage in stages.values():
-        words = shlex.split(stage["cmd"])
-        if module in words:
-            outs = [name for kind in ("outs", "metrics", "plots") for name in _names(stage.get(kind, []))]
-            return _trees(_filled(_names(stage["deps"]), words, arguments)), _trees(_filled(outs, words, arguments))
-    return [], []
-
-
-def _names(entries: Iterable[Any]) -> list[str]:
-    return [name for entry in entries for name in ([entry] if isinstance(entry, str) else entry)]
-
-
-def _filled(names: Iterable[str], words: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Names with ${item.variant} and the like, as the command's options give them."""
-    given = dict(pairwise(arguments))
-    values = {word: given[flag] for flag, word in pairwise(words) if flag.startswith("--") and flag in given}
-    result = []
-    for name in names:
-        for word, value in values.items():
-            name = name.replace(word, value)
-        result.append(name)
-    return result
+    reads, writes = dvc_yaml.reads_and_writes(module, arguments)
+    return _trees(reads), _trees(writes)
 
 
 def _trees(names: Iterable[str]) -> list[str]:
@@ -180,11 +139,6 @@ def _trees(names: Iterable[str]) -> list[str]:
     if any(tree.startswith("data/pairs/") for tree in trees):
         trees |= {"data/pairs/manifest.json", f"data/pairs/{lineage.RECORD}"}
     return sorted(trees)
-
-
-def _module() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name.removesuffix(".__main__") if spec else ""
 
 
 def _of_job(arguments: Sequence[str], environment: Mapping[str, str]) -> Place | None:

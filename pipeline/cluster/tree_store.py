@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.tracking.outbox import locked
+from pipeline.process.locks import locked
 from tsdsr import files
 from tsdsr.errors import UserError
 

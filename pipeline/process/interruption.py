@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +90,23 @@ def kept() -> Iterator[None]:
     """Whatever the block does to the two signals is undone: Ray takes SIGTERM for itself when it starts."""
     with _handled(None):
         yield
+
+
+@contextmanager
+def in_foreground(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server beside the block, and then until it ends or a signal ends it: the normal end, and so no failure.
+
+    Raises:
+        SystemExit: with the server's status, where it failed by itself.
+    """
+    with subprocess.Popen(command, env=dict(environment)) as server:
+        try:
+            yield server
+            if status := server.wait():
+                raise SystemExit(status)
+        except (KeyboardInterrupt, Interrupted):
+            ignored()
+            server.terminate()
 
 
 def ignored() -> None:

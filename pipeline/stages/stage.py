@@ -10,13 +10,17 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cluster import runtime, storage
 from pipeline.process import interruption
+from pipeline.tracking import runs
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+
+LAST_ERROR = Path(".tsdsr/error")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -30,9 +34,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def run(main: Callable[[], None]) -> None:
     """Call a stage's main; what people can mend, and an interruption, become one line on stderr and an exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # "generated new fontManager"
     try:
         with interruption.raising(), storage.workplace():
             main()
+            runs.log_outputs()
         interruption.ignored()
     except interruption.Interrupted as interrupted:
         sys.stderr.write(f"{interrupted}\n")
@@ -59,5 +65,9 @@ def _shortage(error: Exception) -> str | None:
 
 
 def _fail(error: Exception | str) -> int:
+    """Say it, and leave it for `make repro`, which repeats it below what DVC says of the stage that failed."""
     sys.stderr.write(f"error: {error}\n")
+    with suppress(OSError):
+        LAST_ERROR.parent.mkdir(exist_ok=True)
+        LAST_ERROR.write_text(f"error: {error}\n", encoding="utf-8")
     return 2

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from pipeline.stages import stage
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import flatten
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+from tsdsr.reporting.scores import method_label
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,14 @@ def overlaid(params: Params, variant: str, seed: int) -> Params:
 @contextmanager
 def tracked(variant: Variant) -> Iterator[None]:
     """Within the `with`, what is logged goes to the variant's run, a child of the experiment's beside `full`."""
-    with tracking.parent(variant.params), tracking.child(variant.changed, variant.name) as run:
-        run.tags({"variant": variant.name.rpartition("-seed")[0], "seed": variant.seed})
+    with tracking.parent(variant.params):
+        with tracking.child(variant.changed, variant.name, describe(variant)) as run:
+            run.tags({"variant": variant.name.rpartition("-seed")[0], "seed": variant.seed})
         yield
+
+
+def describe(variant: Variant) -> str:
+    """What the variant is, in words: its title, and what differs from the experiment's params."""
+    before, after = (flatten(params.to_dict()) for params in (variant.params, variant.changed))
+    changes = [f"{key} {after.get(key)} instead of {before.get(key)}" for key in after if before.get(key) != after[key]]
+    return f"{method_label(variant.name)}. Differs from full: {'; '.join(changes) or 'nothing'}."

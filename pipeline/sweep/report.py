@@ -4,112 +4,127 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import yaml
 
-from pipeline.sweep import plots as sweep_plots
-from pipeline.sweep.ledger import FINISHED, TrialRecord
 from pipeline.sweep.space import distributions, nested, shown_value
+from pipeline.sweep.study import FINISHED, Record, direction
 from tsdsr import files, metrics
 from tsdsr.config import Params
 
 MIN_FOR_IMPORTANCE = 4  # fewer trials say nothing about it
 
 
-def write(params: Params, records: Sequence[TrialRecord], folder: Path) -> list[Path]:
+def write(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
     """Write everything; returns the files."""
-    metric = metrics.select([params.sweep.metric])[0]
-    written = {
-        "trials.csv": to_csv(params, records),
-        "trials.md": to_markdown(params, records),
-    }
-    mode = "max" if metric.direction == "higher" else "min"
-    winner = best(records, mode)
-    if winner is not None:
+    written = {"trials.csv": to_csv(params, records), "trials.md": to_markdown(params, records)}
+    if (winner := best(records, direction(params))) is not None:
         written["best.yaml"] = best_overlay(params, winner)
     for name, text in written.items():
-        files.write_text(folder / name, text)
-    scored = [record for record in records if record.score is not None]
-    keys = [entry.key for entry in params.sweep.space]
-    logarithmic = {entry.key for entry in params.sweep.space if entry.loguniform is not None}
-    label = f"{metric.label} {metric.arrow}"
-    plots: list[Path] = []
-    if scored:
-        plots.append(sweep_plots.parallel(scored, keys, logarithmic, label, mode, folder / "parallel.png"))
-        plots.append(sweep_plots.slices(scored, keys, logarithmic, label, folder / "slices.png"))
-    shares = importance(params, scored)
-    if shares:
-        step = params.sweep.early_stopping.grace_steps
-        plots.append(sweep_plots.importance(shares, f"{metric.label} after {step} steps", folder / "importance.png"))
-    return [*(folder / name for name in written), *plots]
+        files.write_text(out / name, text)
+    return [*(out / name for name in written), *draw(params, records, out)]
 
 
-def best(records: Sequence[TrialRecord], mode: str) -> TrialRecord | None:
-    """The best of the trials that trained to the end."""
-    scored = [(record.score, record) for record in records if record.end == FINISHED and record.score is not None]
-    if not scored:
-        return None
-    sign = 1 if mode == "max" else -1
-    return max(scored, key=lambda pair: (sign * pair[0], -pair[1].number))[1]
+def draw(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
+    """Optuna's plots: of the trials that trained to the end, and the keys' importance after equally many steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import optuna.visualization.matplotlib as plots
+    from matplotlib import pyplot
+
+    label = metrics.select([params.sweep.metric])[0].label
+    finished = as_study(params, [(record, record.score) for record in records if record.end == FINISHED])
+    figures: dict[str, Callable[[], Any]] = {}
+    if finished.trials:
+        figures["parallel.png"] = lambda: plots.plot_parallel_coordinate(finished, target_name=label)
+        figures["slices.png"] = lambda: plots.plot_slice(finished, target_name=label)
+    if importance(params, records):
+        figures["importance.png"] = lambda: plots.plot_param_importances(
+            as_study(params, [(record, record.first) for record in records]),
+            evaluator=_evaluator(params),
+            target_name=f"{label} after {params.sweep.early_stopping.grace_steps} steps",
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for name, plot in figures.items():
+            figure = np.ravel(plot())[0].figure
+            with files.atomic_file(out / name) as aside:
+                figure.savefig(aside, dpi=130, format="png", bbox_inches="tight")
+            pyplot.close(figure)
+    return [out / name for name in figures]
 
 
-def best_overlay(params: Params, record: TrialRecord) -> str:
-    """An overlay on params.yaml, checked against it."""
-    overlay = nested(record.values)
-    params.overlay(overlay, origin="best.yaml")
-    about = [
-        f"The best of sweep `{params.sweep.name}`: {params.sweep.metric} {record.score:.6g} on held-out training",
-        f"photographs after {record.last_step} steps. To train with these values to the end:",
-        "    python -m pipeline.params flags reports/sweep/best.yaml | xargs dvc exp run",
-    ]
-    return "".join(f"# {line}\n" for line in about) + yaml.safe_dump(overlay, sort_keys=True)
+def as_study(params: Params, scored: Sequence[tuple[Record, float | None]]) -> optuna.Study:
+    """A study in memory of the trials that have a score and lie in the present space."""
+    study, space = optuna.create_study(direction=direction(params)), distributions(params.sweep.space)
+    for record, score in scored:
+        if score is not None and all(key in record.values and _within(space[key], record.values[key]) for key in space):
+            values = {key: record.values[key] for key in space}
+            study.add_trial(optuna.create_trial(params=values, distributions=space, value=score))
+    return study
 
 
-def importance(params: Params, records: Sequence[TrialRecord]) -> dict[str, float]:
+def importance(params: Params, records: Sequence[Record]) -> dict[str, float]:
     """Share of the score's variance that each key explains, by functional ANOVA over a random forest.
 
     On the score at the first rung, the only one that every trial has after equally many steps.
 
     Source: Hutter, Hoos and Leyton-Brown, ICML 2014, as Optuna implements it.
     """
-    step = params.sweep.early_stopping.grace_steps
-    values = [(record, record.scores[step][0]) for record in records if step in record.scores]
-    if len(values) < MIN_FOR_IMPORTANCE or len({score for _, score in values}) < 2:
+    study = as_study(params, [(record, record.first) for record in records])
+    if len(study.trials) < MIN_FOR_IMPORTANCE or len({trial.value for trial in study.trials}) < 2:
         return {}
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study()
-    space = distributions(params.sweep.space)
-    for record, score in values:
-        if all(key in record.values and _within(space[key], record.values[key]) for key in space):
-            study.add_trial(optuna.create_trial(params=record.values, distributions=space, value=score))
-    if len(study.trials) < MIN_FOR_IMPORTANCE:
-        return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=params.seed)
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    return dict(optuna.importance.get_param_importances(study, evaluator=_evaluator(params)))
 
 
-def to_csv(params: Params, records: Sequence[TrialRecord]) -> str:
+def _evaluator(params: Params) -> optuna.importance.FanovaImportanceEvaluator:
+    return optuna.importance.FanovaImportanceEvaluator(seed=params.seed)
+
+
+def best(records: Sequence[Record], towards: str) -> Record | None:
+    """The best of the trials that trained to the end; `towards` as of `study.direction`."""
+    scored = [(record.score, record) for record in records if record.end == FINISHED and record.score is not None]
+    if not scored:
+        return None
+    sign = 1 if towards == "maximize" else -1
+    return max(scored, key=lambda pair: (sign * pair[0], -pair[1].number))[1]
+
+
+def best_overlay(params: Params, record: Record) -> str:
+    """An overlay on params.yaml, checked against it."""
+    overlay = nested(record.values)
+    params.overlay(overlay, origin="best.yaml")
+    about = [
+        f"The best of sweep `{params.sweep.name}`: {params.sweep.metric} {record.score:.6g} on held-out training",
+        f"photographs after {record.step} steps. To train with these values to the end:",
+        "    python -m pipeline.params flags reports/sweep/best.yaml | xargs dvc exp run",
+    ]
+    return "".join(f"# {line}\n" for line in about) + yaml.safe_dump(overlay, sort_keys=True)
+
+
+def to_csv(params: Params, records: Sequence[Record]) -> str:
     """One line a trial."""
     keys = [entry.key for entry in params.sweep.space]
     metric = params.sweep.metric
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "key", *keys, "end", "steps", metric, f"{metric}_low", f"{metric}_high", "reason"])
+    writer.writerow(["trial", *keys, "end", "steps", metric, f"{metric}_low", f"{metric}_high", "reason"])
     for record in records:
-        scores = record.scores.get(record.last_step, (None, None, None))
-        shown = ["" if score is None else f"{score:.6g}" for score in scores]
+        shown = ["" if score is None else f"{score:.6g}" for score in (record.score, record.low, record.high)]
         values = [record.values.get(key, "") for key in keys]
-        row = [record.number, record.key, *values, record.end or "unfinished", record.last_step, *shown]
+        row = [record.number, *values, record.end or "unfinished", record.step, *shown]
         writer.writerow([*row, record.reason or ""])
     return text.getvalue()
 
 
-def to_markdown(params: Params, records: Sequence[TrialRecord]) -> str:
+def to_markdown(params: Params, records: Sequence[Record]) -> str:
     """Best first; trials that were stopped early show the score and the step they were stopped at."""
     metric = metrics.select([params.sweep.metric])[0]
     keys = [entry.key for entry in params.sweep.space]
@@ -126,9 +141,7 @@ def to_markdown(params: Params, records: Sequence[TrialRecord]) -> str:
     for record in order:
         values = [shown_value(record.values.get(key, "")) for key in keys]
         lines.append(
-            _line(
-                [str(record.number), *values, record.end or "unfinished", str(record.last_step), _score(record, metric)]
-            )
+            _line([str(record.number), *values, record.end or "unfinished", str(record.step), _score(record, metric)])
         )
     note = (
         f"{metric.label} on held-out training photographs, mean [95 % bootstrap interval]. The test photographs took "
@@ -137,12 +150,13 @@ def to_markdown(params: Params, records: Sequence[TrialRecord]) -> str:
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def _score(record: TrialRecord, metric: metrics.Metric) -> str:
-    if not record.scores:
+def _score(record: Record, metric: metrics.Metric) -> str:
+    if record.score is None:
         return "-"
-    mean, low, high = record.scores[record.last_step]
-    interval = "" if low is None else f" [{low:.{metric.decimals}f}, {high:.{metric.decimals}f}]"
-    return f"{mean:.{metric.decimals}f}{interval}"
+    shown = f"{record.score:.{metric.decimals}f}"
+    if record.low is None:
+        return shown
+    return f"{shown} [{record.low:.{metric.decimals}f}, {record.high:.{metric.decimals}f}]"
 
 
 def _within(distribution: Any, value: Any) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.sweep.ledger import FAILED, FINISHED, Ledger, TrialRecord
-from pipeline.sweep.space import Point, nested
+import optuna
+from optuna.trial import TrialState
+
+from pipeline.sweep.space import Point, nested, shown_value
+from pipeline.sweep.study import REASON, VALUES, folder, load_trial
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.outbox import locked
 from tsdsr import seeding
 from tsdsr.config import Params
 from tsdsr.device import pick
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from tsdsr.training.distillation import DistillJob
 
 logger = logging.getLogger(__name__)
-Report = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Setup:
 
     Attributes:
         params: the params that the values are laid over, as `Params.to_dict` gives them.
-        directory: where `data` is. sweep: the ledger's folder.
+        directory: where `data` is. sweep: the study's folder.
         environment: variables that lead MLflow to the sweep's run.
     """
 
@@ -55,67 +56,68 @@ def trial_params(params: Params, values: Point) -> Params:
     return params.overlay({"distill": budget}).overlay(nested(values), origin="the sweep's values")
 
 
-def run(values: Point, setup: Setup, report: Report) -> None:
-    """Train and score one point; continues one that was interrupted, and runs none that has ended.
-
-    Args:
-        report: takes {"step": ..., <metric>: ...} at every rung and at the end; what was reported before comes again.
-    """
+def run(number: int, setup: Setup) -> None:
+    """Train and score a trial of the study, from its last checkpoint if it has one, and write how it ended."""
     os.environ.update(setup.environment)
     os.chdir(setup.directory)
-    params = Params.parse(setup.params)
-    ledger = Ledger(Path(setup.sweep))
-    record = ledger.begin(values)
-    with locked(ledger.folder(record.key)):  # a searcher may suggest the same point twice
-        record = ledger.begin(values)
-        for step in sorted(record.scores):
-            report({"step": step, params.sweep.metric: record.scores[step][0]})
-        if record.end is None:
-            _train(params, ledger, record, report)
-    if record.score is not None:
-        # Only now: a scheduler may kill the process that reports its last step.
-        report({"step": record.last_step, params.sweep.metric: record.score})
+    base, sweep = Params.parse(setup.params), Path(setup.sweep)
+    trial = load_trial(base, sweep, number)
+    if trial.study.trials[number].state.is_finished():
+        return  # the worker died after its last word, and Ray has started another
+    end, reason = _end_of(base, trial, sweep)
+    if reason:
+        trial.set_user_attr(REASON, reason)
+    final = scores(trial)[base.sweep.steps] if end == TrialState.COMPLETE else None
+    trial.study.tell(number, final, state=end)
+    for name in ("checkpoints", "rung", "restored"):
+        shutil.rmtree(folder(sweep, number) / name, ignore_errors=True)
 
 
-def _train(base: Params, ledger: Ledger, record: TrialRecord, report: Report) -> None:
+def _end_of(base: Params, trial: optuna.Trial, sweep: Path) -> tuple[TrialState, str | None]:
     from tsdsr.training.trainer import NonFiniteError
 
+    values = trial.user_attrs[VALUES]
     try:
-        params = trial_params(base, record.values)
+        params = trial_params(base, values)
     except UserError as error:  # values that each are in their space, and together are not valid
-        ledger.close(record.key, FAILED, str(error))
-        return
-    try:
-        with tracking.child(params, run_name(record)) as tracked:
-            tracked.tags({"trial": record.number})
-            Trial(params, ledger, record, tracked, report).train()
-    except NonFiniteError as error:  # an answer too: these values diverge
-        logger.warning("trial %s: %s", record.key, error)
-        ledger.close(record.key, FAILED, str(error))
-    else:
-        ledger.close(record.key, FINISHED)
+        return TrialState.FAIL, str(error)
+    shown = ", ".join(f"{key} {shown_value(value)}" for key, value in values.items())
+    with tracking.child(params, run_name(trial.number), f"A trial of sweep {base.sweep.name}: {shown}") as tracked:
+        tracked.tags({"trial": trial.number + 1})
+        try:
+            Trial(params, trial, sweep, tracked).train()
+        except optuna.TrialPruned:
+            tracked.tags({"stopped_early_at_step": max(scores(trial))})
+            return TrialState.PRUNED, None
+        except NonFiniteError as error:  # an answer too: these values diverge
+            logger.warning("trial %d: %s", trial.number + 1, error)
+            return TrialState.FAIL, str(error)
+    return TrialState.COMPLETE, None
 
 
-def run_name(record: TrialRecord) -> str:
+def run_name(number: int) -> str:
     """What the trial is called in MLflow."""
-    return f"trial-{record.number:02d}-{record.key}"
+    return f"trial-{number + 1:02d}"
+
+
+def scores(trial: optuna.Trial) -> dict[int, float]:
+    """step -> score, as the study has them."""
+    return trial.study.trials[trial.number].intermediate_values
 
 
 class Trial:
     """The training of one trial and its scores."""
 
-    def __init__(
-        self, params: Params, ledger: Ledger, record: TrialRecord, tracked: tracking.Run, report: Report
-    ) -> None:
+    def __init__(self, params: Params, trial: optuna.Trial, sweep: Path, tracked: tracking.Run) -> None:
         from tsdsr.training.distillation import DistillJob
 
-        self.params, self.ledger, self.record = params, ledger, record
-        self.tracked, self.report = tracked, report
-        self.folder = ledger.folder(record.key).resolve()
+        self.params, self.trial, self.tracked = params, trial, tracked
+        self.pairs = sweep / "pairs/validation"
+        self.folder = folder(sweep, trial.number).resolve()
         self.job = DistillJob(
-            name=run_name(record),
+            name=run_name(trial.number),
             seed=params.seed,
-            pairs=(ledger.directory / "pairs/train").resolve(),
+            pairs=(sweep / "pairs/train").resolve(),
             latents=Path("data/latents").resolve(),
             teacher=Path("data/teacher").resolve(),
             out=self.folder / "student",
@@ -128,6 +130,12 @@ class Trial:
         )
 
     def train(self) -> None:
+        """Train to the end.
+
+        Raises:
+            optuna.TrialPruned: at a rung where others were better.
+            NonFiniteError: these values diverge.
+        """
         from tsdsr.training.distillation import distill
         from tsdsr.training.trainer import Callbacks
 
@@ -141,12 +149,12 @@ class Trial:
                 on_checkpoint=lambda step, values: self._at_rung(step),
             ),
         )
-        self._score(self.params.distill.steps, self.job.out, report=False)
+        self._score(self.params.distill.steps, self.job.out)
 
     def _catch_up(self) -> None:
         """Score the newest checkpoint if it is a rung's, and the trial was killed before it had its score."""
         checkpoint = latest_checkpoint(self.params, self.job)
-        if checkpoint is not None and checkpoint.step not in self.record.scores:
+        if checkpoint is not None and checkpoint.step not in scores(self.trial):
             self._at_rung(checkpoint.step)
 
     def _at_rung(self, step: int) -> None:
@@ -161,26 +169,26 @@ class Trial:
             student = self.folder / "rung"
             write_student(self.params, self.job, student)
             self._score(step, student)
+            if self.trial.should_prune():
+                raise optuna.TrialPruned
 
-    def _score(self, step: int, student: Path, *, report: bool = True) -> None:
+    def _score(self, step: int, student: Path) -> None:
         from pipeline.evaluate import restore
         from pipeline.stages.restorers import student as restorer_of
         from tsdsr import metrics
         from tsdsr.data.pairs import PairFolder
 
         params, restored = self.params, self.folder / "restored"
-        pairs = PairFolder(self.ledger.directory / "pairs/validation")
+        pairs = PairFolder(self.pairs)
         color = params.evaluate.color_alignment
         restore(pairs, restorer_of(self.job.teacher, student, params.data.scale, color), restored)
         metric = params.sweep.metric
-        scores = metrics.score_folder(restored, pairs.root / "hq", [metric], cache=None)
-        interval = metrics.mean_over_images(scores.values[metric])
-        self.record.scores[step] = (interval.mean, interval.low, interval.high)
-        self.ledger.write(self.record)
+        scored = metrics.score_folder(restored, pairs.root / "hq", [metric], cache=None)
+        interval = metrics.mean_over_images(scored.values[metric])
+        self.trial.set_user_attr(f"interval {step}", (interval.low, interval.high))
+        self.trial.report(interval.mean, step)
         self.tracked.metrics({f"validation/{metric}": interval.mean}, step=step)
         self.tracked.flush()
-        if report:
-            self.report({"step": step, metric: interval.mean})
 
 
 def latest_checkpoint(params: Params, job: DistillJob) -> Checkpoint | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking import provenance
-from pipeline.tracking.store import flatten, milliseconds
+from pipeline.tracking.store import flatten
 from tsdsr.files import read_json, sha256_file
 
 if TYPE_CHECKING:
@@ -26,70 +26,51 @@ NEEDS = ("torch", "diffusers", "peft", "safetensors")
 MAX_VALUE_LENGTH = 250  # of a model's params and tags
 
 
-def describe(
-    name: str, student: Path, config: Mapping[str, str], metrics: Mapping[str, float], dataset: Mapping[str, str]
-) -> dict[str, Any]:
-    """All that `log` needs beside the files, as JSON-like values."""
-    weights = {path.name: sha256_file(path) for path in sorted(student.glob("*.safetensors"))}
-    return {
-        "name": name,
-        "digest": provenance.hash_values(weights),
-        "config": dict(config),
-        "params": flatten(read_json(student / "student.json")),
-        "tags": {"git.commit": provenance.git_commit()},
-        "metrics": dict(metrics),
-        "stamp": milliseconds(),
-        "dataset": dict(dataset),
-    }
-
-
-def log(client: MlflowClient, run_id: str, student: Path, values: Mapping[str, Any]) -> None:
-    """Log the student as an output of a run, once, and its scores as that model's.
+def log(client: MlflowClient, run_id: str, name: str, student: Path, config: Mapping[str, str]) -> str:
+    """Log the student as an output of a run, once; returns the model's id.
 
     Args:
-        student: a student directory.
-        values: of `describe`.
+        student: a student directory. config: of `save`.
     """
-    from mlflow.entities import Metric
-
+    weights = {path.name: sha256_file(path) for path in sorted(student.glob("*.safetensors"))}
+    digest = provenance.hash_values(weights)
     run = client.get_run(run_id)
-    model_id = _known(client, run, values["digest"]) or _create(client, run, student, values)
-    data = values["dataset"]
-    scores = [
-        Metric(key, value, values["stamp"], 0, model_id, data["name"], data["digest"], run_id)
-        for key, value in values["metrics"].items()
-    ]
-    client.log_batch(run_id, metrics=scores)
+    if (known := find(client, run, digest)) is not None:
+        return known
+    params = {key: str(value)[:MAX_VALUE_LENGTH] for key, value in flatten(read_json(student / "student.json")).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder, "model"), student, config)
+        tags = {DIGEST_TAG: digest, "git.commit": provenance.git_commit()}
+        return create(client, run, name, params, tags, Path(folder, "model"))
 
 
-def _known(client: MlflowClient, run: Any, digest: str) -> str | None:
+def find(client: MlflowClient, run: Any, digest: str) -> str | None:
     """The model that this run has logged for the same weights."""
-    outputs = run.outputs.model_outputs if run.outputs else []
-    for output in outputs:
+    for output in run.outputs.model_outputs if run.outputs else []:
         if client.get_logged_model(output.model_id).tags.get(DIGEST_TAG) == digest:
             return str(output.model_id)
     return None
 
 
-def _create(client: MlflowClient, run: Any, student: Path, values: Mapping[str, Any]) -> str:
+def create(
+    client: MlflowClient, run: Any, name: str, params: Mapping[str, str], tags: Mapping[str, str], folder: Path
+) -> str:
+    """A model of the run with the files of `folder`; returns its id."""
     from mlflow.entities import LoggedModelOutput
 
-    tags = {DIGEST_TAG: values["digest"], **{key: str(value) for key, value in values["tags"].items()}}
     model = client.create_logged_model(
         run.info.experiment_id,
-        name=values["name"],
+        name=name,
         source_run_id=run.info.run_id,
-        params={key: str(value)[:MAX_VALUE_LENGTH] for key, value in values["params"].items()},
-        tags=tags,
+        params=dict(params),
+        tags=dict(tags),
         model_type="one-step student",
     )
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            save(Path(folder, "model"), student, values["config"])
-            client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
-        except Exception:
-            client.finalize_logged_model(model.model_id, "FAILED")
-            raise
+    try:
+        client.log_model_artifacts(model.model_id, str(folder))
+    except Exception:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
     return str(model.model_id)

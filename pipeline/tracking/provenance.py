@@ -1,4 +1,4 @@
-"""What made a result: the commit, the code, the params, the DVC lock's hashes, the hardware."""
+"""What made a result: the commit, the code, the params, the data that its stage read and wrote, the hardware."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline.process import dvc_yaml
 from tsdsr.config import Params
 
 COMMIT_VARIABLE = "TSDSR_GIT_COMMIT"  # for processes that run without the repository, such as a Ray job
 ROOT_VARIABLE = "TSDSR_ROOT"
+STAGE_VARIABLE = "TSDSR_STAGE"
 
 # Written by a pipeline run itself, or hashed and logged in full beside the commit.
 _NOT_CODE = ("dvc.lock", "reports", "params.yaml")
@@ -38,8 +42,8 @@ def root() -> Path:
 
 
 def git_commit() -> str:
-    """The commit that is checked out (40 hex digits), or `unknown` outside of a git repository."""
-    return os.environ.get(COMMIT_VARIABLE) or _git("rev-parse", "HEAD") or "unknown"
+    """The commit that is checked out (40 hex digits), or `no commit` outside of a git repository."""
+    return os.environ.get(COMMIT_VARIABLE) or _git("rev-parse", "HEAD") or "no commit"
 
 
 def git_dirty() -> bool:
@@ -48,6 +52,7 @@ def git_dirty() -> bool:
     return bool(changed)
 
 
+@cache
 def code_hash() -> str:
     """sha256 over the modules of `tsdsr` and `pipeline`: tells apart runs of one commit with different edits."""
     digest = hashlib.sha256()
@@ -67,14 +72,55 @@ def hash_values(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def dvc_hashes(lock: str | Path) -> dict[str, str]:
-    """Path -> hash of every output and dependency in a dvc.lock; empty without one."""
-    lock = Path(lock)
-    if not lock.is_file():
-        return {}
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    entries = [entry for stage in stages.values() for kind in ("deps", "outs") for entry in stage.get(kind, [])]
-    return {entry["path"]: entry["md5"] for entry in entries if "md5" in entry}
+@dataclass(frozen=True)
+class Stage:
+    """What a process runs.
+
+    Attributes:
+        command: `pipeline.distill`, or empty.
+        inputs: path -> hash of the data that the command reads, as they were on disk when it started.
+    """
+
+    command: str
+    inputs: dict[str, str]
+
+
+def stage() -> Stage:
+    """Of this process, or of the one that gave it its environment; taken at the first call, and then the same."""
+    if STAGE_VARIABLE not in os.environ:
+        command = dvc_yaml.command()
+        reads, _ = dvc_yaml.reads_and_writes(command, sys.argv[1:])
+        os.environ[STAGE_VARIABLE] = json.dumps({"command": command, "inputs": _data_hashes(reads)})
+    return Stage(**json.loads(os.environ[STAGE_VARIABLE]))
+
+
+def outputs() -> dict[str, str]:
+    """path -> hash of the data that this process's command writes, as they are on disk."""
+    return _data_hashes(dvc_yaml.reads_and_writes(dvc_yaml.command(), sys.argv[1:])[1])
+
+
+def data_hash(path: Path) -> str | None:
+    """A file's or directory's hash as it is on disk, by DVC's rule for dvc.lock; None where there is none."""
+    if path.is_file():
+        return _md5(path)
+    if not path.is_dir():
+        return None
+    found = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(_md5, [file for _, file in found])
+        entries = [{"md5": digest, "relpath": name} for (name, _), digest in zip(found, digests)]
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _data_hashes(paths: Iterable[str]) -> dict[str, str]:
+    """Of what lies below data/ or is a file of captions: code has its own hash, and reports are logged whole."""
+    hashes = {path: data_hash(Path(path)) for path in paths if path.startswith(("data/", "captions"))}
+    return {path: digest for path, digest in hashes.items() if digest}
 
 
 def hardware() -> dict[str, str]:

@@ -3,101 +3,148 @@
     with tracking.child(params, "full") as run:
         run.metrics({"loss/tsd": 0.1}, step=5)
 
-The parent belongs to a commit and the values of the params, so the stages of one `dvc repro` meet in it and a stage
-that runs again finds its child. Inside `with parent(params):` every child belongs to that parent, whatever its own
-params: that is how an ablation with changed params stays beside the full run.
+The parent belongs to a state of the code and the values of the params, so the stages of one `dvc repro` meet in it and
+a stage that runs again finds its child. Inside `with parent(params):` every child belongs to that parent, whatever its
+own params: that is how an ablation with changed params stays beside the full run.
 
-The store is MLFLOW_TRACKING_URI, or `mlflow.db` with `mlruns/` in the repository. A server that is down stops nothing:
-one warning, then everything is kept in `.tsdsr/tracking-outbox` and sent by the next run, or by
-`python -m pipeline.tracking.runs`.
+Runs are always logged to the repository's own store (`pipeline.tracking.store`). Where MLFLOW_TRACKING_URI names a
+server, a run is copied there when its session ends (`pipeline.tracking.sync`).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.stages import stage
-from pipeline.tracking import outbox, provenance
-from pipeline.tracking.store import Identity, Store, StoreUnavailable, clean_name, flatten, milliseconds
+from pipeline.tracking import provenance, store, sync
+from pipeline.tracking.store import PARENT, Identity, clean_name, flatten
+from tsdsr import files
 from tsdsr.config import Params
 
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 PARENT_VARIABLE = "TSDSR_TRACKING_PARENT"
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
+ACTIVE_TAG = "tsdsr.active_ms"  # how long sessions of the run were open
+MAX_PER_CALL = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits for one log_batch
+MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 5000
+FLUSH_SECONDS = 2.0
 # Sections that say nothing about how one student came to be.
 _NOT_OF_A_CHILD = ("ablate", "sweep", "report", "tracking")
-# What tags name by its hash; code has its own, and what is in reports/ is logged whole.
-_DATA = ("data/", "captions")
-_FLUSH_SECONDS = 1.0
-_FLUSH_SHARE = 0.05  # of the time at most is spent on sending metrics
+_OPENED: dict[str, Run] = {}  # by id, the runs that this process has logged to
+
+
+def _recorded(method: Callable[..., T]) -> Callable[..., T | None]:
+    """What the store refuses or cannot write becomes one warning, and nothing where it could not be opened."""
+
+    @wraps(method)
+    def call(run: Run, *arguments: Any, **options: Any) -> T | None:
+        try:
+            return method(run, *arguments, **options) if run.run_id else None
+        except Exception as error:
+            run.warn(method.__name__, error)
+            return None
+
+    return call
 
 
 class Run:
-    """A run to log to. Nothing here raises because of the tracking server."""
+    """A run to log to. A store that fails is a warning: work must not end for what only records it."""
 
-    def __init__(self, identity: Identity, store: Store, root: Path) -> None:
-        self.identity = identity
-        self._store = store
-        self._root = root
-        self._outbox = outbox.Outbox.of(root, identity.to_dict())
-        self._params: dict[str, Any] = {}
+    def __init__(self, root: Path, identity: Identity) -> None:
+        self.name = identity.name or PARENT
+        self.run_id: str | None = None  # None where the store could not be opened
+        self.root = root
         self._rows: list[tuple[str, float, int, int | None]] = []
         self._next_flush = 0.0
-
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id, or None while the server is away."""
+        self._warned: set[str] = set()
         try:
-            return self._store.open(self.identity) if not _is_away(self._store) else None
-        except StoreUnavailable as error:
-            _went_away(self._store, error)
-            return None
+            self.run_id = store.open_run(root, identity)
+            self._client = store.client(root)
+            _OPENED[self.run_id] = self
+        except Exception as error:
+            self.warn("start", error)
 
+    def warn(self, what: str, error: Exception) -> None:
+        """Say once what was not recorded; raise what is no failure of the store."""
+        if not store.is_failure(error):
+            raise error
+        if what not in self._warned:
+            reason = str(error).partition("\n")[0][:300]
+            logger.warning("MLflow has not taken the %s of run %s (%s); the work goes on", what, self.name, reason)
+        self._warned.add(what)
+
+    @_recorded
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; nested mappings become dotted keys. They go out with the next flush."""
-        self._params.update(flatten(values))
+        """Log parameters; nested mappings become dotted keys. A param cannot change: the first value stays."""
+        from mlflow.entities import Param
+
+        flat = {clean_name(key): str(value)[:MAX_PARAM_LENGTH] for key, value in flatten(values).items()}
+        known = self._client.get_run(self.run_id).data.params
+        changed = sorted(key for key, value in flat.items() if known.get(key, value) != value)
+        if changed:
+            logger.warning("run %s keeps its first value of %s", self.name, ", ".join(changed))
+        self._batches("params", [Param(key, value) for key, value in flat.items() if key not in known])
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers, of a training step or of the whole run. Buffered: see `flush`."""
-        stamp = milliseconds()
-        self._rows += [(key, float(value), stamp, step) for key, value in values.items()]
+        self._rows += [(clean_name(key), float(value), _now(), step) for key, value in values.items()]
         if time.monotonic() >= self._next_flush:
             self.flush()
 
-    def artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """Log a file, or the contents of a directory, below `folder` of the run's artifacts."""
-        self._submit({"op": "artifact", "path": str(path), "folder": folder})
+    @_recorded
+    def flush(self) -> None:
+        """Write what is buffered; before a checkpoint, so that a kill after it loses no metric."""
+        from mlflow.entities import Metric
 
+        rows, self._rows = self._rows, []
+        self._next_flush = time.monotonic() + FLUSH_SECONDS
+        self._batches("metrics", [Metric(key, value, now, step or 0) for key, value, now, step in rows])
+
+    @_recorded
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags; unlike params they may change."""
-        self._submit({"op": "tags", "values": {key: str(value) for key, value in values.items()}})
+        from mlflow.entities import RunTag
 
+        tags = [RunTag(clean_name(key), str(value)[:MAX_TAG_LENGTH]) for key, value in values.items()]
+        self._batches("tags", tags)
+
+    @_recorded
+    def artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Log a file, or the contents of a directory, below `folder` of the run's artifacts."""
+        if Path(path).is_dir():
+            self._client.log_artifacts(self.run_id, str(path), folder or Path(path).name)
+        else:
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+    @_recorded
+    def image(self, key: str, pixels: np.ndarray, step: int) -> None:
+        """Log uint8 (H, W, 3) as a step of the run's image series `key`."""
+        self._client.log_image(self.run_id, pixels, key=key, step=step)
+
+    @_recorded
     def dataset(self, name: str, manifest: str | Path, context: str) -> None:
         """Log what the run used (`context`: training, evaluation ...) as MLflow knows it, by its manifest's hash."""
-        from tsdsr.files import read_json, sha256_file
+        from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        content = read_json(manifest)
+        content = files.read_json(manifest)
         profile = {key: len(value) if isinstance(value, list | dict) else value for key, value in content.items()}
-        values = {
-            "name": name,
-            "digest": sha256_file(manifest)[:16],
-            "source": json.dumps({"uri": str(manifest)}),
-            "profile": json.dumps(profile),
-            "context": context,
-        }
-        self._submit({"op": "dataset", "values": values})
+        source = json.dumps({"uri": str(manifest)})
+        dataset = Dataset(name, _digest(manifest), "local", source, profile=json.dumps(profile))
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
+    @_recorded
     def model(
         self,
         student: str | Path,
@@ -112,104 +159,111 @@ class Run:
             config: what loading it needs: `teacher`, where that is, and `color`, the alignment it was scored with.
             metrics: its scores. data, manifest: of what they were measured on, as `dataset` logs it.
         """
-        from pipeline.tracking import model as tracking_model
-        from tsdsr.files import sha256_file
+        from mlflow.entities import Metric
 
-        dataset = {"name": data, "digest": sha256_file(manifest)[:16]}
-        values = tracking_model.describe(str(self.identity.name), Path(student), config, metrics, dataset)
-        self._submit({"op": "model", "path": str(student), "values": values})
+        from pipeline.tracking import model
 
-    def flush(self) -> None:
-        """Send what is buffered; before a checkpoint, so that a kill after it loses no metric."""
-        started = time.monotonic()
-        operations: list[outbox.Operation] = []
-        if self._params:
-            operations.append({"op": "params", "values": {key: str(value) for key, value in self._params.items()}})
-        if self._rows:
-            operations.append({"op": "metrics", "rows": self._rows})
-        self._params, self._rows = {}, []
-        self._submit(*operations)
-        spent = time.monotonic() - started
-        self._next_flush = time.monotonic() + max(_FLUSH_SECONDS, spent / _FLUSH_SHARE)
+        model_id = model.log(self._client, self.run_id, self.name, Path(student), config)
+        digest = _digest(manifest)
+        scores = [Metric(key, value, _now(), 0, model_id, data, digest, self.run_id) for key, value in metrics.items()]
+        self._batches("metrics", scores)
 
-    def status(self, status: str) -> None:
-        """RUNNING, or MLflow's terminal states FINISHED, FAILED, KILLED."""
+    @_recorded
+    def begin(self) -> None:
+        """The run is at work (again), and what a server may have of it is no longer all."""
+        self._client.update_run(self.run_id, status="RUNNING")
+        self._client.set_tag(self.run_id, sync.COPIED_TAG, "nowhere yet")
+
+    @_recorded
+    def end(self, status: str, active: int) -> None:
+        """Set one of MLflow's terminal states: FINISHED, FAILED, KILLED.
+
+        MLflow shows end - start as the duration. The end set here is the start plus `active`, the milliseconds that
+        sessions of the run were open: the time between the stages of a run is no part of it.
+        """
         self.flush()
-        self._submit({"op": "status", "status": status, "end_time": milliseconds()})
+        self.tags({ACTIVE_TAG: active})
+        self._client.set_terminated(self.run_id, status, self._client.get_run(self.run_id).info.start_time + active)
 
-    def _submit(self, *operations: outbox.Operation) -> None:
-        waiting = list(operations)
-        if _is_due_again(self._store):
-            send_waiting(self._root)
-        try:
-            while waiting and not _is_away(self._store):
-                self._store.apply(self.identity, waiting[0])
-                waiting.pop(0)
-        except StoreUnavailable as error:
-            _went_away(self._store, error)
-        if waiting:
-            self._outbox.append(self.identity.to_dict(), waiting)
+    @_recorded
+    def active(self) -> int:
+        """For how many milliseconds sessions of the run were open, as far as they have ended."""
+        return int(self._client.get_run(self.run_id).data.tags.get(ACTIVE_TAG, 0))
+
+    @_recorded
+    def monitor(self) -> SystemMetricsMonitor:
+        """Log processor, memory, disk, network and GPUs of this host every 10 s, as `system/...`; until `finish()`."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=store.uri(self.root))
+        monitor.start()
+        return monitor
+
+    def _batches(self, kind: str, entries: list[Any]) -> None:
+        for start in range(0, len(entries), MAX_PER_CALL[kind]):
+            self._client.log_batch(self.run_id, **{kind: entries[start : start + MAX_PER_CALL[kind]]})
 
 
 @contextmanager
-def child(params: Params, name: str) -> Iterator[Run]:
+def child(params: Params, name: str, description: str | None = None) -> Iterator[Run]:
     """The run of a variant or stage below the pipeline's run, with these params; created, or found and continued.
 
     Args:
-        params: logged flattened (what `Run.params` is given wins, until the first flush).
-        name: readable and unique below its parent: `full`, `wo_tsm-seed0`, `teacher`.
+        name: readable and unique below its parent: `full`, `wo_tsm-seed0`, `bicubic`.
+        description: what the run is, in words.
     """
-    inherited = os.environ.get(PARENT_VARIABLE)
-    if inherited is None:
-        with parent(params):
-            yield from _child(params, name)
-    else:
-        yield from _child(params, name)
-
-
-def _child(params: Params, name: str) -> Iterator[Run]:
-    above = Identity(**json.loads(os.environ[PARENT_VARIABLE]))
-    identity = Identity(above.experiment, above.key, above.title, clean_name(name))
-    sections = {key: value for key, value in params.to_dict().items() if key not in _NOT_OF_A_CHILD}
-    with _session(identity, sections) as run:
-        yield run
+    with nullcontext() if PARENT_VARIABLE in os.environ else parent(params):
+        above = Identity(**json.loads(os.environ[PARENT_VARIABLE]))
+        identity = Identity(above.experiment, above.key, above.title, clean_name(name))
+        sections = {key: value for key, value in params.to_dict().items() if key not in _NOT_OF_A_CHILD}
+        with _session(identity, sections, description) as run:
+            monitor = run.monitor()
+            try:
+                yield run
+            finally:
+                if monitor is not None:
+                    monitor.finish()
 
 
 @contextmanager
 def parent(params: Params, *, title: str | None = None, key: str | None = None) -> Iterator[Run]:
-    """The run of the whole pipeline for this commit and these params.
+    """The run of the whole pipeline for this code and these params.
 
     Args:
         title: its readable name; by default commit and params, shortened, after DVC's name of the experiment.
-        key: makes it a run of its own instead: calls with the same key meet in it, whatever the commit.
+        key: makes it a run of its own instead: calls with the same key meet in it, whatever the code.
     """
-    commit, digest = provenance.git_commit(), provenance.params_hash(params)
-    parts = (os.environ.get("DVC_EXP_NAME"), commit[:7], digest[:6])
+    commit, code, digest = provenance.git_commit(), provenance.code_hash(), provenance.params_hash(params)
+    edited = f"edited {code[:6]}" if provenance.git_dirty() else None
+    parts = (os.environ.get("DVC_EXP_NAME"), commit[:7], edited, digest[:6])
     shown = title or "-".join(part for part in parts if part)
-    identity = Identity(params.tracking.experiment, key or _pipeline_key(params), shown)
-    with _session(identity, params.to_dict()) as run, _inherited(identity):
+    key = key or f"{commit[:12]}-{code[:12]}-{digest[:12]}"
+    identity = Identity(params.tracking.experiment, key, shown)
+    description = f"What one state of the code made with one set of params ({shown}); its parts are below it."
+    with _session(identity, params.to_dict(), None if title else description) as run, _inherited(identity):
         yield run
 
 
 @contextmanager
-def _session(identity: Identity, values: Mapping[str, Any]) -> Iterator[Run]:
+def _session(identity: Identity, values: Mapping[str, Any], description: str | None) -> Iterator[Run]:
     """A run from RUNNING to its end, with what made it."""
-    root = provenance.root()
-    store = _store(root)
-    send_waiting(root)
-    run = Run(identity, store, root)
-    run.status("RUNNING")
+    root, started = provenance.root(), time.monotonic()
+    run = Run(root, identity)
+    before = run.active() or 0
+    run.begin()
     run.params(values)
-    run.tags(_provenance_tags(root))
-    end = "FAILED"
+    run.tags(_provenance_tags() | ({"mlflow.note.content": description} if description else {}))
+    status = "FAILED"
     try:
         yield run
-        end = "FINISHED"
+        status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
-        end = "KILLED"
+        status = "KILLED"
         raise
     finally:
-        run.status(end)
+        # A worker's session of the same run may have lain within this one.
+        run.end(status, max(run.active() or 0, before + round(1000 * (time.monotonic() - started))))
+        sync.copy_or_warn(root, run.run_id)
 
 
 @contextmanager
@@ -226,60 +280,35 @@ def _inherited(identity: Identity) -> Iterator[None]:
             os.environ[PARENT_VARIABLE] = before
 
 
-def end_child(name: str, tags: Mapping[str, Any]) -> None:
-    """End a child whose process was stopped from outside, and so could not do it itself. Within `parent`."""
-    root = provenance.root()
-    above = Identity(**json.loads(os.environ[PARENT_VARIABLE]))
-    run = Run(Identity(above.experiment, above.key, above.title, clean_name(name)), _store(root), root)
-    run.tags(tags)
-    run.status("KILLED")
-
-
 def environment() -> dict[str, str]:
     """Variables that make a process elsewhere (a Ray worker, in another directory) log where this one does."""
-    root = provenance.root()
+    provenance.stage()
     values = {
-        URI_VARIABLE: _uri(root),
-        provenance.ROOT_VARIABLE: str(root),
+        provenance.ROOT_VARIABLE: str(provenance.root()),
         provenance.COMMIT_VARIABLE: provenance.git_commit(),
-        PARENT_VARIABLE: os.environ.get(PARENT_VARIABLE, ""),
+        **{name: os.environ.get(name, "") for name in (provenance.STAGE_VARIABLE, PARENT_VARIABLE, sync.URI_VARIABLE)},
     }
     return {key: value for key, value in values.items() if value}
 
 
-def send_waiting(root: Path) -> int:
-    """Send what earlier runs could not; returns how many operations were sent."""
-    store, sent = _store(root), 0
-    if _is_away(store):
-        return 0
-    for box in outbox.waiting(root):
-        try:
-            sent += box.send(lambda identity, operation: store.apply(Identity(**identity), operation))
-        except StoreUnavailable as error:
-            _went_away(store, error)
-            break
-    else:
-        _AWAY.pop(store.uri, None)
-    if sent:
-        logger.info("sent %d tracking operations that had been kept locally", sent)
-    return sent
+def log_outputs() -> None:
+    """At a stage's end: tag the runs that it logged to with the hashes of what it has written."""
+    tags = {f"dvc.{path}": digest for path, digest in provenance.outputs().items()} if _OPENED else {}
+    for run_id, run in _OPENED.items():
+        run.tags(tags)
+        sync.copy_or_warn(run.root, run_id)
 
 
-def _pipeline_key(params: Params) -> str:
-    return f"{provenance.git_commit()[:12]}-{provenance.params_hash(params)[:12]}"
-
-
-def _provenance_tags(root: Path) -> dict[str, str]:
-    lock = root / "dvc.lock"
+def _provenance_tags() -> dict[str, str]:
     commit = provenance.git_commit()
-    tags = {
+    return {
         "mlflow.source.git.commit": commit,
         "git.commit": commit,
         "git.dirty": str(provenance.git_dirty()).lower(),
-        **{f"dvc.{path}": digest for path, digest in provenance.dvc_hashes(lock).items() if path.startswith(_DATA)},
+        "code.sha256": provenance.code_hash(),
+        **{f"dvc.{path}": digest for path, digest in provenance.stage().inputs.items()},
         **{f"hardware.{key}": value for key, value in _hardware().items()},
     }
-    return {clean_name(key): value for key, value in tags.items()}
 
 
 @cache
@@ -287,60 +316,9 @@ def _hardware() -> dict[str, str]:
     return provenance.hardware()
 
 
-def _uri(root: Path) -> str:
-    return os.environ.get(URI_VARIABLE) or f"sqlite:///{root / 'mlflow.db'}"
+def _digest(manifest: str | Path) -> str:
+    return files.sha256_file(manifest)[:16]
 
 
-@cache
-def _store_at(uri: str, artifacts: Path) -> Store:
-    return Store(uri, artifacts)
-
-
-def _store(root: Path) -> Store:
-    return _store_at(_uri(root), root / "mlruns")
-
-
-@dataclass
-class _Away:
-    """A store that failed: asked again after a while, ever more seldom."""
-
-    until: float
-    delay: float
-
-
-_AWAY: dict[str, _Away] = {}
-_FIRST_DELAY, _LONGEST_DELAY = 60.0, 960.0  # seconds
-
-
-def _is_away(store: Store) -> bool:
-    return store.uri in _AWAY and time.monotonic() < _AWAY[store.uri].until
-
-
-def _is_due_again(store: Store) -> bool:
-    return store.uri in _AWAY and not _is_away(store)
-
-
-def _went_away(store: Store, error: StoreUnavailable) -> None:
-    before = _AWAY.get(store.uri)
-    delay = min(2 * before.delay, _LONGEST_DELAY) if before else _FIRST_DELAY
-    _AWAY[store.uri] = _Away(time.monotonic() + delay, delay)
-    if before is None:
-        logger.warning(
-            "tracking is unavailable (%s); metrics are kept in .tsdsr/tracking-outbox and sent later", str(error)[:300]
-        )
-
-
-def main() -> None:
-    """Send what could not be sent earlier."""
-    argparse.ArgumentParser(description=main.__doc__).parse_args()
-    root = provenance.root()
-    send_waiting(root)
-    left = len(outbox.waiting(root))
-    if left:
-        logger.warning("%d runs still wait to be sent", left)
-    else:
-        logger.info("nothing is left to send")
-
-
-if __name__ == "__main__":
-    stage.run(main)
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -63,7 +63,6 @@ def test_main_trains_and_scores_under_the_pipelines_run(
     monkeypatch.setattr(ablate_distill, "distill", distill)
     monkeypatch.setattr(ablate, "evaluate_student", evaluate_student)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(tracking.URI_VARIABLE, f"sqlite:///{tmp_path / 'mlflow.db'}")
     with tracking.child(params, "full"):
         pass
     for stage in (ablate_distill, ablate):

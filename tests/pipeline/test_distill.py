@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[2]
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the smoke overlay's pairs, teacher and latents."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     shutil.copy(ROOT / "params.yaml", tmp_path)
     overlay = yaml.safe_load((ROOT / "params/smoke.yaml").read_text(encoding="utf-8"))
     params = Params.load("params.yaml").overlay(overlay)

@@ -118,22 +118,14 @@ def machine_ray() -> Finding:
 
 
 def machine_mlflow() -> list[Finding]:
-    uri = machine.mlflow_uri()
-    shown = machine.without_passwords(uri)
-    waiting = len(list(Path(".tsdsr/tracking-outbox").glob("*/operations.jsonl")))
-    found = []
-    if not uri.startswith(("http://", "https://")):
-        found.append(Finding(OK, "mlflow", f"the store is {shown}"))
-    elif machine.reachable(uri):
-        found.append(Finding(OK, "mlflow", f"{shown} answers"))
-    else:
-        cure = "runs go on without it and send their metrics later; or unset MLFLOW_TRACKING_URI"
-        found.append(Finding(WARN, "mlflow", f"{shown} does not answer", cure))
-    if waiting:
-        found.append(
-            Finding(WARN, "mlflow outbox", f"{waiting} runs wait to be sent", "python -m pipeline.tracking.runs")
-        )
-    return found
+    server = machine.mlflow_server()
+    if server is None:
+        return [Finding(OK, "mlflow", "runs are kept in mlflow.db of this directory")]
+    shown = machine.without_passwords(server)
+    if not server.startswith(("http://", "https://")) or machine.reachable(server):
+        return [Finding(OK, "mlflow", f"runs are kept in mlflow.db of this directory and copied to {shown}")]
+    cure = "runs are kept here; `python -m pipeline.tracking` copies them later; or unset MLFLOW_TRACKING_URI"
+    return [Finding(WARN, "mlflow", f"{shown} does not answer", cure)]
 
 
 def fit(path: Path) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import tempfile
@@ -46,6 +47,7 @@ def build(metric: Metric, device: torch.device, folders: Sequence[str | Path] = 
     if reason := unavailable(metric, folders):
         raise UserError(f"{metric.name}: {reason}")
     pyiqa = importlib.import_module("pyiqa")
+    logging.getLogger("pyiqa").setLevel(logging.WARNING)  # "Network [PSNR] is created"
     separable.install()
     options = dict(metric.options)
     with tempfile.TemporaryDirectory(prefix="tsdsr-weights-") as view, _offline(metric, Path(view), folders):

@@ -143,7 +143,7 @@ def test_entries_of_a_folder_come_and_go_one_by_one(store: TreeStore, tmp_path: 
 def test_a_place_fetches_trees_one_by_one_and_leaves_what_else_there_is(
     store: TreeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a sweep does: its ledger has trials of this host that have not ended yet."""
+    """As a sweep does: its study has trials of this host that have not ended yet."""
     here, trials = tmp_path / "here", ".tsdsr/sweep/smoke/trials"
     (here / trials / "a").mkdir(parents=True)
     (here / trials / "a/trial.json").write_text("ended")

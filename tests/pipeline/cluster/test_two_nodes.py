@@ -44,7 +44,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     params = params.overlay({"cluster": {"storage": f"file://{folder}/bucket"}})
     (folder / "params.yaml").write_text(yaml.safe_dump(params.to_dict()), encoding="utf-8")
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     return folder
 
 
@@ -52,7 +51,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cluster(home: Path, tmp_path: Path) -> Iterator[TwoNodes]:
     folder = tmp_path / "cluster"
     shutil.copytree(home, folder / "code")
-    nodes = TwoNodes(folder, folder / "code", {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"})
+    nodes = TwoNodes(folder, folder / "code")
     try:
         nodes.start(HEAD)
         yield nodes

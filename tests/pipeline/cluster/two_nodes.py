@@ -28,7 +28,7 @@ class TwoNodes:
         folder: for logs, caches, the token. code: the working directory of jobs, with pipeline/ and tsdsr/.
     """
 
-    def __init__(self, folder: Path, code: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, code: Path) -> None:
         self.folder, self.code = folder, code
         self.port, self.dashboard = free_port(HEAD), free_port("127.0.0.1")
         self.hold = folder / "hold"  # see held/sitecustomize.py
@@ -44,7 +44,6 @@ class TwoNodes:
             "HOLD": str(self.hold),
             "OMP_NUM_THREADS": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            **environment,
         }
         self._nodes: dict[str, psutil.Process] = {}
         self._family: list[psutil.Process] = []

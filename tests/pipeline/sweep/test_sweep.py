@@ -1,22 +1,24 @@
-"""The sweep: where it looks, what it keeps, what it reports; and a tiny one through Ray Tune."""
+"""The sweep: where it looks, what it keeps, what it reports; and a tiny one on Ray."""
 
 from __future__ import annotations
 
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
+from optuna.trial import TrialState
 
 from pipeline import params as overlays
 from pipeline.sweep import __main__ as sweep
 from pipeline.sweep import report as sweep_report
-from pipeline.sweep.ledger import FAILED, FINISHED, STOPPED, Ledger, TrialRecord
+from pipeline.sweep import study
 from pipeline.sweep.space import grid, nested, planned, point_key, random_points
+from pipeline.sweep.study import FAILED, FINISHED, STOPPED, Record
 from pipeline.sweep.trial import Setup, run, split_pairs, trial_params
 from pipeline.tracking import runs as tracking
 from tsdsr.config import Params
@@ -65,14 +67,26 @@ def test_optuna_plans_no_points_ahead(params: Params, swept: Params) -> None:
     assert len(planned(swept) or []) == 5
 
 
-def test_a_resumed_search_begins_with_what_was_begun_and_goes_on_to_other_points(swept: Params, tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    first = sweep._optuna(swept, ledger, [])
-    begun = [ledger.begin(first.suggest(name)).key for name in ("one", "two")]
-    again = sweep._optuna(swept, ledger, [record.values for record in ledger.unfinished()])
-    suggested = [point_key(again.suggest(name)) for name in ("three", "four", "five")]
-    assert suggested[:2] == begun
-    assert suggested[2] not in begun
+def test_a_resumed_search_begins_with_what_was_cut_off_and_goes_on_to_other_points(
+    swept: Params, tmp_path: Path
+) -> None:
+    swept = swept.overlay({"sweep": {"search": "optuna", "trials": 3}})
+    begun = [study.ask(swept, study.open_study(swept, tmp_path), None) for _ in range(2)]
+    trials = study.open_study(swept, tmp_path)  # as in another session
+    left = [begin() for begin in sweep._waiting(swept, trials)]
+    assert left == [*begun, 2]
+    points = [record.values for record in study.records(swept, trials)]
+    assert len({point_key(point) for point in points}) == 3
+
+
+def test_planned_points_that_have_begun_are_not_begun_again_and_more_extend_them(swept: Params, tmp_path: Path) -> None:
+    trials = study.open_study(swept, tmp_path)
+    for begin in sweep._waiting(swept, trials):
+        trials.tell(begin(), state=TrialState.FAIL)
+    assert [record.values for record in study.records(swept, trials)] == planned(swept)
+    assert list(sweep._waiting(swept, trials)) == []
+    more = swept.overlay({"sweep": {"trials": 7}})
+    assert [begin() for begin in sweep._waiting(more, trials)] == [5, 6]
 
 
 def test_every_point_is_a_valid_overlay(swept: Params) -> None:
@@ -109,26 +123,35 @@ def test_a_trial_without_a_gpu_of_its_own_sees_none(params: Params) -> None:
 # What it keeps
 
 
-def test_the_ledger_gives_back_what_was_written(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    first, second = ledger.begin({"a": 1.5}), ledger.begin({"a": 2.5})
-    assert (first.number, second.number) == (1, 2)
-    first.scores[25] = (20.0, 19.0, 21.0)
-    ledger.write(first)
-    assert ledger.begin({"a": 1.5}) == first  # found, not made anew
-    ledger.close(first.key, STOPPED)
-    ledger.close(first.key, FINISHED)  # the first word stands
-    assert [record.end for record in ledger.records()] == [STOPPED, None]
-    assert [record.key for record in ledger.unfinished()] == [second.key]
-    assert ledger.records()[0].score == 20.0
+def test_the_study_gives_back_what_was_written(swept: Params, tmp_path: Path) -> None:
+    trials = study.open_study(swept, tmp_path)
+    first, second = (study.ask(swept, trials, {"a": value}) for value in (1.5, 2.5))
+    running = study.load_trial(swept, tmp_path, first)  # as in a worker
+    running.report(20.0, 25)
+    running.set_user_attr("interval 25", (19.0, 21.0))
+    running.study.tell(first, state=TrialState.PRUNED)
+    ended, begun = study.records(swept, trials)
+    assert ended == Record(1, {"a": 1.5}, STOPPED, None, 25, 20.0, 19.0, 21.0, 20.0)
+    assert begun == Record(2, {"a": 2.5}, None)
+    assert study.cut_off(trials) == [second]
+
+
+def test_only_the_best_of_each_rung_go_on(swept: Params, tmp_path: Path) -> None:
+    trials = study.open_study(swept, tmp_path)
+    stopped = {}
+    for score in (10.0, 12.0, 11.0, 13.0, 9.0, 14.0):
+        trial = study.load_trial(swept, tmp_path, study.ask(swept, trials, {"a": score}))
+        trial.report(score, swept.sweep.early_stopping.grace_steps)
+        stopped[score] = trial.should_prune()
+    assert stopped == {10.0: False, 12.0: False, 11.0: True, 13.0: False, 9.0: True, 14.0: False}
 
 
 def test_a_sweep_over_other_params_is_not_continued(swept: Params, tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    ledger.open(swept)
-    ledger.open(swept.overlay({"sweep": {"trials": 50}, "report": {"sheet_images": 1}}))  # more of the same
+    study.open_study(swept, tmp_path)
+    more_of_the_same = swept.overlay({"sweep": {"trials": 50}, "report": {"sheet_images": 1}})
+    study.open_study(more_of_the_same, tmp_path)
     with pytest.raises(UserError, match=r"sweep\.name"):
-        ledger.open(swept.overlay({"distill": {"batch_size": 8}}))
+        study.open_study(swept.overlay({"distill": {"batch_size": 8}}), tmp_path)
 
 
 def test_validation_holds_out_whole_photographs(params: Params, tmp_path: Path) -> None:
@@ -155,19 +178,16 @@ def test_validation_holds_out_whole_photographs(params: Params, tmp_path: Path) 
 # What it reports
 
 
-def records() -> list[TrialRecord]:
-    """Eight trials of which lambda decides the score, the learning rate nothing."""
+def records() -> list[Record]:
+    """Eight trials of which lambda decides the score, the learning rate nothing; and one that diverged."""
     made = []
     for number in range(1, 9):
         lam = number / 8
         values = {"distill.tsd.lambda": lam, "distill.tsd.dasm.steps": (0, 2, 4)[number % 3]}
         values["distill.optimizer.student_lr"] = 1e-4 * 2 ** (number * 5 % 7)
-        scores = {25: (20 + lam, 19.5 + lam, 20.5 + lam)}
-        end = STOPPED if number < 3 else FINISHED
-        if end == FINISHED:
-            scores[100] = (22 + lam, 21.5 + lam, 22.5 + lam)
-        made.append(TrialRecord(values, number, scores, end))
-    made.append(TrialRecord({**values, "distill.tsd.lambda": 0.999}, 9, {}, FAILED, "step 3: not finite"))
+        end, step, score = (STOPPED, 25, 20 + lam) if number < 3 else (FINISHED, 100, 22 + lam)
+        made.append(Record(number, values, end, None, step, score, score - 0.5, score + 0.5, 20 + lam))
+    made.append(Record(9, {**values, "distill.tsd.lambda": 0.999}, FAILED, "step 3: not finite"))
     return made
 
 
@@ -197,7 +217,7 @@ def test_the_best_overlay_is_what_dvc_takes(swept: Params, root: Path, tmp_path:
 
 
 def test_a_metric_to_minimise_has_its_best_at_the_bottom() -> None:
-    assert sweep_report.best(records(), "min").number == 3  # trials 1 and 2 scored lower, but were stopped early
+    assert sweep_report.best(records(), "minimize").number == 3  # trials 1 and 2 scored lower, but were stopped early
 
 
 def test_too_few_trials_say_nothing_about_importance(swept: Params) -> None:
@@ -217,7 +237,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     overlays.apply(directory / "params.yaml", overlays.read_overlays([root / "params/smoke.yaml"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
-        patch.setenv(tracking.URI_VARIABLE, f"sqlite:///{directory / 'mlflow.db'}")
         for stage in (prepare_degradations, teacher, precompute):
             patch.setattr("sys.argv", [stage.__name__])
             stage.main()
@@ -227,7 +246,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
 @pytest.fixture
 def here(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(workplace)
-    monkeypatch.setenv(tracking.URI_VARIABLE, f"sqlite:///{workplace / 'mlflow.db'}")
     return workplace
 
 
@@ -236,35 +254,35 @@ class Killed(BaseException):
 
 
 @pytest.mark.repro
-def test_a_trial_that_is_killed_goes_on_to_the_same_end(here: Path) -> None:
+def test_a_trial_that_is_killed_goes_on_to_the_same_end(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = Params.load("params.yaml")
     values = {"distill.tsd.lambda": 0.25}
+    directories = {name: Path(f".tsdsr/sweep/{name}").resolve() for name in ("killed", "whole")}
 
-    def trial(name: str, report: Callable[[dict[str, float]], None]) -> Ledger:
-        ledger = Ledger(Path(f".tsdsr/sweep/{name}"))
-        ledger.open(params)
-        if not (ledger.directory / "pairs").is_dir():
-            split_pairs(params, sweep.PAIRS, ledger.directory / "pairs")
-        with tracking.parent(params, title=name, key=name):
-            run(values, Setup(params.to_dict(), str(here), str(ledger.directory), tracking.environment()), report)
-        return ledger
+    def trial(name: str) -> Record:
+        named = params.overlay({"sweep": {"name": name}})
+        trials = study.open_study(named, directories[name])
+        number = next(iter(study.cut_off(trials)), None)
+        if number is None:
+            split_pairs(named, sweep.PAIRS, directories[name] / "pairs")
+            number = study.ask(named, trials, values)
+        with tracking.parent(named, title=name, key=name):
+            run(number, Setup(named.to_dict(), str(here), str(directories[name]), tracking.environment()))
+        (record,) = study.records(named, trials)
+        return record
 
-    def kill(values: dict[str, float]) -> None:
+    def kill(self: optuna.Trial, value: float, step: int) -> None:
         raise Killed
 
-    with pytest.raises(Killed):
-        trial("killed", kill)
-    seen: list[dict[str, float]] = []
-    resumed, whole = trial("killed", seen.append), trial("whole", lambda values: None)
-    assert [values["step"] for values in seen] == [2, 4]
-    (record,), (other,) = resumed.records(), whole.records()
-    assert (record.end, record.scores) == (FINISHED, other.scores)
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "report", kill)
+        with pytest.raises(Killed):
+            trial("killed")
+    resumed, whole = trial("killed"), trial("whole")
+    assert (resumed.end, resumed.step, resumed.score) == (FINISHED, params.sweep.steps, whole.score)
     for file in ("transformer.safetensors", "vae.safetensors"):
-        ours, theirs = (ledger.folder(record.key) / "student" / file for ledger in (resumed, whole))
+        ours, theirs = (study.folder(directory, 0) / "student" / file for directory in directories.values())
         assert ours.read_bytes() == theirs.read_bytes()
-    seen.clear()
-    trial("killed", seen.append)  # it has ended: reported again, not run again
-    assert [values["step"] for values in seen] == [2, 4, 4]
 
 
 @pytest.mark.repro
@@ -272,36 +290,39 @@ def test_a_trial_that_is_killed_goes_on_to_the_same_end(here: Path) -> None:
 def test_a_sweep_runs_what_is_left_and_then_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = [{"key": "distill.tsd.lambda", "uniform": [0.0, 1.0]}, {"key": "distill.accumulation", "choice": [1, 3]}]
     params = Params.load("params.yaml").overlay({"sweep": {"trials": 3, "search": "optuna", "space": space}})
-    ledger = Ledger(sweep.SWEEPS / params.sweep.name)
-    ended = ledger.begin({"distill.tsd.lambda": 0.125, "distill.accumulation": 1})  # as from an earlier session
-    ended.scores = {2: (50.0, None, None), 4: (60.0, None, None)}
-    ledger.write(ended)
-    ledger.close(ended.key, FINISHED)
-    interrupted = ledger.begin({"distill.tsd.lambda": 0.375, "distill.accumulation": 1})
-    impossible = ledger.begin({"distill.tsd.lambda": 0.5, "distill.accumulation": 3})  # of a batch of two
+    directory = (sweep.SWEEPS / params.sweep.name).resolve()
+    trials = study.open_study(params, directory)
+    ended = study.load_trial(
+        params, directory, study.ask(params, trials, {"distill.tsd.lambda": 0.125, "distill.accumulation": 1})
+    )  # as from an earlier session
+    for step, score in ((2, 50.0), (4, 60.0)):
+        ended.report(score, step)
+        ended.should_prune()
+    ended.study.tell(ended.number, 60.0)
+    study.ask(params, trials, {"distill.tsd.lambda": 0.375, "distill.accumulation": 1})
+    study.ask(params, trials, {"distill.tsd.lambda": 0.5, "distill.accumulation": 3})  # of a batch of two
     result = sweep.sweep(params)
-    # Continued, and no fourth one made up.
-    assert [record.key for record in result] == [ended.key, interrupted.key, impossible.key]
-    # ASHA remembers the 50 dB of the earlier session, which nothing honest reaches.
-    assert (result[1].end, result[1].last_step) == (STOPPED, 2)
+    # Continued, and no fourth one made up. ASHA remembers the 50 dB of the earlier session, which nothing here reaches.
+    assert [record.number for record in result] == [1, 2, 3]
+    assert (result[1].end, result[1].step) == (STOPPED, 2)
     assert (result[2].end, result[2].score) == (FAILED, None)
     assert "accumulation" in str(result[2].reason)
-    assert overlays.read_overlays(["reports/sweep/best.yaml"]) == nested(ended.values)
+    assert overlays.read_overlays(["reports/sweep/best.yaml"]) == nested(result[0].values)
 
     with pytest.raises(UserError, match=r"sweep\.resources\.cpus: 99 for a trial, and no host has more than \d"):
         sweep.sweep(params.overlay({"sweep": {"trials": 4, "resources": {"cpus": 99}}}))
 
-    monkeypatch.setattr(sweep, "_fit", lambda *arguments: pytest.fail("nothing is left to run"))
+    monkeypatch.setattr(sweep.runtime, "start", lambda: pytest.fail("nothing is left to run"))
     assert sweep.sweep(params) == result
 
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=tracking.environment()[tracking.URI_VARIABLE])
+    client = MlflowClient(tracking_uri="sqlite:///mlflow.db")
     experiment = client.get_experiment_by_name(params.tracking.experiment)
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    child, above = runs[f"trial-02-{interrupted.key}"], runs[f"sweep {params.sweep.name}"]
+    child, above = runs["trial-02"], runs[f"sweep {params.sweep.name}"]
     assert child.data.tags["mlflow.parentRunId"] == above.info.run_id
-    assert child.info.status != "RUNNING"
+    assert child.info.status == "FINISHED"
     assert child.data.tags["stopped_early_at_step"] == "2"
     assert child.data.params["distill.tsd.lambda"] == "0.375"
     assert "validation/psnr" in child.data.metrics

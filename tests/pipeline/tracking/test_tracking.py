@@ -1,24 +1,30 @@
-"""MLflow tracking on a store of its own, and with the server away."""
+"""MLflow tracking in the repository's store, and its copy on a server."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import shutil
 import socket
-import threading
+import sqlite3
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from pipeline import ui
-from pipeline.tracking import outbox, provenance
+from pipeline.process import dvc_yaml
+from pipeline.tracking import __main__ as command
+from pipeline.tracking import provenance, store, sync
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.store import Store, flatten
+from pipeline.tracking.store import flatten
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 
@@ -35,10 +41,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def params(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Params:
     """The committed params with an experiment of the test's own, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(tracking.URI_VARIABLE, f"sqlite:///{database / 'mlflow.db'}")
-    monkeypatch.delenv(tracking.PARENT_VARIABLE, raising=False)
-    monkeypatch.setattr(tracking, "_AWAY", {})
-    tracking._store_at.cache_clear()
+    monkeypatch.setenv(provenance.ROOT_VARIABLE, str(database))
+    monkeypatch.setattr(sync, "_AWAY", set())
+    monkeypatch.setattr(tracking, "_OPENED", {})
     return Params.load(REPOSITORY / "params.yaml").overlay({"tracking": {"experiment": request.node.name}})
 
 
@@ -55,7 +60,7 @@ def _runs(params: Params) -> dict[str, object]:
 def _client():
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=tracking.environment()[tracking.URI_VARIABLE])
+    return MlflowClient(tracking_uri=store.uri(provenance.root()))
 
 
 def _steps(params: Params, name: str, key: str) -> list[int]:
@@ -65,7 +70,6 @@ def _steps(params: Params, name: str, key: str) -> list[int]:
 
 def test_children_of_separate_stages_meet_under_one_parent(params: Params) -> None:
     for name in ("full", "evaluate"):
-        tracking._store_at.cache_clear()  # as in another process
         with tracking.child(params, name) as run:
             run.metrics({"psnr": 20.0})
     runs = _runs(params)
@@ -79,12 +83,12 @@ def test_children_of_separate_stages_meet_under_one_parent(params: Params) -> No
 
 
 def test_a_variant_with_its_own_params_stays_below_the_open_parent(params: Params) -> None:
-    variant = params.overlay({"distill": {"tsd": {"lambda": 1.0}}})
+    variant = params.overlay({"seed": 1, "distill": {"tsd": {"lambda": 1.0}}})
     with tracking.parent(params):
         with tracking.child(params, "full"):
             pass
-        with tracking.child(variant, "wo_tsm-seed1") as run:
-            run.params({"seed": 1})
+        with tracking.child(variant, "wo_tsm-seed1"):
+            pass
     runs = _runs(params)
     assert set(runs) == {"parent", "full", "wo_tsm-seed1"}
     shown = runs["wo_tsm-seed1"].data.params
@@ -92,36 +96,34 @@ def test_a_variant_with_its_own_params_stays_below_the_open_parent(params: Param
     assert runs["full"].data.params["distill.tsd.lambda"] == "0.7"
 
 
-def test_a_stage_run_again_continues_its_child_without_repeating_steps(params: Params) -> None:
-    for first in (0, 10):  # killed after step 20, resumed from a checkpoint at step 10
-        tracking._store_at.cache_clear()
+def test_a_stage_run_again_continues_its_child(params: Params) -> None:
+    for first in (0, 10):  # killed after step 20, resumed from a checkpoint at step 10: the same values come again
         with tracking.child(params, "full") as run:
             for step in range(first, 21 if first == 0 else 31, 5):
-                run.metrics({"loss": 1.0, "grad": 2.0}, step=step)
-    assert _steps(params, "full", "loss") == [0, 5, 10, 15, 20, 25, 30]
-    assert _steps(params, "full", "grad") == [0, 5, 10, 15, 20, 25, 30]
+                run.metrics({"loss": float(step)}, step=step)
+    history = _client().get_metric_history(_runs(params)["full"].info.run_id, "loss")
+    assert {point.step: point.value for point in history} == {step: float(step) for step in range(0, 31, 5)}
 
 
-@pytest.mark.parametrize("edited", [False, True])
-def test_steps_that_begin_again_replace_the_run_only_where_the_code_changed(
-    params: Params, edited: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_code_makes_other_runs(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     with tracking.child(params, "full") as run:
-        run.metrics({"loss": 1.0}, step=0)
-        run.metrics({"loss": 1.0}, step=5)
-    before = _runs(params)["full"].info.run_id
-    tracking._store_at.cache_clear()
-    if edited:
-        monkeypatch.setattr(provenance, "code_hash", lambda: "edited")
+        before = run.run_id
+    monkeypatch.setattr(provenance, "code_hash", lambda: "edited")
     with tracking.child(params, "full") as run:
-        run.tags({"note": "again"})
-        run.metrics({"loss": 3.0}, step=0)
-    after = _runs(params)["full"]
-    assert (after.info.run_id != before) is edited
-    assert after.data.metrics["loss"] == (3.0 if edited else 1.0)
-    assert after.data.tags["note"] == "again"
-    assert after.data.params["distill.tsd.lambda"] == "0.7"
-    assert after.info.status == "FINISHED"
+        assert run.run_id != before
+
+
+def test_the_time_between_two_sessions_is_no_part_of_a_runs_duration(params: Params) -> None:
+    began = time.monotonic()
+    for _ in range(2):
+        with tracking.child(params, "full"):
+            time.sleep(0.2)
+        waited = time.monotonic()
+        time.sleep(1.0)
+        waited = time.monotonic() - waited
+    took = time.monotonic() - began - 2 * waited
+    info = _runs(params)["full"].info
+    assert 400 <= info.end_time - info.start_time <= 1000 * took + 50
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
@@ -131,30 +133,102 @@ def test_the_end_of_a_run_says_how_it_ended(params: Params, error: type[BaseExce
     assert {run.info.status for run in _runs(params).values()} == {status}
 
 
-def test_provenance_is_in_the_tags(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = {
-        "stages": {
-            "teacher": {
-                "deps": [_out("tsdsr/flow.py"), {"path": "data/pairs", "md5": "aa.dir"}],
-                "outs": [_out("data/teacher")],
-            }
-        }
-    }
-    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+def test_provenance_is_in_the_tags(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0" * 40)
-    with tracking.child(params, "full"):
+    with tracking.child(params, "full", "The student in words."):
         pass
-    for run in _runs(params).values():
+    for name, run in _runs(params).items():
         tags = run.data.tags
         assert tags["git.commit"] == tags["mlflow.source.git.commit"] == "0" * 40
-        assert (tags["dvc.data/pairs"], tags["dvc.data/teacher"]) == ("aa.dir", "bb.dir")
-        assert "dvc.tsdsr/flow.py" not in tags
+        assert tags["code.sha256"] == provenance.code_hash()
         assert tags["git.dirty"] in ("true", "false")
-        assert {"hardware.cpu", "hardware.gpus", "hardware.torch"} <= set(tags)
+        assert {"hardware.cpu", "hardware.gpus", "hardware.torch", "mlflow.source.name", "mlflow.user"} <= set(tags)
+        assert ("in words" in tags["mlflow.note.content"]) is (name == "full")
 
 
-def _out(path: str) -> dict[str, str]:
-    return {"path": path, "md5": "bb.dir"}
+def _stage(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """As in a process of its own that runs a stage."""
+    monkeypatch.setattr(dvc_yaml, "command", lambda: command)
+    monkeypatch.setattr("sys.argv", [command])
+    monkeypatch.delenv(provenance.STAGE_VARIABLE, raising=False)
+    tracking._OPENED.clear()
+
+
+def test_data_tags_are_of_what_the_stage_read_and_wrote_not_of_the_lock(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a dvc.lock from another run, whose later stages have other hashes of the same paths."""
+    stale = [{"path": path, "md5": "5ta1e.dir"} for path in ("data/teacher", "data/students/full", "data/latents")]
+    stages = {
+        "precompute": {"cmd": "python -m pipeline.precompute", "deps": ["data/teacher"], "outs": ["data/latents"]},
+        "distill": {
+            "cmd": "python -m pipeline.distill",
+            "deps": ["data/teacher", "data/latents", "tsdsr/flow.py"],
+            "outs": ["data/students/full", {"reports/curve.csv": {"cache": False}}],
+        },
+        "evaluate": {"cmd": "python -m pipeline.evaluate", "deps": ["data/students/full"], "outs": ["data/restored"]},
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump({"stages": {"evaluate": {"deps": stale, "outs": stale}}}))
+    for name in ("teacher", "latents"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "weights").write_text(name)
+    at_start = {name: provenance.data_hash(tmp_path / "data" / name) for name in ("teacher", "latents")}
+
+    _stage(monkeypatch, "pipeline.distill")
+    with tracking.child(params, "full"):
+        (tmp_path / "data/latents/weights").write_text("changed meanwhile")
+        (tmp_path / "data/students/full").mkdir(parents=True)
+        (tmp_path / "data/students/full/weights").write_text("student")
+    tracking.log_outputs()
+    tags = _runs(params)["full"].data.tags
+    data = {key: value for key, value in tags.items() if key.startswith("dvc.")}
+    assert data == {
+        "dvc.data/teacher": at_start["teacher"],
+        "dvc.data/latents": at_start["latents"],
+        "dvc.data/students/full": provenance.data_hash(tmp_path / "data/students/full"),
+    }
+    assert tags["mlflow.source.name"] == "pipeline.distill"
+
+
+def test_the_hash_of_data_is_dvcs_own(tmp_path: Path) -> None:
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.db.local import LocalHashFileDB
+    from dvc_objects.fs.local import LocalFileSystem
+
+    (tmp_path / "data/b/c").mkdir(parents=True)
+    for name in ("a.txt", "b/x.png", "b/c/y", "b.txt"):
+        (tmp_path / "data" / name).write_bytes(name.encode() * 1000 + b"\r\n")
+    for path in (tmp_path / "data", tmp_path / "data/a.txt"):
+        database = LocalHashFileDB(LocalFileSystem(), str(tmp_path / "cache"))
+        _, _, tree = build(database, str(path), LocalFileSystem(), "md5", dry_run=True)
+        assert provenance.data_hash(path) == tree.hash_info.value
+    assert provenance.data_hash(tmp_path / "absent") is None
+
+
+def test_a_copied_repository_writes_into_its_own_files(params: Params, tmp_path: Path, monkeypatch) -> None:
+    """Also where an older version made the store: its own experiment led to wherever its maker's process was."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    monkeypatch.setenv(provenance.ROOT_VARIABLE, str(first))
+    (tmp_path / "note.txt").write_text("of the first")
+    with tracking.child(params, "full") as run:
+        run.artifact(tmp_path / "note.txt")
+    with contextlib.closing(sqlite3.connect(first / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = '/tmp/ray/1/mlruns/0' WHERE experiment_id = 0")
+    shutil.copytree(first, second)
+    kept = {path: path.stat().st_mtime_ns for path in first.rglob("mlruns/**/*")}
+
+    monkeypatch.setenv(provenance.ROOT_VARIABLE, str(second))
+    (tmp_path / "note.txt").write_text("of the second")
+    with tracking.child(params, "another") as run:
+        run.artifact(tmp_path / "note.txt")
+    client = _client()
+    places = [run.info.artifact_uri for run in _runs(params).values()]
+    places += [client.get_experiment(number).artifact_location for number in ("0", run.run_id and "1")]
+    assert len(places) == 5
+    assert all(place.startswith((second / "mlruns").as_uri()) for place in places)
+    assert sorted(path.read_text() for path in second.rglob("mlruns/**/note.txt")) == ["of the first", "of the second"]
+    assert {path: path.stat().st_mtime_ns for path in first.rglob("mlruns/**/*")} == kept
 
 
 def test_files_folders_and_datasets_are_logged(params: Params, tmp_path: Path) -> None:
@@ -178,7 +252,6 @@ def test_files_folders_and_datasets_are_logged(params: Params, tmp_path: Path) -
 def test_values_mlflow_would_refuse_do_not_stop_a_run(params: Params) -> None:
     with tracking.child(params, "full") as run:
         run.params({"a,b": "x" * 10_000})
-        run.flush()
         run.params({"a,b": "other"})  # a param cannot change
         run.metrics({"loss(%)": float("nan")})
     data = _runs(params)["full"].data
@@ -186,96 +259,113 @@ def test_values_mlflow_would_refuse_do_not_stop_a_run(params: Params) -> None:
     assert "loss___" in data.metrics
 
 
-def test_a_dead_server_warns_once_and_gets_everything_later(
-    params: Params,
-    closed_port: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_a_store_that_cannot_be_opened_stops_nothing(params: Params, tmp_path: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setenv(provenance.ROOT_VARIABLE, str(tmp_path / "broken"))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/mlflow.db").write_text("no database" * 1000)
+    with caplog.at_level(logging.WARNING), tracking.child(params, "full") as run:
+        run.metrics({"loss": 1.0}, step=0)
+    assert caplog.text.count("MLflow has not taken the start of run full") == 1
+
+
+def test_validation_images_are_a_series(params: Params) -> None:
+    with tracking.child(params, "full") as run:
+        for step in (0, 50):
+            run.image("validation", np.full((4, 6, 3), step, np.uint8), step)
+    images = [item.path for item in _client().list_artifacts(run.run_id, "images") if item.path.endswith(".png")]
+    assert len(images) == 2
+    assert all(path.startswith("images/validation") for path in images)
+
+
+def test_the_hosts_load_is_logged(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    with tracking.child(params, "full") as run:
+        while "system/cpu_utilization_percentage" not in _client().get_run(run.run_id).data.metrics:
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another store, as a server's."""
+    folder = tmp_path_factory.mktemp("server")
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    client.create_experiment("elsewhere", artifact_location=folder.as_uri())
+    return uri
+
+
+def _on(server: str, params: Params) -> tuple[Any, dict[str, Any]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server)
+    experiment = client.get_experiment_by_name(params.tracking.experiment)
+    runs = client.search_runs([experiment.experiment_id])
+    found = {run.data.tags["tsdsr.name"]: run for run in runs}
+    assert len(found) == len(runs)
+    return client, found
+
+
+def test_a_server_that_was_away_gets_everything_later(
+    params: Params, server: str, student: Path, closed_port: int, tmp_path: Path, monkeypatch, caplog
 ) -> None:
-    real = tracking.environment()[tracking.URI_VARIABLE]
-    monkeypatch.setenv(tracking.URI_VARIABLE, f"http://me:secret@127.0.0.1:{closed_port}")
-    table = tmp_path / "table.md"
-    table.write_text("as logged")
+    monkeypatch.setenv(sync.URI_VARIABLE, f"http://me:secret@127.0.0.1:{closed_port}")
+    (tmp_path / "table.md").write_text("as logged")
     with caplog.at_level(logging.WARNING), tracking.child(params, "full") as run:
         for step in range(20):
             run.metrics({"loss": float(step)}, step=step)
-        run.flush()
-        run.artifact(table)
-        assert run.run_id is None
-    table.write_text("changed since")
-    assert [record.name for record in caplog.records].count("pipeline.tracking.runs") == 1
-    assert f"http://***@127.0.0.1:{closed_port}/" in caplog.text
+        run.artifact(tmp_path / "table.md", "tables")
+        run.dataset("test pairs", "manifest.json", "evaluation")
+        run.model(student, {"teacher": "data/teacher"}, {"test/psnr": 20.0}, "test pairs", "manifest.json")
+    (tmp_path / "table.md").write_text("changed since")
+    assert caplog.text.count("has not taken the runs") == 1
+    assert f"http://***@127.0.0.1:{closed_port} has not" in caplog.text
     assert "secret" not in caplog.text
-    assert outbox.waiting(tmp_path)
 
-    monkeypatch.setenv(tracking.URI_VARIABLE, real)
-    assert tracking.send_waiting(tmp_path) > 0
-    assert outbox.waiting(tmp_path) == []
-    assert _steps(params, "full", "loss") == list(range(20))
-    runs = _runs(params)
-    assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert runs["full"].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
-    assert runs["full"].data.params["distill.tsd.lambda"] == "0.7"
-    folder = tmp_path / "fetched"
-    folder.mkdir()
-    fetched = _client().download_artifacts(runs["full"].info.run_id, "table.md", str(folder))
-    assert Path(fetched).read_text() == "as logged"
-
-
-def test_a_server_that_comes_back_is_used_again(
-    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from pipeline.tracking.store import StoreUnavailable
-
-    apply, broken = Store.apply, threading.Event()
-
-    def flaky(self: Store, *arguments: object) -> None:
-        if broken.is_set():
-            raise StoreUnavailable("away")
-        apply(self, *arguments)
-
-    monkeypatch.setattr(Store, "apply", flaky)
-    monkeypatch.setattr(tracking, "_FIRST_DELAY", 0.0)
-    with tracking.child(params, "full") as run:
-        broken.set()
-        run.metrics({"loss": 1.0}, step=0)
-        run.flush()
-        assert outbox.waiting(tmp_path)
-        broken.clear()
-        run.metrics({"loss": 2.0}, step=1)
-        run.flush()
-        assert outbox.waiting(tmp_path) == []
-    assert _steps(params, "full", "loss") == [0, 1]
+    (tmp_path / "at-server").mkdir()
+    monkeypatch.chdir(tmp_path / "at-server")  # where that store keeps the files of new experiments
+    monkeypatch.setenv(sync.URI_VARIABLE, server)
+    monkeypatch.setattr("sys.argv", ["tracking"])
+    for _ in range(2):  # the second time there is nothing to do
+        command.main()
+        client, runs = _on(server, params)
+        copy = runs["full"]
+        assert copy.data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
+        assert copy.data.params["distill.tsd.lambda"] == "0.7"
+        assert (copy.info.status, copy.info.run_name) == ("FINISHED", "full")
+        assert [m.value for m in client.get_metric_history(copy.info.run_id, "loss")] == [float(n) for n in range(20)]
+        path = client.download_artifacts(copy.info.run_id, "tables/table.md", str(tmp_path / "at-server"))
+        assert Path(path).read_text() == "as logged"
+        (output,) = copy.outputs.model_outputs
+        model = client.get_logged_model(output.model_id)
+        assert (model.name, model.params["lora.rank"]) == ("full", "8")
+        assert [(m.key, m.value) for m in model.metrics] == [("test/psnr", 20.0)]
+        assert [entry.dataset.name for entry in copy.inputs.dataset_inputs] == ["test pairs"]
+        assert sync.waiting(provenance.root()) == []
 
 
-def test_a_server_that_never_answers_is_asked_twice_and_then_left_alone(
-    params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tracking, "_FIRST_DELAY", 1e9)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-        monkeypatch.setenv(tracking.URI_VARIABLE, f"http://127.0.0.1:{silent.getsockname()[1]}")
+def test_a_server_that_answers_has_a_run_when_its_session_ends(params: Params, server: str, monkeypatch) -> None:
+    monkeypatch.setenv(sync.URI_VARIABLE, server)
+    for value in (1.0, 2.0):
         with tracking.child(params, "full") as run:
-            for step in range(50):
-                run.metrics({"loss": 0.0}, step=step)
-        silent.setblocking(False)
-        for _ in range(2):  # each waited for MLFLOW_HTTP_REQUEST_TIMEOUT
-            silent.accept()[0].close()
-        with pytest.raises(BlockingIOError):
-            silent.accept()
+            run.metrics({"loss": value}, step=int(value))
+        _, runs = _on(server, params)
+        assert runs["full"].data.metrics["loss"] == value
+    assert sync.waiting(provenance.root()) == []
 
 
-@pytest.mark.parametrize("scheme", ["sqlite:///", "http://me:secret@127.0.0.1:"])
-def test_pages_that_cannot_be_shown_are_a_line(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_server_there_is_nowhere_to_copy_to(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["tracking"])
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI names no server"):
+        command.main()
+
+
+def test_pages_that_cannot_be_shown_are_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        monkeypatch.setenv(tracking.URI_VARIABLE, f"{scheme}{port}")
         monkeypatch.setattr("sys.argv", ["ui", "--port", str(port)])
-        wanted = "--port [0-9]+: taken" if scheme == "sqlite:///" else r"is http://\*\*\*@127.0.0.1:[0-9]+: open that"
-        with pytest.raises(UserError, match=wanted):
+        with pytest.raises(UserError, match=r"--port \d+: taken"):
             ui.main()
 
 
@@ -292,6 +382,7 @@ def test_the_store_of_a_queued_experiment_is_outside_its_copy(tmp_path: Path, mo
 def test_the_environment_leads_another_process_to_the_same_run(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     with tracking.parent(params):
         elsewhere = tracking.environment()
+    monkeypatch.delenv(provenance.ROOT_VARIABLE)
     for key, value in elsewhere.items():
         monkeypatch.setenv(key, value)
     monkeypatch.chdir("/")

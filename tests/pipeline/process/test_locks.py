@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from pipeline import precompute, teacher
-from pipeline.process import exclusive
+from pipeline.process import locks
 from pipeline.stages import lineage
 from pipeline.sweep import __main__ as sweep
 from tsdsr.errors import UserError
@@ -22,8 +22,8 @@ from tsdsr.errors import UserError
 ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys
-from pipeline.process import exclusive
-with exclusive.alone(sys.argv[1], "the work"):
+from pipeline.process import locks
+with locks.exclusive_lock(sys.argv[1], "the work"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -43,7 +43,7 @@ def holder(tmp_path: Path):
 def test_a_second_is_refused_and_told_who_is_at_work(tmp_path: Path, holder) -> None:
     with (
         pytest.raises(UserError, match=f"the work is under way already, in process {holder.pid} on ") as caught,
-        exclusive.alone(tmp_path / "deep/lock", "the work"),
+        locks.exclusive_lock(tmp_path / "deep/lock", "the work"),
     ):
         pass
     assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(.*python", str(caught.value))
@@ -65,7 +65,7 @@ def test_a_second_of_these_meanwhile_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lineage, "check", lambda params, *paths: None)
     monkeypatch.setattr("sys.argv", [module.__name__, "--params", str(root / "params.yaml")])
-    with exclusive.alone(lock, "x"), pytest.raises(UserError, match=f"{work} is under way already"):
+    with locks.exclusive_lock(lock, "x"), pytest.raises(UserError, match=f"{work} is under way already"):
         module.main()
 
 
@@ -73,14 +73,14 @@ def test_a_second_of_these_meanwhile_is_refused(
 def test_the_lock_goes_with_its_holder(tmp_path: Path, holder, signum: int) -> None:
     os.kill(holder.pid, signum)
     holder.wait()
-    with exclusive.alone(tmp_path / "deep/lock", "the work"):
-        assert f'"pid": {os.getpid()}' in (tmp_path / "deep/lock").read_text()
+    with locks.exclusive_lock(tmp_path / "deep/lock", "the work"):
+        assert f"process {os.getpid()} on " in (tmp_path / "deep/lock.holder").read_text()
 
 
 def test_it_is_free_again_after_the_block_and_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), exclusive.alone(tmp_path / "lock", "x"):
+    with pytest.raises(RuntimeError), locks.exclusive_lock(tmp_path / "lock", "x"):
         raise RuntimeError
-    with exclusive.alone(tmp_path / "lock", "x"), exclusive.alone(tmp_path / "another", "y"):
+    with locks.exclusive_lock(tmp_path / "lock", "x"), locks.exclusive_lock(tmp_path / "another", "y"):
         pass
 
 
@@ -89,7 +89,7 @@ def test_in_turn_waits_for_the_one_before_and_says_so(tmp_path: Path, holder, ca
         def emit(self, record: logging.LogRecord) -> None:
             holder.kill()
 
-    exclusive.logger.addHandler(handler := Ends())
-    with caplog.at_level(logging.WARNING), exclusive.in_turn(tmp_path / "deep/lock", "the next"):
+    locks.logger.addHandler(handler := Ends())
+    with caplog.at_level(logging.WARNING), locks.in_turn(tmp_path / "deep/lock", "the next"):
         assert f"the next waits for process {holder.pid}" in caplog.text
-    exclusive.logger.removeHandler(handler)
+    locks.logger.removeHandler(handler)

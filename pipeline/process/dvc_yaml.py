@@ -1,0 +1,61 @@
+"""What this process runs, and which paths dvc.yaml says that it reads and writes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Commands that work on the stages' data, and are no stage of dvc.yaml. A sweep sends its trials itself.
+_BESIDE = {
+    "pipeline.sweep": (
+        ["data/pairs/train", "data/pairs/manifest.json", "data/latents", "data/teacher"],
+        ["reports/sweep"],
+    )
+}
+
+
+def command() -> str:
+    """`pipeline.distill` in a process that was started with `python -m pipeline.distill`; else empty."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    name = spec.name.removesuffix(".__main__") if spec else ""
+    return name if name.startswith("pipeline.") else ""
+
+
+def reads_and_writes(
+    module: str, arguments: Sequence[str], dvc: str | Path = "dvc.yaml"
+) -> tuple[list[str], list[str]]:
+    """The paths that a command reads and writes; none where dvc.yaml does not know it.
+
+    Args:
+        module: as of `command`. arguments: its options, which fill ${item.variant} and the like.
+    """
+    if module in _BESIDE:
+        return _BESIDE[module]
+    stages = yaml.safe_load(Path(dvc).read_text(encoding="utf-8"))["stages"] if Path(dvc).is_file() else {}
+    for stage in stages.values():
+        words = shlex.split(stage["cmd"])
+        if module in words:
+            outs = [name for kind in ("outs", "metrics", "plots") for name in _names(stage.get(kind, []))]
+            return _filled(_names(stage["deps"]), words, arguments), _filled(outs, words, arguments)
+    return [], []
+
+
+def _names(entries: Iterable[Any]) -> list[str]:
+    return [name for entry in entries for name in ([entry] if isinstance(entry, str) else entry)]
+
+
+def _filled(names: Iterable[str], words: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    given = dict(pairwise(arguments))
+    values = {word: given[flag] for flag, word in pairwise(words) if flag.startswith("--") and flag in given}
+    result = []
+    for name in names:
+        for word, value in values.items():
+            name = name.replace(word, value)
+        result.append(name)
+    return result

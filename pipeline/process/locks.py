@@ -1,0 +1,85 @@
+"""Locks among processes (flock): the system frees them when their holder ends, however it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from tsdsr import files
+from tsdsr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def exclusive_lock(path: str | Path, work: str) -> Iterator[None]:
+    """Hold the lock during the block.
+
+    Args:
+        path: the lock file; made if it is not there.
+        work: what is being done, for people: "the distillation of full".
+
+    Raises:
+        UserError: another process holds it; names that process.
+    """
+    lock = _lock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{work} is under way already, in {_holder(path)}. Wait for it, or end it: SIGTERM lets it save what it "
+            f"has. (Its lock: {path})"
+        ) from None
+    with _signed(lock, path):
+        yield
+
+
+@contextmanager
+def in_turn(path: str | Path, work: str) -> Iterator[None]:
+    """Hold the lock during the block, after waiting for whoever holds it, such as a process that is just ending."""
+    lock = _lock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.warning("%s waits for %s, which has not ended yet", work, _holder(path))
+        lock.acquire()
+    with _signed(lock, path):
+        yield
+
+
+def locked(folder: Path) -> FileLock:
+    """Exclusive use of a folder among processes, to be held in a `with`."""
+    return _lock(folder / ".lock")
+
+
+def _lock(path: str | Path) -> FileLock:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+@contextmanager
+def _signed(lock: FileLock, path: str | Path) -> Iterator[None]:
+    """A lock that is held, with a note beside it that says by whom."""
+    since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+    holder = f"process {os.getpid()} on {platform.node()} since {since} ({' '.join(sys.orig_argv)})"
+    try:
+        files.write_text(_note(path), holder)
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(path: str | Path) -> str:
+    return _note(path).read_text(encoding="utf-8") if _note(path).is_file() else "another process"
+
+
+def _note(path: str | Path) -> Path:
+    return Path(f"{path}.holder")
