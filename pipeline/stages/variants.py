@@ -12,7 +12,6 @@ from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import flatten
 from tsdsr.config import Params
 from tsdsr.errors import UserError
-from tsdsr.reporting.scores import method_label
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def tracked(variant: Variant) -> Iterator[None]:
 
 
 def describe(variant: Variant) -> str:
-    """What the variant is, in words: its title, and what differs from the experiment's params."""
+    """What the variant is, in words: what differs from the experiment's params."""
     before, after = (flatten(params.to_dict()) for params in (variant.params, variant.changed))
     changes = [f"{key} {after.get(key)} instead of {before.get(key)}" for key in after if before.get(key) != after[key]]
-    return f"{method_label(variant.name)}. Differs from full: {'; '.join(changes) or 'nothing'}."
+    return f"{variant.name} differs from full in: {'; '.join(changes) or 'nothing'}."
