@@ -28,8 +28,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import victims
-from benchmarks.victims import STEPS, Head, Victim
+from benchmarks import targets
+from benchmarks.targets import STEPS, Head, Target
 
 Process = subprocess.Popen[bytes]
 
@@ -37,29 +37,29 @@ Process = subprocess.Popen[bytes]
 # When
 
 
-def soon(victim: Victim, process: Process, draw: random.Random) -> None:
+def soon(target: Target, process: Process, draw: random.Random) -> None:
     """Any moment from the start on."""
     _wait(process, draw.uniform(0, 12))
 
 
-def amid_training(victim: Victim, process: Process, draw: random.Random) -> None:
+def amid_training(target: Target, process: Process, draw: random.Random) -> None:
     """Any moment after some checkpoint."""
-    begun = victim.steps_done()
-    target = draw.randint(begun, STEPS - 4) if begun < STEPS - 4 else begun
-    while process.poll() is None and victim.steps_done() < target:
+    begun = target.steps_done()
+    last = draw.randint(begun, STEPS - 4) if begun < STEPS - 4 else begun
+    while process.poll() is None and target.steps_done() < last:
         time.sleep(0.005)
-    while process.poll() is None and victim.environment and victim.worker() is None:  # Ray's start is not training yet
+    while process.poll() is None and target.environment and target.worker() is None:  # Ray's start is not training yet
         time.sleep(0.005)
     _wait(process, draw.uniform(0, 0.5))
 
 
-def amid_writing(victim: Victim, process: Process, draw: random.Random) -> None:
+def amid_writing(target: Target, process: Process, draw: random.Random) -> None:
     """While a checkpoint is being written aside."""
     skipped = draw.randint(0, 8)
-    seen: set[str] = set(victim.unfinished())
+    seen: set[str] = set(target.unfinished())
     skipped += len(seen)  # what a killed writer left
     while process.poll() is None and len(seen) <= skipped:
-        seen |= victim.unfinished()
+        seen |= target.unfinished()
         time.sleep(0.0005)
 
 
@@ -74,7 +74,7 @@ def _wait(process: Process, seconds: float) -> None:
 # Whom
 
 
-def driver(victim: Victim, process: Process) -> bool:
+def driver(target: Target, process: Process) -> bool:
     """The process that was started, alone; returns whether it lived."""
     if process.poll() is not None:
         return False
@@ -83,20 +83,20 @@ def driver(victim: Victim, process: Process) -> bool:
     return True
 
 
-def worker(victim: Victim, process: Process) -> bool:
+def worker(target: Target, process: Process) -> bool:
     """The Ray worker that saves; Ray Train starts another one."""
-    pid = victim.worker()
+    pid = target.worker()
     if process.poll() is not None or pid is None:
         return False
-    victims.end([pid])
+    targets.end([pid])
     return True
 
 
-def session(victim: Victim, process: Process) -> bool:
+def session(target: Target, process: Process) -> bool:
     """Driver, Ray's own processes and workers."""
     if process.poll() is not None:
         return False
-    victims.end(victim.session())
+    targets.end(target.session())
     process.wait()
     return True
 
@@ -111,8 +111,8 @@ class Way:
         damage: the newest checkpoint is spoiled afterwards.
     """
 
-    when: Callable[[Victim, Process, random.Random], None]
-    whom: Callable[[Victim, Process], bool]
+    when: Callable[[Target, Process, random.Random], None]
+    whom: Callable[[Target, Process], bool]
     num_workers: int = 0
     own_ray: bool = False
     damage: bool = False
@@ -143,16 +143,16 @@ class Bench:
         under_ray = [WAYS[name] for name in ways if WAYS[name].num_workers]
         self.head = stack.enter_context(Head()) if any(not way.own_ray for way in under_ray) else None
         if under_ray:
-            victims.prepare_stage(self.prepared, num_workers=1)
+            targets.prepare_stage(self.prepared, num_workers=1)
         self.wanted: dict[int, str] = {}
 
-    def victim(self, name: str, num_workers: int, *, own_ray: bool = False) -> Victim:
+    def target(self, name: str, num_workers: int, *, own_ray: bool = False) -> Target:
         directory = self.folder / name
         shutil.rmtree(directory, ignore_errors=True)
         if num_workers == 0:
-            return victims.loop_victim(directory)
+            return targets.loop_target(directory)
         head = None if own_ray else self.head
-        return victims.stage_victim(directory, self.prepared, num_workers=num_workers, head=head)
+        return targets.stage_target(directory, self.prepared, num_workers=num_workers, head=head)
 
     def undisturbed(self, way: Way) -> str:
         """The digest that a run without kills gives; made once for each number of workers.
@@ -162,13 +162,13 @@ class Bench:
         if way.num_workers not in self.wanted:
             directory = self.folder / f"undisturbed-{way.num_workers}"
             if way.num_workers == 1:
-                victim = victims.stage_victim(directory, self.prepared, num_workers=0, head=None)
+                target = targets.stage_target(directory, self.prepared, num_workers=0, head=None)
             else:
-                victim = self.victim(directory.name, way.num_workers, own_ray=way.own_ray)
-            assert finish(victim, victim.start()), _tail(directory / "log")
+                target = self.target(directory.name, way.num_workers, own_ray=way.own_ray)
+            assert finish(target, target.start()), _tail(directory / "log")
             if way.num_workers and not (self.prepared / "mlflow.db").exists():
                 shutil.copy(directory / "mlflow.db", self.prepared)
-            self.wanted[way.num_workers] = victim.outcome()
+            self.wanted[way.num_workers] = target.outcome()
         return self.wanted[way.num_workers]
 
     def attempt(self, number: int, way: Way, draw: random.Random, most_kills: int = 2) -> tuple[bool, int]:
@@ -176,36 +176,36 @@ class Bench:
         wanted = self.undisturbed(way)
         struck = 0
         while not struck:  # a run that ended before its kill proves nothing
-            victim = self.victim(f"try-{number}", way.num_workers, own_ray=way.own_ray)
-            process = victim.start()
+            target = self.target(f"try-{number}", way.num_workers, own_ray=way.own_ray)
+            process = target.start()
             for _ in range(draw.randint(1, most_kills)):
-                process = process if process.poll() is None else victim.start()
-                way.when(victim, process, draw)
-                struck += way.whom(victim, process)
+                process = process if process.poll() is None else target.start()
+                way.when(target, process, draw)
+                struck += way.whom(target, process)
                 if way.damage:
-                    damage(victim, draw)
-            ended = finish(victim, process)
-        return ended and victim.outcome() == wanted and not victim.left_over(), struck
+                    damage(target, draw)
+            ended = finish(target, process)
+        return ended and target.outcome() == wanted and not target.left_over(), struck
 
 
-def finish(victim: Victim, process: Process) -> bool:
+def finish(target: Target, process: Process) -> bool:
     """Let it end, starting it again if it was killed; False when it fails by itself, or hangs."""
     for _ in range(3):
         try:
-            if process.wait(timeout=victims.PATIENCE) == 0:
+            if process.wait(timeout=targets.PATIENCE) == 0:
                 return True
         except subprocess.TimeoutExpired:
-            victims.end(victim.session())
+            targets.end(target.session())
             return False
         if process.returncode > 0:
             return False
-        process = victim.start()
+        process = target.start()
     return False
 
 
-def damage(victim: Victim, draw: random.Random) -> None:
+def damage(target: Target, draw: random.Random) -> None:
     """Flip a byte of the newest checkpoint, or cut it short."""
-    saved = victim.saved()
+    saved = target.saved()
     if len(saved) < 2:
         return
     path = saved[-1] / "state.safetensors"
@@ -246,7 +246,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train:
-        victims.train_loop(arguments.train)
+        targets.train_loop(arguments.train)
         return
     tries = len(WAYS) if arguments.quick else arguments.tries
     ways = [list(WAYS)[number % len(WAYS)] for number in range(tries)]

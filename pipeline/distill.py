@@ -53,7 +53,7 @@ METRICS = Path("reports/metrics")
 RUNNING = Path(".tsdsr/running")
 MAX_RESTARTS = 3
 LOOK_AROUND = 10.0  # seconds
-SETTING_OUT = 7200  # seconds that workers wait for the first one, which reads the whole cache to check it
+INIT_TIMEOUT_S = 7200  # seconds that workers wait for the first one, which reads the whole cache to check it
 WAITING = (
     "waiting: distill.num_workers: %d wants a %s for each, and the cluster has %g. It goes on from its last checkpoint "
     "when a host joins (python -m pipeline.cluster --join), or when it is ended (Ctrl-C; ray job stop) and started "
@@ -88,28 +88,30 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
         validation=Path(f"reports/validation/{name}.csv").resolve(),
         targets=Path(".tsdsr/targets").resolve(),
     )
-    control = Control((RUNNING / name).resolve())
+    control, place = Control((RUNNING / name).resolve()), storage.here(params)
     with locks.exclusive_lock(control.lock, f"the distillation of {name}"):
         control.clear()
-        storage.here(params).push_each(control.stop.parent)
+        place.push_each(control.stop.parent)
         with interruption.deferred(control.ask_to_stop) as request:
-            kept = _run(params, job, control, request)
+            kept = _run(params, job, control, place, request)
         if kept is None:
-            storage.here(params).pull(_written(job))  # by a worker on whatever host
+            place.pull(_written(job))  # by a worker on whatever host
             _report(params, job)
         if request.signum is not None:
             raise Interrupted(request.signum, kept or "the student is trained, and its last checkpoint is kept")
         # Last of all: DVC removes the student of a stage that did not come to its end, and starts it again.
         shutil.rmtree(job.checkpoints, ignore_errors=True)
-        storage.here(params).push_each(job.checkpoints)
+        place.push_each(job.checkpoints)
 
 
-def _run(params: Params, job: DistillJob, control: Control, request: interruption.Request) -> str | None:
+def _run(
+    params: Params, job: DistillJob, control: Control, place: storage.Place, request: interruption.Request
+) -> str | None:
     """Train here or under Ray; returns what is kept where it was stopped."""
     if params.distill.num_workers == 0:
-        return _work({**_loop_config(params, job, control), "stop": request.asked})
+        return _work({**_loop_config(params, job, control, place), "stop": request.asked})
     try:
-        kept = _beside_main_thread(lambda: _fit(params, job, control), params, control, request)
+        kept = _beside_main_thread(lambda: _fit(params, job, control, place), params, control, place, request)
     except Exception as error:
         if request.signum is not None:  # what sent the signal to us may have ended Ray's processes too
             raise Interrupted(request.signum, "the last checkpoint is kept") from error
@@ -124,7 +126,11 @@ def _run(params: Params, job: DistillJob, control: Control, request: interruptio
 
 
 def _beside_main_thread(
-    call: Callable[[], str | None], params: Params, control: Control, request: interruption.Request
+    call: Callable[[], str | None],
+    params: Params,
+    control: Control,
+    place: storage.Place,
+    request: interruption.Request,
 ) -> str | None:
     """Call it in a thread: the main one takes the signals, and there Ray Train would take Ctrl-C for itself.
 
@@ -146,7 +152,7 @@ def _beside_main_thread(
     waiting = told = False
     while not futures.wait([result], timeout=LOOK_AROUND).done:
         if request.signum is not None and not told:
-            storage.here(params).push_each(control.stop.parent)
+            place.push_each(control.stop.parent)
             told = True
         have = runtime.total(resource)
         if have < workers and request.signum is not None:
@@ -162,7 +168,7 @@ def _written(job: DistillJob) -> list[Path]:
     return [job.out, job.curve, job.diagnostics, job.validation, job.validation.with_suffix(".png")]
 
 
-def _fit(params: Params, job: DistillJob, control: Control) -> str | None:
+def _fit(params: Params, job: DistillJob, control: Control, place: storage.Place) -> str | None:
     """The TorchTrainer: fixed workers, restarted from our own checkpoints when one is lost."""
     config = params.distill
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -170,34 +176,34 @@ def _fit(params: Params, job: DistillJob, control: Control) -> str | None:
 
     on_gpu = pick(config.device).type == "cuda"
     # Ray keeps only its own records here: checkpoints are ours, so a run may start again under any name.
-    storage = Path(".tsdsr/ray").resolve()
-    loop_config = {**_loop_config(params, job, control), "environment": tracking.environment(), "ray": True}
+    records = Path(".tsdsr/ray").resolve()
+    loop_config = {**_loop_config(params, job, control, place), "environment": tracking.environment(), "ray": True}
     try:
         result: Any = TorchTrainer(
             _work,
             train_loop_config=loop_config,
-            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=SETTING_OUT),
+            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=INIT_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=config.num_workers, use_gpu=on_gpu, resources_per_worker=None if on_gpu else {"CPU": 1}
             ),
             run_config=RunConfig(
                 name=f"{job.name}-{os.getpid()}",
-                storage_path=str(storage),
+                storage_path=str(records),
                 failure_config=FailureConfig(max_failures=MAX_RESTARTS),
                 logging_config=LoggingConfig(log_level="WARNING"),  # else a line with all metrics at each report
             ),
         ).fit()
     finally:
-        shutil.rmtree(storage / f"{job.name}-{os.getpid()}", ignore_errors=True)
+        shutil.rmtree(records / f"{job.name}-{os.getpid()}", ignore_errors=True)
     return result.return_value
 
 
-def _loop_config(params: Params, job: DistillJob, control: Control) -> dict[str, Any]:
+def _loop_config(params: Params, job: DistillJob, control: Control, place: storage.Place) -> dict[str, Any]:
     return {
         "params": params.to_dict(),
         "job": asdict(job),
         "control": control,
-        "place": asdict(storage.here(params)),
+        "place": asdict(place),
         # Chosen once: a worker's host may have what this one has not, and Ray was asked for workers of one kind.
         "device": pick(params.distill.device).type,
         "environment": {},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import time
 import webbrowser
+from typing import TYPE_CHECKING
 
 from pipeline.cluster import runtime
 from pipeline.process import interruption
@@ -15,17 +17,27 @@ from pipeline.tracking import provenance, store
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
+VIEW = "scores"
+COLUMNS = ["metrics.`test/psnr`", "metrics.`test/ssim`", "metrics.`test/niqe`"]
+COLUMNS += ["attributes.`Description`", "attributes.`Source`"]
 
 
-def link(port: int, experiment_id: str) -> str:
-    """The experiment's runs in the view for training, with the columns of `store.VIEW`.
+def link(client: MlflowClient, port: int, experiment_id: str) -> str:
+    """The address of the experiment's runs, in MLflow's view for training.
 
-    Without `workflowType` the pages open on what MLflow has for language models.
+    What is shown there is saved as a shared view: the columns, and parents opened on their children.
     """
-    query = f"workflowType=machine_learning&viewStateShareKey={store.VIEW}"
+    parents = client.search_runs([experiment_id], f"tags.`{store.NAME_TAG}` = '{store.PARENT}'")
+    view = {"selectedColumns": COLUMNS, "runsExpanded": {run.info.run_id: True for run in parents}}
+    client.set_experiment_tag(experiment_id, *store.KIND)
+    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(view))
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
     return f"http://{HOST}:{port}/#/experiments/{experiment_id}/runs?{query}"
 
 
@@ -37,7 +49,8 @@ def main() -> None:
         raise UserError(f"--port {given.port}: taken on {HOST}, by these pages already perhaps; or name another")
     root = provenance.root()
     name = Params.load(given.params).tracking.experiment
-    page = link(given.port, store.experiment(store.client(root), name, root / "mlruns"))
+    client = store.client(root)
+    page = link(client, given.port, store.experiment(client, name, root / "mlruns"))
     options = ["--host", HOST, "--port", str(given.port), "--workers", "1"]
     options += ["--backend-store-uri", store.uri(root), "--default-artifact-root", (root / "mlruns").as_uri()]
     command = [sys.executable, "-m", "mlflow", "server", *options]

@@ -1,8 +1,5 @@
 """Where the stages of a Ray job keep their data: `cluster.storage` of the params, else the folder of `make cluster`.
 
-    python -m pipeline.cluster.storage push data/pairs data/teacher     # into cluster.storage, a URL
-    python -m pipeline.cluster.storage pull data/students/full          # and back
-
 A folder, which every host must see, is used in place: `data`, `reports`, `captions` and `.tsdsr` of the job's working
 copy are links into it. For a URL every host has a mirror of its own, and the same names are links into that: before a
 stage begins, what it reads is fetched, each file once; what it wrote is sent when it has ended, checkpoints at once.
@@ -186,26 +183,3 @@ def _linked(root: Path) -> Iterator[None]:
 
 def _leads_to(name: str, root: Path) -> bool:
     return Path(name).exists() and Path(name).resolve() == (root / name).resolve()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Move trees between this repository and cluster.storage, a URL.")
-    parser.add_argument("--params", default="params.yaml", help="the experiment's params file")
-    parser.add_argument("direction", choices=("push", "pull"))
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="relative to the repository, such as data/pairs")
-    given = parser.parse_args()
-    url = Params.load(given.params).cluster.storage
-    if not url or "://" not in url:
-        raise UserError(f"cluster.storage is {url!r}; there is nothing to move unless it is a URL")
-    store = TreeStore(url)
-    for name in given.paths:
-        if given.direction == "push":
-            store.push(Path.cwd(), name.rstrip("/"))
-        elif not store.pull(Path.cwd(), name.rstrip("/")):
-            raise UserError(f"{url} holds no {name}; it has {', '.join(store.names('')) or 'nothing'}")
-
-
-if __name__ == "__main__":
-    from pipeline.stages import stage
-
-    stage.run(main)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import logging
 import os
 import re
@@ -30,11 +29,8 @@ NAME_TAG = "tsdsr.name"
 PARENT = "parent"  # the value of NAME_TAG in a parent run
 PARENT_TAG = "mlflow.parentRunId"
 
-# The key of the experiment's saved view of its runs: these columns, newest first.
-VIEW = "scores"
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-_METRICS = [f"metrics.`test/{name}`" for name in ("psnr", "ssim", "niqe")]
-_COLUMNS = [*_METRICS, *(f"attributes.`{name}`" for name in ("Description", "Source", "Dataset"))]
+# The kind makes MLflow's pages open on the runs, not on what they have for language models.
+KIND = ("mlflow.experimentKind", "custom_model_development")
 
 _NOISY = ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "urllib3.connectionpool")
 # Where the store keeps places of files.
@@ -107,12 +103,8 @@ def experiment(client: MlflowClient, name: str, artifacts: Path | None = None) -
     """The id of an experiment, made or restored where it is not there; `artifacts` is where a new one keeps files."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        tags = {
-            # The kind makes MLflow's pages open on the runs, not on what they have for language models.
-            "mlflow.experimentKind": "custom_model_development",
-            VIEW_TAG: json.dumps({"selectedColumns": _COLUMNS}),
-        }
-        return client.create_experiment(name, artifact_location=artifacts.as_uri() if artifacts else None, tags=tags)
+        location = artifacts.as_uri() if artifacts else None
+        return client.create_experiment(name, artifact_location=location, tags=dict([KIND]))
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id

@@ -41,8 +41,8 @@ def test_a_run_that_ends_differently_is_not_counted(tmp_path: Path, monkeypatch:
     with ExitStack() as stack:
         bench = faults.Bench(tmp_path, [], stack)
         bench.wanted[0] = "the digest of another run"
-        monkeypatch.setattr(faults, "finish", lambda victim, process: process.wait() is not None)
-        monkeypatch.setattr(faults.Victim, "outcome", lambda victim: "the digest of this run")
+        monkeypatch.setattr(faults, "finish", lambda target, process: process.wait() is not None)
+        monkeypatch.setattr(faults.Target, "outcome", lambda target: "the digest of this run")
         same, struck = bench.attempt(0, faults.Way(lambda *_: None, faults.driver), random.Random(0))
     assert not same
     assert struck > 0

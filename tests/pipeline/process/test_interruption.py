@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import victims
-from benchmarks.victims import STEPS, Victim
+from benchmarks import targets
+from benchmarks.targets import STEPS, Target
 from pipeline import distill, precompute
 from pipeline.process import interruption
 from pipeline.process.interruption import Interrupted
@@ -107,31 +107,31 @@ def when(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: P
 
 
 def ended(process: subprocess.Popen[bytes]) -> int:
-    return process.wait(timeout=victims.PATIENCE)
+    return process.wait(timeout=targets.PATIENCE)
 
 
-def hold(victim: Victim, *, after: int) -> Path:
+def hold(target: Target, *, after: int) -> Path:
     """Hold it once it has done so many steps, until the file that is returned is removed."""
-    path = victim.directory / "hold"
+    path = target.directory / "hold"
     path.write_text(str(after))
-    python_path = os.pathsep.join((str(Path(__file__).parents[1] / "held"), str(victims.ROOT)))
-    victim.environment |= {"HOLD": str(path), "PYTHONPATH": python_path}
+    python_path = os.pathsep.join((str(Path(__file__).parents[1] / "held"), str(targets.ROOT)))
+    target.environment |= {"HOLD": str(path), "PYTHONPATH": python_path}
     return path
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("prepared") / "x"
-    victims.prepare_stage(directory, num_workers=1)
+    targets.prepare_stage(directory, num_workers=1)
     return directory
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Victim:
-    victim = victims.stage_victim(tmp_path_factory.mktemp("whole") / "x", prepared, num_workers=0, head=None)
-    assert ended(victim.start()) == 0
-    shutil.copy(victim.directory / "mlflow.db", prepared)
-    return victim
+def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Target:
+    target = targets.stage_target(tmp_path_factory.mktemp("whole") / "x", prepared, num_workers=0, head=None)
+    assert ended(target.start()) == 0
+    shutil.copy(target.directory / "mlflow.db", prepared)
+    return target
 
 
 DVC_STAGE = """
@@ -144,27 +144,27 @@ stages:
 """
 
 
-def with_dvc(victim: Victim) -> Victim:
+def with_dvc(target: Target) -> Target:
     """The same stage in a repository of its own, started by `dvc repro`."""
     tools = Path(sys.executable).parent
     for name in ("teacher", "pairs", "latents"):  # DVC does not follow links out of its repository
-        link = victim.directory / "data" / name
+        link = target.directory / "data" / name
         source = link.resolve()
         link.unlink()
         shutil.copytree(source, link)
-    (victim.directory / "dvc.yaml").write_text(DVC_STAGE)
-    (victim.directory / ".dvcignore").write_text(".tsdsr\nmlruns\n")
+    (target.directory / "dvc.yaml").write_text(DVC_STAGE)
+    (target.directory / ".dvcignore").write_text(".tsdsr\nmlruns\n")
     for command in (["git", "init", "--quiet"], [str(tools / "dvc"), "init", "--quiet"]):
-        subprocess.run(command, cwd=victim.directory, check=True, capture_output=True)
-    victim.environment |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
-    victim.command = [str(tools / "dvc"), "repro"]
-    return victim
+        subprocess.run(command, cwd=target.directory, check=True, capture_output=True)
+    target.environment |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+    target.command = [str(tools / "dvc"), "repro"]
+    return target
 
 
-def refuse_a_second(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_a_second(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stage's script beside the one that is at work."""
-    holder = json.loads((victim.directory / ".tsdsr/running/full/lock").read_text())["pid"]
-    monkeypatch.chdir(victim.directory)
+    holder = json.loads((target.directory / ".tsdsr/running/full/lock").read_text())["pid"]
+    monkeypatch.chdir(target.directory)
     monkeypatch.setattr("sys.argv", ["distill"])
     with pytest.raises(UserError, match=f"the distillation of full is under way already, in process {holder} on "):
         distill.main()
@@ -172,38 +172,38 @@ def refuse_a_second(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.repro
 def test_dvc_repro_goes_on_where_it_was_killed_or_interrupted_and_a_second_is_refused(
-    tmp_path: Path, prepared: Path, undisturbed: Victim, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, prepared: Path, undisturbed: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    victim = with_dvc(victims.stage_victim(tmp_path / "x", prepared, num_workers=0, head=None))
-    log = victim.directory / "log"
-    hold(victim, after=4)
-    process = victim.start()
-    when(lambda: victim.steps_done() == 4, process, log)
-    victims.end(victim.session())  # DVC, its shell and the stage
+    target = with_dvc(targets.stage_target(tmp_path / "x", prepared, num_workers=0, head=None))
+    log = target.directory / "log"
+    hold(target, after=4)
+    process = target.start()
+    when(lambda: target.steps_done() == 4, process, log)
+    targets.end(target.session())  # DVC, its shell and the stage
     process.wait()
-    held = hold(victim, after=8)
-    process = victim.start()
-    when(lambda: victim.steps_done() == 8, process, log)
-    refuse_a_second(victim, monkeypatch)
+    held = hold(target, after=8)
+    process = target.start()
+    when(lambda: target.steps_done() == 8, process, log)
+    refuse_a_second(target, monkeypatch)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    when((victim.directory / ".tsdsr/running/full/asked/stop").exists, process, log)
+    when((target.directory / ".tsdsr/running/full/asked/stop").exists, process, log)
     held.unlink()
     assert ended(process) != 0
-    assert victim.left_over() == []  # where DVC's shell does not wait for the stage, it has not ended yet
+    assert target.left_over() == []  # where DVC's shell does not wait for the stage, it has not ended yet
     assert "interrupted by SIGINT: " in log.read_text()  # which status DVC sees is its shell's choice
-    assert ended(victim.start()) == 0, log.read_text()[-3000:]
+    assert ended(target.start()) == 0, log.read_text()[-3000:]
     assert re.findall(r"resuming after step (\d+) of", log.read_text()) == ["4", "9"]
-    assert victim.outcome() == undisturbed.outcome()
-    assert victim.saved() == []
+    assert target.outcome() == undisturbed.outcome()
+    assert target.saved() == []
 
 
 @pytest.mark.parametrize("end", ["killed", "interrupted"])
 def test_a_trained_student_whose_stage_did_not_come_to_its_end_is_not_trained_again(
-    tmp_path: Path, prepared: Path, undisturbed: Victim, monkeypatch: pytest.MonkeyPatch, end: str
+    tmp_path: Path, prepared: Path, undisturbed: Target, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     """While the results are written down: DVC then removes the student, and the next start makes it again."""
-    victim = victims.stage_victim(tmp_path / "x", prepared, num_workers=0, head=None)
-    monkeypatch.chdir(victim.directory)
+    target = targets.stage_target(tmp_path / "x", prepared, num_workers=0, head=None)
+    monkeypatch.chdir(target.directory)
     monkeypatch.setattr("sys.argv", ["distill"])
     monkeypatch.setenv("TSDSR_GIT_COMMIT", "0" * 40)
     report = distill._report
@@ -220,27 +220,27 @@ def test_a_trained_student_whose_stage_did_not_come_to_its_end_is_not_trained_ag
     monkeypatch.setattr(distill, "_report", report)
     monkeypatch.setattr(Stepper, "take", None)
     distill.main()
-    assert victim.outcome() == undisturbed.outcome()
-    assert victim.saved() == []
+    assert target.outcome() == undisturbed.outcome()
+    assert target.saved() == []
 
 
 @pytest.mark.repro
-def test_sigterm_to_the_driver_reaches_ray_s_workers(tmp_path: Path, prepared: Path, undisturbed: Victim) -> None:
-    victim = victims.stage_victim(tmp_path / "x", prepared, num_workers=1, head=None)
-    log = victim.directory / "log"
-    held = hold(victim, after=4)
-    victim.environment["LATE"] = "20"  # as on a busy machine: a Ray of ours starts all the same
-    process = victim.start()
-    when(lambda: victim.steps_done() == 4, process, log)
+def test_sigterm_to_the_driver_reaches_ray_s_workers(tmp_path: Path, prepared: Path, undisturbed: Target) -> None:
+    target = targets.stage_target(tmp_path / "x", prepared, num_workers=1, head=None)
+    log = target.directory / "log"
+    held = hold(target, after=4)
+    target.environment["LATE"] = "20"  # as on a busy machine: a Ray of ours starts all the same
+    process = target.start()
+    when(lambda: target.steps_done() == 4, process, log)
     os.kill(process.pid, signal.SIGTERM)
-    when((victim.directory / ".tsdsr/running/full/asked/stop").exists, process, log)
+    when((target.directory / ".tsdsr/running/full/asked/stop").exists, process, log)
     held.unlink()
     assert ended(process) == 75, log.read_text()[-3000:]
     assert f"stopped after step 5 of {STEPS}; its checkpoint is saved" in log.read_text()
-    assert victim.steps_done() == 5
-    assert victim.left_over() == []
-    (victim.directory / "params.yaml").write_text(
+    assert target.steps_done() == 5
+    assert target.left_over() == []
+    (target.directory / "params.yaml").write_text(
         (undisturbed.directory / "params.yaml").read_text()
     )  # it goes on without Ray as well
-    assert ended(victim.start()) == 0, log.read_text()[-3000:]
-    assert victim.outcome() == undisturbed.outcome()
+    assert ended(target.start()) == 0, log.read_text()[-3000:]
+    assert target.outcome() == undisturbed.outcome()

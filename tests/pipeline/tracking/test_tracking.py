@@ -361,6 +361,20 @@ def test_without_a_server_there_is_nowhere_to_copy_to(params: Params, monkeypatc
         command.main()
 
 
+def test_the_link_opens_the_runs_with_their_scores(params: Params) -> None:
+    with tracking.child(params, "full"):
+        pass
+    client, runs = _client(), _runs(params)
+    experiment = client.get_experiment_by_name(params.tracking.experiment)
+    page = ui.link(client, 5000, experiment.experiment_id)
+    assert page.startswith(f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?workflowType=machine")
+    tags = client.get_experiment(experiment.experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    view = json.loads(tags[f"mlflow.sharedViewState.{page.rpartition('=')[2]}"])
+    assert view["runsExpanded"] == {runs["parent"].info.run_id: True}
+    assert view["selectedColumns"][:3] == [f"metrics.`test/{name}`" for name in ("psnr", "ssim", "niqe")]
+
+
 def test_pages_that_cannot_be_shown_are_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -1,6 +1,6 @@
 """What `faults.py` kills: small distillations of one seed, each in a process of its own, and how to reach their parts.
 
-Every process of a victim carries a mark in its environment, so that a whole session (driver, Ray's processes, workers)
+Every process of a target carries a mark in its environment, so that a whole session (driver, Ray's processes, workers)
 can be ended at once, and so that whoever is left over is found.
 """
 
@@ -71,7 +71,7 @@ def prepare_stage(directory: Path, **distill: object) -> None:
 
 
 @dataclass
-class Victim:
+class Target:
     """A distillation that can be started again and again.
 
     Attributes:
@@ -128,14 +128,14 @@ class Victim:
         return hashlib.sha256(b"".join((self.directory / name).read_bytes() for name in self.results)).hexdigest()
 
 
-def loop_victim(directory: Path) -> Victim:
+def loop_target(directory: Path) -> Target:
     """The training loop in one process."""
     directory.mkdir()
     command = [sys.executable, str(ROOT / "benchmarks/faults.py"), "--train", str(directory)]
-    return Victim(directory, command, "checkpoints", ("final.safetensors", "curve.json"))
+    return Target(directory, command, "checkpoints", ("final.safetensors", "curve.json"))
 
 
-def stage_victim(directory: Path, prepared: Path, *, num_workers: int, head: Head | None) -> Victim:
+def stage_target(directory: Path, prepared: Path, *, num_workers: int, head: Head | None) -> Target:
     """`python -m pipeline.distill` under Ray Train, on the head or with a Ray of its own."""
     directory.mkdir()
     (directory / "data").mkdir()
@@ -147,7 +147,7 @@ def stage_victim(directory: Path, prepared: Path, *, num_workers: int, head: Hea
     assert params.count("num_workers: 1\n") == 1
     (directory / "params.yaml").write_text(params.replace("num_workers: 1\n", f"num_workers: {num_workers}\n"))
     results = ("transformer.safetensors", "vae.safetensors", "prompt.safetensors")
-    return Victim(
+    return Target(
         directory,
         [sys.executable, "-m", "pipeline.distill", "--params", "params.yaml"],
         ".tsdsr/checkpoints/full",
