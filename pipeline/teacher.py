@@ -33,7 +33,7 @@ from tsdsr.models import adapters, presets, text
 from tsdsr.models import teacher as teachers
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.quiet import quiet
-from tsdsr.training.teacher import Session, Values, train_flow, train_vae
+from tsdsr.training.teacher import Session, Values, refine_decoder, train_flow, train_vae
 
 PAIRS = Path("data/pairs")
 OUT = Path("data/teacher")
@@ -47,6 +47,7 @@ LIBRARY = (
     "data",
     "losses",
     "methods/base.py",
+    "methods/decoder.py",
     "methods/teacher.py",
     "models",
     "flow.py",
@@ -123,6 +124,13 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
         key,
         lambda session: train_vae(vae, images, config.vae, seed=params.seed, session=session),
     )
+    if config.decoder.steps:
+        work.train(
+            "decoder",
+            config.decoder.steps,
+            key,
+            lambda session: refine_decoder(vae, images, config.decoder, seed=params.seed, session=session),
+        )
     plain = LatentCodec(vae, config.use_shift)
     modes = encode_all(plain, images)
     vae.register_to_config(scaling_factor=round(1.0 / float(modes.std()), 6))
@@ -275,7 +283,9 @@ def encode_all(codec: LatentCodec, images: Tensor, rows: int = 8) -> Tensor:
 
 
 def _write_curve(path: Path, rows: list[Values]) -> None:
-    columns = ["step", "vae_reconstruction", "vae_divergence", "vae_texture", "flow", "finetune"]
+    terms = ["reconstruction", "texture", "adversarial"]
+    decoder = [*(f"decoder_{term}" for term in terms), "discriminator"]
+    columns = ["step", "vae_reconstruction", "vae_divergence", "vae_texture", *decoder, "flow", "finetune"]
     with files.atomic_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

@@ -29,7 +29,15 @@ from tsdsr.config.experiment import (
 )
 from tsdsr.config.methods import MethodConfig, TSDSRConfig, VSDConfig
 from tsdsr.config.section import Section, Seed
-from tsdsr.config.teacher import PrecomputeConfig, PromptsConfig, TeacherConfig, TeacherFlowConfig, TeacherVAEConfig
+from tsdsr.config.teacher import (
+    PrecomputeConfig,
+    PromptsConfig,
+    TeacherConfig,
+    TeacherCropsConfig,
+    TeacherDecoderConfig,
+    TeacherFlowConfig,
+    TeacherVAEConfig,
+)
 from tsdsr.errors import UserError
 
 __all__ = [
@@ -58,6 +66,8 @@ __all__ = [
     "SweepConfig",
     "TSDSRConfig",
     "TeacherConfig",
+    "TeacherCropsConfig",
+    "TeacherDecoderConfig",
     "TeacherFlowConfig",
     "TeacherVAEConfig",
     "TrackingConfig",

@@ -6,15 +6,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tsdsr.config.section import CheckpointConfig, Count, LearningRate, NonNegative, Probability, Section, Within
+from tsdsr.config.section import CheckpointConfig, Count, LearningRate, NonNegative, Probability, Section, Whole, Within
 
 
-class TeacherVAEConfig(Section):
-    steps: Count
+class TeacherCropsConfig(Section):
     batch_size: Count
     crop_size: Annotated[int, Within(16), Field(multiple_of=16)]
     learning_rate: LearningRate
+
+
+class TeacherVAEConfig(TeacherCropsConfig):
+    steps: Count
     texture_weight: NonNegative
+
+
+class TeacherDecoderConfig(TeacherCropsConfig):
+    steps: Whole
+    discriminator_learning_rate: LearningRate
+    texture_weight: NonNegative
+    adversarial_weight: NonNegative
 
 
 class TeacherFlowConfig(Section):
@@ -36,6 +46,7 @@ class TeacherConfig(Section):
     threads: Count
     checkpoint: CheckpointConfig
     vae: TeacherVAEConfig
+    decoder: TeacherDecoderConfig
     flow: TeacherFlowConfig
     finetune: TeacherFinetuneConfig
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tsdsr.data.dataset import Batch
 from tsdsr.errors import UserError
 from tsdsr.losses.reconstruction import latent_mse
+from tsdsr.losses.texture import texture_loss
 from tsdsr.methods.base import Group, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.models import adapters
 from tsdsr.models.prompt import Prompt
@@ -63,6 +64,7 @@ Term = Callable[[StudentOutput], Tensor]
 RECONSTRUCTION: dict[str, Term] = {
     "lpips": lambda output: output.perceptual(output.x_hat, output.hq),  # Eq. (7)
     "latent_mse": lambda output: latent_mse(output.z_hat, output.z),  # T4's early phase
+    "texture": lambda output: texture_loss(output.x_hat, output.hq),
 }
 
 

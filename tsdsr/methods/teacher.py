@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tsdsr import seeding
-from tsdsr.config import AdamWConfig, ScheduleConfig, TeacherFlowConfig, TeacherVAEConfig
+from tsdsr.config import AdamWConfig, ScheduleConfig, TeacherCropsConfig, TeacherFlowConfig, TeacherVAEConfig
 from tsdsr.data.cache import LatentCache
 from tsdsr.flow import FlowSchedule, add_noise
 from tsdsr.losses.flow_matching import flow_matching_loss
@@ -64,6 +64,11 @@ class CropBatch:
         return replace(self, crops=self.crops.to(device, non_blocking=True))
 
 
+def reconstruction_loss(restored: Tensor, crops: Tensor) -> Tensor:
+    """Scalar, of pictures [B,3,H,W]."""
+    return SQUARED * (restored - crops).pow(2).mean() + ABSOLUTE * (restored - crops).abs().mean()
+
+
 class AutoencoderTurn(Turn):
     """Reconstruction and divergence of an autoencoder, and its texture where the config asks for it."""
 
@@ -78,7 +83,7 @@ class AutoencoderTurn(Turn):
         posterior = self.network.encode(crops).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=batch.generator).to(crops.device)
         restored = self.network.decode(posterior.mean + posterior.std * noise).sample
-        reconstruction = SQUARED * (restored - crops).pow(2).mean() + ABSOLUTE * (restored - crops).abs().mean()
+        reconstruction = reconstruction_loss(restored, crops)
         divergence = posterior.kl().sum() / crops.numel()
         terms = {"vae_reconstruction": reconstruction, "vae_divergence": divergence}
         loss = reconstruction + DIVERGENCE * divergence
@@ -100,11 +105,11 @@ class AutoencoderTraining(Method):
         self.turns = (AutoencoderTurn(vae, config),)
 
 
-def crop_data(images: Tensor, config: TeacherVAEConfig, *, seed: int) -> StepDraws:
-    """Random crops of `images` [N,3,H,W] in [-1, 1]; every draw belongs to (seed, step)."""
+def crop_data(images: Tensor, config: TeacherCropsConfig, *, seed: int, purpose: str) -> StepDraws:
+    """Random crops of `images` [N,3,H,W] in [-1, 1]; every draw belongs to (seed, purpose, step)."""
 
     def draw(step: int) -> CropBatch:
-        generator = seeding.generator(seed, "teacher", "vae", step)
+        generator = seeding.generator(seed, "teacher", purpose, step)
         return CropBatch(_random_crops(images, config.batch_size, config.crop_size, generator), generator)
 
     return StepDraws(draw, config.batch_size)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tsdsr.config import PhaseConfig, TeacherFlowConfig, TeacherVAEConfig
+from tsdsr.config import PhaseConfig, TeacherDecoderConfig, TeacherFlowConfig, TeacherVAEConfig
 from tsdsr.flow import FlowSchedule
 from tsdsr.methods.base import Method
+from tsdsr.methods.decoder import DecoderTraining
 from tsdsr.methods.teacher import AutoencoderTraining, FlowData, FlowTraining, StepDraws, crop_data, flow_data
 from tsdsr.models.linear_start import linear_start
 from tsdsr.training.checkpoint import CheckpointStore
@@ -20,6 +21,7 @@ from tsdsr.training.trainer import Callbacks, Plan, Trainer
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
+START_PIXELS = 2**22  # of the images, evenly spaced, that an autoencoder's linear start is fitted to
 CURVE_EVERY = 10  # steps a row of the curve averages
 
 Values = dict[str, float]
@@ -53,9 +55,22 @@ def train_vae(
     Raises:
         Stopped: by the session. NonFiniteError: it diverged.
     """
-    linear_start(vae, images)
+    every = -(-images[:, 0].numel() // START_PIXELS)  # its least squares hold 2 kB a pixel
+    linear_start(vae, images[::every])
     vae.train()
-    curve = _fit(AutoencoderTraining(vae, config), crop_data(images, config, seed=seed), config, session, vae.device)
+    crops = crop_data(images, config, seed=seed, purpose="vae")
+    curve = _fit(AutoencoderTraining(vae, config), crops, config, session, vae.device)
+    vae.eval().requires_grad_(False)
+    return curve
+
+
+def refine_decoder(
+    vae: AutoencoderKL, images: Tensor, config: TeacherDecoderConfig, *, seed: int, session: Session
+) -> list[Values]:
+    """Train the decoder in place against a discriminator, the encoder as it is; arguments as of `train_vae`."""
+    vae.decoder.requires_grad_(True)
+    crops = crop_data(images, config, seed=seed, purpose="decoder")
+    curve = _fit(DecoderTraining(vae, config, seed=seed), crops, config, session, vae.device)
     vae.eval().requires_grad_(False)
     return curve
 
@@ -93,7 +108,7 @@ def train_flow(
 def _fit(
     method: Method,
     data: StepDraws,
-    config: TeacherVAEConfig | TeacherFlowConfig,
+    config: TeacherVAEConfig | TeacherDecoderConfig | TeacherFlowConfig,
     session: Session,
     device: torch.device,
 ) -> list[Values]:
