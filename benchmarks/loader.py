@@ -47,7 +47,9 @@ def main() -> None:
         equal = all(same(one, two) for one, two in zip(direct, small.prefetched(wanted), strict=True))
         loader = rate(lambda: [small.batch(positions) for positions in wanted], 4 * batches)
         at_sd3 = rate(lambda: [large.batch(positions) for positions in wanted], 4 * batches)
-        stepper = Stepper(step_sides.untrained(tiny, step_sides.recipe("tiny"), torch.device("cpu")), steps=1000)
+        stepper = Stepper(
+            step_sides.untrained(tiny, step_sides.recipe("tiny"), torch.device("cpu")), spans=[range(1000)]
+        )
         step = rate(lambda: [train(stepper, batch) for batch in direct[: batches // 2]], 4 * (batches // 2))
     print(f"{'':42s}{'samples/s':>10s}")
     for name, value in (

@@ -134,7 +134,7 @@ class Ours:
 
     def __init__(self, method: TSDSR, batch: Batch, trajectories: PhotographTargets | None = None) -> None:
         self.method, self.batch, self.trajectories = method, batch, trajectories
-        self.stepper = Stepper(method, steps=1000)
+        self.stepper = Stepper(method, spans=[range(1000)])
 
     def whole_step(self, number: int) -> None:
         self.method.trajectories = self.trajectories

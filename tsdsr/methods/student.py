@@ -30,7 +30,7 @@ class StudentOutput:
     """What the terms are made of; the image is only decoded if a term asks for it.
 
     Attributes:
-        z_hat, z: [B,C,h,w], the student's latent and the photograph's.
+        z_hat, z: [B,C,h,w], the student's latent, a leaf, and the photograph's.
         hq: [B,3,H,W] in [-1, 1].
         perceptual: (x_hat, hq) -> (B,).
         batch, moment: what else a term may want.
@@ -50,8 +50,14 @@ class StudentOutput:
         self.by_noise: dict[str, Tensor] = {}
 
     @cached_property
-    def x_hat(self) -> Tensor:
+    def decoded(self) -> Tensor:
+        """x_hat with its graph to z_hat."""
         return self._decode(self.z_hat)
+
+    @cached_property
+    def x_hat(self) -> Tensor:
+        """[B,3,H,W]; a leaf, so that however many terms look at it, the decoder has one backward."""
+        return self.decoded.detach().requires_grad_(True)
 
     def note(self, sigma: Tensor, statistics: Mapping[str, Tensor]) -> None:
         """Keep a term's statistics by noise level, each (B,) as `sigma` is."""
@@ -135,9 +141,59 @@ class StudentTurn(Turn):
             adapters.active(self.student.vae, adapters.STUDENT),
         ):
             z_hat = self.network(upsample(batch.lq, self.scale))
-            output = StudentOutput(z_hat, batch, moment, self.student.decode, self.perceptual)
+            leaf = z_hat.detach().requires_grad_(True)
+            output = StudentOutput(leaf, batch, moment, self.student.decode, self.perceptual)
             terms = {name: self.terms[name](output) for name in weights}
-            per_sample = torch.stack([weights[name] * term for name, term in terms.items()]).sum(0)  # Eq. (8)
-            (moment.share * per_sample.mean()).backward()
+            # Eq. (8): the weighted sum of the terms, and its gradient.
+            gradient, norms = gradient_of({name: weights[name] * term for name, term in terms.items()}, output)
+            z_hat.backward(moment.share * gradient)
         means = {name: term.detach().mean() for name, term in terms.items()}
-        return TurnOutput(means, {"z_hat": z_hat.detach()}, {}, output.sigma, output.by_noise)
+        return TurnOutput(means, {"z_hat": z_hat.detach()}, shares_of(norms), output.sigma, output.by_noise)
+
+
+def gradient_of(weighted: Mapping[str, Tensor], output: StudentOutput) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradient at z_hat of the terms' sum, and how large each one's part of it is, at no further cost.
+
+    Each term is differentiated by itself down to z_hat or x_hat; what reached x_hat then goes through the decoder at
+    once, and is ascribed to those terms by the norms of their gradients at x_hat. Terms must not share a graph beyond
+    z_hat and x_hat.
+
+    Args:
+        weighted: the terms, (B,) each.
+
+    Returns:
+        the gradient of their batch mean, [B,C,h,w]; and by term the norm of a sample's own gradient at z_hat, (B,).
+    """
+    z_hat = output.z_hat
+    direct, pixels = {}, {}
+    for name, term in weighted.items():
+        leaves = [z_hat, output.x_hat] if "x_hat" in vars(output) else [z_hat]
+        found = torch.autograd.grad(term.mean(), leaves, allow_unused=True)
+        direct[name] = found[0]
+        if len(found) > 1 and found[1] is not None:
+            pixels[name] = found[1]
+    rows = z_hat.shape[0]
+    norms = {name: z_hat.new_zeros(rows) if g is None else _norm(g) * rows for name, g in direct.items()}
+    parts = [g for g in direct.values() if g is not None]
+    if pixels:
+        (through,) = torch.autograd.grad(output.decoded, z_hat, torch.stack(list(pixels.values())).sum(0))
+        parts.append(through)
+        for name, share in _shares({name: _norm(g) for name, g in pixels.items()}).items():
+            norms[name] = norms[name] + share * _norm(through) * rows
+    return torch.stack(parts).sum(0), norms
+
+
+def shares_of(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For the curves: `grad_norm/<term>` and `grad_share/<term>`, its share of the norms' sum; batch means."""
+    means = {f"grad_norm/{name}": norm.mean() for name, norm in norms.items()}
+    return means | {f"grad_share/{name}": share.mean() for name, share in _shares(norms).items()}
+
+
+def _shares(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    total = torch.stack(list(norms.values())).sum(0).clamp(min=torch.finfo(torch.float32).tiny)
+    return {name: norm / total for name, norm in norms.items()}
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    """(B,)."""
+    return gradient.detach().flatten(1).float().norm(dim=1)

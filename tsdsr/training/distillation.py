@@ -26,6 +26,7 @@ from tsdsr.methods.base import MethodInputs
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.teacher import load_teacher
 from tsdsr.training.checkpoint import CheckpointStore
+from tsdsr.training.statistics import faint_terms
 from tsdsr.training.trainer import Callbacks, Plan, Trainer
 from tsdsr.training.validation import PATTERN, SCORES, ArtefactGuard, held_out
 from tsdsr.training.world import World
@@ -112,6 +113,16 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
         if job.guarded:
             files.write_text(job.validation, _csv(trainer.validations, ["step", *SCORES, PATTERN]))
         method.export(job.out, student_record(params, job))
+        for (phase, term), share in faint_terms(trainer.history, list(config.phases)).items():
+            logger.warning(
+                "phase %s: %s has %.1f %% of the gradient at z_hat, so it hardly teaches: raise "
+                "distill.phases.%s.losses.%s or set it to 0",
+                phase,
+                term,
+                100 * share,
+                phase,
+                term,
+            )
 
 
 def export_checkpoint(params: Params, job: DistillJob, directory: Path) -> None:

@@ -69,7 +69,7 @@ class StepMemoryProbe:
         self.null, self.default = self._prompt(), self._prompt()
         self.vae, self.transformer = self._teacher()
         self.method = self._method()
-        self.stepper = Stepper(self.method, steps=1)
+        self.stepper = Stepper(self.method, spans=[range(1)])
         self.batches = [self._batch() for _ in range(config.accumulation)]  # the trainer holds a whole step's
         groups = self.method.groups()
         self.optimizers = list(self.stepper.optimizers.values())

@@ -4,7 +4,7 @@ tensors."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,23 @@ from tsdsr.config import ScheduleConfig
 from tsdsr.methods.base import Group
 
 
-def lr_factor(step: int, total: int, config: ScheduleConfig) -> float:
-    """Factor of the learning rate at `step` (from 0): linear warm-up, then constant or cosine with hard restarts."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
+def lr_factor(step: int, spans: Sequence[range], config: ScheduleConfig) -> float:
+    """Factor of the learning rate at `step`. Each phase has a schedule of its own: a linear warm-up, then constant or
+    cosine with hard restarts.
+
+    The warm-up steps are divided among the phases by their lengths, so a phase's share of the summed learning rate is
+    its share of the steps: no phase trains on what another's cosine has left.
+
+    Args:
+        spans: the steps of each phase, from 0 and without a gap.
+    """
+    span = next((span for span in spans if step in span), spans[-1])
+    place, warmup = step - span.start, round(config.warmup_steps * len(span) / spans[-1].stop)
+    if place < warmup:
+        return (place + 1) / (warmup + 1)
     if config.name == "constant":
         return 1.0
-    progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    progress = (place - warmup) / max(1, len(span) - warmup)
     return 0.5 * (1 + math.cos(math.pi * ((progress * config.cycles) % 1.0)))
 
 
@@ -27,12 +37,12 @@ class GroupOptimizer:
     """AdamW over a group's parameters.
 
     Args:
-        total: steps of the whole run, for the schedule.
+        spans: the steps of each phase of the run, for the schedule.
     """
 
-    def __init__(self, group: Group, total: int) -> None:
+    def __init__(self, group: Group, spans: Sequence[range]) -> None:
         assert all(p.requires_grad for p in group.parameters.values()), "a trainable parameter is frozen"
-        self.group, self.total = group, total
+        self.group, self.spans = group, spans
         self.adamw = torch.optim.AdamW(
             group.parameters.values(),
             lr=group.lr,
@@ -44,7 +54,7 @@ class GroupOptimizer:
 
     def lr(self, step: int) -> float:
         """The learning rate that belongs to `step`."""
-        return self.group.lr * lr_factor(step, self.total, self.group.schedule)
+        return self.group.lr * lr_factor(step, self.spans, self.group.schedule)
 
     def zero_grad(self) -> None:
         self.adamw.zero_grad(set_to_none=True)

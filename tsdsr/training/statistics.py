@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +44,26 @@ class Window:
         for name, rows in state.items():
             values = torch.tensor(rows, device=device)
             self._values[name] = list(values[world.rank] if len(rows) == world.size else values.mean(0))
+
+
+FAINT = 0.02
+SHARE = "grad_share/"
+
+
+def faint_terms(history: Sequence[Mapping[str, float]], phases: Sequence[str]) -> dict[tuple[str, str], float]:
+    """(phase, term) -> the term's mean share of the gradient at z_hat, where it is below `FAINT`: it hardly teaches.
+
+    Args:
+        history: rows of the curve. phases: in order; a row's `phase` is a place in them.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for number, phase in enumerate(phases):
+        rows = [row for row in history if row["phase"] == number]
+        for column in sorted({name for row in rows for name in row if name.startswith(SHARE)}):
+            shares = [row[column] for row in rows if column in row]
+            if sum(shares) < FAINT * len(shares):
+                found[phase, column.removeprefix(SHARE)] = sum(shares) / len(shares)
+    return found
 
 
 class ByNoise:

@@ -38,7 +38,7 @@ class Stepper:
     """A method with an optimiser for each of its groups.
 
     Args:
-        steps: of the whole run.
+        spans: the steps of each phase of the run.
         on_output: called with what each micro-batch gave. on_update: called after each update.
     """
 
@@ -46,14 +46,14 @@ class Stepper:
         self,
         method: Method,
         *,
-        steps: int,
+        spans: Sequence[range],
         world: World | None = None,
         on_output: Callable[[TurnOutput], None] = lambda output: None,
         on_update: Callable[[Update], None] = lambda update: None,
     ) -> None:
-        self.method, self.steps, self.world = method, steps, world or World()
+        self.method, self.steps, self.world = method, spans[-1].stop, world or World()
         self.on_output, self.on_update = on_output, on_update
-        self.optimizers = {group.name: GroupOptimizer(group, steps) for group in method.groups()}
+        self.optimizers = {group.name: GroupOptimizer(group, spans) for group in method.groups()}
         for turn in method.turns:
             trained = [parameter for group in turn.groups for parameter in group.parameters.values()]
             turn.network = self.world.wrap(turn.network, trained)

@@ -74,14 +74,18 @@ class Plan:
             max_skipped=config.max_skipped,
         )
 
+    @property
+    def spans(self) -> dict[str, range]:
+        """The steps of each phase, from 0; one that gets none is an empty range."""
+        spans, done = {}, 0.0
+        for name, phase in self.phases.items():
+            start, done = round(done * self.steps), done + phase.share
+            spans[name] = range(start, round(done * self.steps))
+        return spans
+
     def phase_at(self, step: int) -> str:
         """The phase that `step` (from 0) belongs to."""
-        done = 0.0
-        for name, phase in self.phases.items():
-            done += phase.share
-            if step < round(done * self.steps):
-                return name
-        return name
+        return next(name for name, span in self.spans.items() if step in span)
 
 
 @dataclass
@@ -126,7 +130,11 @@ class Trainer:
         self.method, self.data, self.store, self.plan, self.device = method, data, store, plan, device
         self.world, self.callbacks, self.guard = world or World(), callbacks or Callbacks(), guard
         self.stepper = Stepper(
-            method, steps=plan.steps, world=self.world, on_output=self._note_output, on_update=self._note_update
+            method,
+            spans=list(plan.spans.values()),
+            world=self.world,
+            on_output=self._note_output,
+            on_update=self._note_update,
         )
         self.history: list[dict[str, float]] = []
         self.validations: list[dict[str, float]] = []

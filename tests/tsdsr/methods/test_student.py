@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from tests.tsdsr.training.rig import RandomData
+from tests.tsdsr.training.rig import RandomData, distill_config, method, perceptual, student_turn
 from tsdsr.methods.base import Moment
-from tsdsr.methods.student import RECONSTRUCTION, StudentOutput
+from tsdsr.methods.student import RECONSTRUCTION, StudentOutput, gradient_of
 
 
 def test_a_term_that_no_phase_asks_for_costs_nothing():
@@ -23,3 +23,49 @@ def test_a_term_that_no_phase_asks_for_costs_nothing():
     for _ in range(2):
         assert RECONSTRUCTION["lpips"](output).tolist() == [1.0, 1.0]
     assert len(decoded) == 1
+
+
+def test_each_terms_gradient_at_z_hat_is_measured():
+    """Against autograd, term by term, through the decoder where it is looked at."""
+    made, batch = method(distill_config()), RandomData().batch([3, 4])
+    phase = (
+        distill_config().phases["early"].model_copy(update={"losses": {"lpips": 3.0, "tsd": 5.0, "latent_mse": 0.5}})
+    )
+    found = student_turn(made, batch, phase, share=0.25).statistics
+
+    z_hat = student_turn(method(distill_config()), batch, phase).carried["z_hat"].requires_grad_(True)
+    terms = {
+        "lpips": perceptual(made.student.decode(z_hat), batch.hq),
+        "tsd": made.tsd(z_hat, batch, dasm=False).per_sample,
+        "latent_mse": (z_hat - batch.z).pow(2).mean((1, 2, 3)),
+    }
+    gradients = {name: phase.losses[name] * torch.autograd.grad(term.sum(), z_hat)[0] for name, term in terms.items()}
+    norms = {name: gradient.flatten(1).norm(dim=1) for name, gradient in gradients.items()}
+    for name, norm in norms.items():
+        torch.testing.assert_close(found[f"grad_norm/{name}"], norm.mean(), rtol=1e-3, atol=1e-7)
+        share = (norm / sum(norms.values())).mean()
+        torch.testing.assert_close(found[f"grad_share/{name}"], share, rtol=1e-3, atol=1e-6)
+
+
+def test_terms_of_the_image_share_one_backward_of_the_decoder():
+    batch, backwards = RandomData().batch([0, 1]), []
+    weights = torch.randn(2, 3, 16, 16)
+
+    def decode(z_hat):
+        image = z_hat.mean(1, keepdim=True).repeat(1, 3, 2, 2)
+        image.register_hook(lambda gradient: backwards.append(gradient))
+        return image
+
+    z_hat = batch.z.clone().requires_grad_(True)
+    output = StudentOutput(z_hat, batch, Moment(0, 1, None), decode, perceptual)
+    terms = {
+        "one": (output.x_hat * weights).mean((1, 2, 3)),
+        "two": 3 * (output.x_hat * weights).mean((1, 2, 3)),
+        "latent": z_hat.mean((1, 2, 3)),
+    }
+    gradient, norms = gradient_of(terms, output)
+    assert len(backwards) == 1
+    again = batch.z.clone().requires_grad_(True)
+    whole = 4 * (decode(again) * weights).mean((1, 2, 3)) + again.mean((1, 2, 3))
+    torch.testing.assert_close(gradient, torch.autograd.grad(whole.mean(), again)[0])
+    torch.testing.assert_close(norms["two"], 3 * norms["one"])

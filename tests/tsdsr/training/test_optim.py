@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.tsdsr.training.rig import distill_config
-from tsdsr.config import ScheduleConfig
+from tsdsr.config import PhaseConfig, ScheduleConfig
 from tsdsr.methods.base import Group
 from tsdsr.training.optim import GroupOptimizer, lr_factor
+from tsdsr.training.trainer import Plan
 
 
 def schedule(name="cosine_with_restarts", warmup=10, cycles=2) -> ScheduleConfig:
@@ -17,7 +18,7 @@ def schedule(name="cosine_with_restarts", warmup=10, cycles=2) -> ScheduleConfig
 
 
 def test_warm_up_rises_in_equal_steps_and_never_starts_at_zero():
-    factors = [lr_factor(step, 110, schedule("constant")) for step in range(12)]
+    factors = [lr_factor(step, [range(110)], schedule("constant")) for step in range(12)]
     assert factors[0] > 0
     assert factors[10:] == [1.0, 1.0]
     rises = [b - a for a, b in pairwise(factors[:11])]
@@ -25,7 +26,7 @@ def test_warm_up_rises_in_equal_steps_and_never_starts_at_zero():
 
 
 def test_cosine_with_hard_restarts():
-    factors = [lr_factor(step, 110, schedule()) for step in range(110)]
+    factors = [lr_factor(step, [range(110)], schedule()) for step in range(110)]
     assert factors[10] == 1.0  # warm-up ends at the top
     assert factors[60] == 1.0  # second cycle of 50 steps
     assert factors[35] == pytest.approx(0.5)
@@ -35,8 +36,20 @@ def test_cosine_with_hard_restarts():
 
 
 def test_without_warm_up():
-    assert lr_factor(0, 10, schedule(warmup=0)) == 1.0
-    assert lr_factor(0, 10, schedule("constant", warmup=0)) == 1.0
+    assert lr_factor(0, [range(10)], schedule(warmup=0)) == 1.0
+    assert lr_factor(0, [range(10)], schedule("constant", warmup=0)) == 1.0
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine_with_restarts"])
+@pytest.mark.parametrize("warmup", [0, 20])
+@pytest.mark.parametrize("shares", [(0.8, 0.2), (0.5, 0.5), (0.1, 0.6, 0.3)])
+def test_a_phases_share_of_the_summed_learning_rate_is_its_share_of_the_steps(name, warmup, shares):
+    phases = {str(i): PhaseConfig(share=share, losses={"x": 1.0}) for i, share in enumerate(shares)}
+    spans = Plan(steps=450, batch_size=1, phases=phases, log_every=1, checkpoint_every=1).spans
+    assert [len(span) for span in spans.values()] == [round(450 * share) for share in shares]
+    config = schedule(name, warmup=warmup, cycles=1)
+    sums = [sum(lr_factor(step, list(spans.values()), config) for step in span) for span in spans.values()]
+    assert [part / sum(sums) for part in sums] == pytest.approx(shares, abs=0.01)
 
 
 def optimizer(seed: int = 0) -> GroupOptimizer:
@@ -45,7 +58,7 @@ def optimizer(seed: int = 0) -> GroupOptimizer:
     filters = torch.randn(4, 3, 2, 2, generator=draw).to(memory_format=torch.channels_last)
     named["z"] = torch.nn.Parameter(filters)
     config = distill_config()
-    return GroupOptimizer(Group("named", named, 0.1, config.optimizer, schedule(warmup=2)), 20)
+    return GroupOptimizer(Group("named", named, 0.1, config.optimizer, schedule(warmup=2)), [range(20)])
 
 
 def descend(made: GroupOptimizer, steps: range) -> None:
@@ -83,4 +96,4 @@ def test_a_frozen_parameter_is_refused():
     config = distill_config()
     frozen = {"x": torch.nn.Parameter(torch.zeros(2), requires_grad=False)}
     with pytest.raises(AssertionError, match="frozen"):
-        GroupOptimizer(Group("frozen", frozen, 0.1, config.optimizer, config.lr_schedule), 20)
+        GroupOptimizer(Group("frozen", frozen, 0.1, config.optimizer, config.lr_schedule), [range(20)])

@@ -5,7 +5,7 @@ import torch
 
 from tests.tsdsr.training.rig import distill_config, trainer
 from tsdsr.methods.tsdsr import TSDSR
-from tsdsr.training.statistics import ByNoise
+from tsdsr.training.statistics import ByNoise, faint_terms
 from tsdsr.training.world import World
 
 STATISTICS = TSDSR.statistics
@@ -44,3 +44,12 @@ def test_the_means_are_those_of_the_curve(tmp_path):
     for name in STATISTICS:
         mean = sum(row[name] * row["samples"] for row in rows) / sum(row["samples"] for row in rows)
         assert mean == pytest.approx(made.history[0][name], rel=1e-5)
+
+
+def test_terms_that_hardly_teach_are_named_by_phase():
+    rows = [
+        {"phase": 0.0, "grad_share/tsd": 0.01, "grad_share/latent_mse": 0.99},
+        {"phase": 0.0, "grad_share/tsd": 0.02, "grad_share/latent_mse": 0.98},
+        {"phase": 1.0, "grad_share/tsd": 0.4, "grad_share/lpips": 0.6},
+    ]
+    assert faint_terms(rows, ["early", "late"]) == {("early", "tsd"): pytest.approx(0.015)}

@@ -251,8 +251,10 @@ def test_the_learning_rate_follows_the_schedule(tmp_path):
     made = trainer(distill_config(steps=6, log_every=1), tmp_path)
     made.callbacks.on_metrics = lambda step, values: rates.append(values["student_lr"])
     made.run()
-    assert rates[:2] == pytest.approx([0.005, 0.01])
-    assert all(b < a for a, b in pairwise(rates[1:]))
+    assert rates[:2] == pytest.approx([0.005, 0.01])  # warm-up; the first phase has 4 of the 6 steps
+    assert rates[4] == pytest.approx(0.01)  # the second phase starts its own schedule
+    assert all(b < a for a, b in pairwise(rates[1:4]))
+    assert rates[5] < rates[4]
 
 
 def test_positions_are_the_global_batchs_in_order(tmp_path):
