@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stages import lineage, restorers, scoring_workers, stage
+from pipeline.stages.cost import Cost
 from pipeline.stages.restorers import Restorer
 from pipeline.tracking import provenance
 from pipeline.tracking import runs as tracking
@@ -49,8 +50,8 @@ def evaluate(params: Params) -> bool:
     with tracking.parent(params):
         results = {"full": evaluate_student(params, STUDENT, "full", executor=executor)}
         for name in params.evaluate.baselines:
-            restore(PairFolder(TEST), restorers.BASELINES[name](params, TEACHER), RESTORED / name)
-            results[name] = score(params, name, executor=executor)
+            spent = restore(PairFolder(TEST), restorers.BASELINES[name](params, TEACHER), RESTORED / name)
+            results[name] = score(params, name, executor=executor, cost=spent)
         for entry in params.evaluate.external:
             results[_external_name(entry)] = _score_external(params, entry, executor)
     files.write_json(METRICS / "evaluate.json", {name: result.means for name, result in results.items()})
@@ -87,9 +88,10 @@ def evaluate_student(
     """
     pairs = PairFolder(TEST)
     color = params.evaluate.color_alignment
-    restore(pairs, restorer or restorers.student(TEACHER, student, params.data.scale, color), RESTORED / name)
+    restorer = restorer or restorers.student(TEACHER, student, params.data.scale, color)
+    spent = restore(pairs, restorer, RESTORED / name)
     weights = {path.name: files.sha256_file(path) for path in sorted(student.glob("*.safetensors"))}
-    result = score(params, name, executor=executor, student=weights)
+    result = score(params, name, executor=executor, student=weights, cost=spent)
     with tracking.child(params, name) as run:
         run.model(
             student,
@@ -101,12 +103,18 @@ def evaluate_student(
     return result
 
 
-def restore(pairs: PairFolder, restorer: Restorer, out: Path) -> None:
-    """Every LQ image of `pairs`, restored, as `out`/<id>.png."""
+def restore(pairs: PairFolder, restorer: Restorer, out: Path) -> dict[str, float | str]:
+    """Every LQ image of `pairs`, restored, as `out`/<id>.png.
+
+    Returns:
+        What it cost (`Cost.figures`).
+    """
+    cost = Cost(restorer)
     logger.info("restoring %d images into %s", len(pairs.ids), out)
     with files.atomic_directory(out) as aside:
         for pair in pairs.ids:
-            write_png(aside / f"{pair}.png", restorer(restorers.read(pairs.lq_path(pair))))
+            write_png(aside / f"{pair}.png", cost.restore(restorers.read(pairs.lq_path(pair))))
+    return cost.figures()
 
 
 def score(params: Params, name: str, *, executor: metrics.Executor | None = None, **made_by: Any) -> Result:

@@ -13,10 +13,12 @@ from PIL import Image
 
 from pipeline import evaluate, restore
 from pipeline.stages import restorers, scoring_workers
+from pipeline.stages.cost import Cost
 from pipeline.tracking import runs as tracking
 from tsdsr import files, metrics
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+from tsdsr.reporting import published, scores, tables
 
 
 class Recorder:
@@ -113,7 +115,9 @@ def test_equal_input_gives_equal_bytes(workplace: Path, small: Params, recorded:
     written = []
     for _ in range(2):
         evaluate.evaluate_student(small, Path("data/students/full"), "full", restorer=darker)
-        written.append([path.read_bytes() for path in sorted(Path("reports/scores").iterdir())])
+        summary = files.read_json("reports/scores/full.json")
+        assert summary["provenance"].pop("cost")["time_s"] > 0  # no two runs take the same time
+        written.append((summary, Path("reports/scores/full.csv").read_bytes()))
     assert written[0] == written[1]
 
 
@@ -229,6 +233,62 @@ def test_the_round_trip_pads_what_the_autoencoder_cannot_take(tmp_path: Path) ->
     restored = restorers.round_trip(tmp_path / "teacher", 3, use_shift=False)(lq)
     assert restored.shape == (21, 27, 3)
     assert restored.dtype == np.uint8
+
+
+def test_a_network_is_counted_once_and_timed_on_the_other_pictures() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 3, padding=1)).eval()
+    unused = torch.nn.Linear(9, 9)
+
+    @torch.inference_mode()
+    def restorer(lq: np.ndarray) -> np.ndarray:
+        return network(torch.from_numpy(lq).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0).byte().numpy()
+
+    cost = Cost(restorer)
+    assert cost.figures() == {}
+    for _ in range(3):
+        assert cost.restore(np.zeros((500, 1000, 3), np.uint8)).shape == (500, 1000, 3)
+    assert unused.weight.numel() == 81
+    figures = cost.figures()
+    assert figures.pop("time_s") > 0
+    assert len(cost.seconds) == 2
+    assert figures == {"macs_g": 0.216, "params_m": 0.000443, "picture": "1000x500"}
+    assert (cost.operations, cost.parameters) == (2 * 500_000 * 2 * 8 * 3 * 9, 2 * 8 * 3 * 9 + 8 + 3)
+
+
+METHODS = (
+    *("StableSR", "DiffBIR", "SeeSR", "SUPIR", "PASD", "ResShift", "AddSR", "SinSR", "OSEDiff"),
+    *("BSRGAN", "Real-ESRGAN", "LDL", "FeMASR"),
+)
+
+
+def test_a_folder_and_one_line_of_params_fill_the_row_of_every_method_of_the_paper(
+    workplace: Path, small: Params, recorded: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restorers, "student", lambda *_: restorers.bicubic(4))
+    for index, name in enumerate(METHODS):
+        for pair in ("p0", "p1"):
+            restored = restorers.bicubic(4)(restorers.read(f"data/pairs/test/lq/{pair}.png"))
+            save(workplace / f"theirs/{name}/{pair}.png", (restored * (0.9 - 0.02 * index)).astype(np.uint8))
+    lines = [{"name": name, "dataset": "drealsr", "dir": f"theirs/{name}"} for name in METHODS]
+    ours = {"metrics": ["psnr"], "baselines": ["bicubic"], "references": {"drealsr": "data/pairs/test/hq"}}
+    evaluate.evaluate(small.overlay({"evaluate": {**ours, "external": lines}}))
+    runs = scores.load(Path("reports/scores"))
+    rows = [
+        row
+        for printed in published.load("v1").values()
+        if printed.name in ("table1", "table2", "table5")
+        for row in tables.comparison(runs, printed, default=printed.name == "table1").rows
+        if row.group == "DRealSR, measured here"
+    ]
+    found = {row.label: row.cells["psnr"] for row in rows}
+    assert set(METHODS) <= found.keys()
+    assert all("2 images; the published scores of DRealSR are over 93" in str(found[name].note) for name in METHODS)
+    figures = [found[name].value for name in METHODS]
+    assert figures == sorted(figures, reverse=True), "each row has its own folder's score"
+    assert len(set(figures)) == len(METHODS)
 
 
 def test_a_baseline_restores_a_folder_from_the_command_line(workplace: Path) -> None:

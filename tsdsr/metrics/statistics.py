@@ -153,6 +153,8 @@ def paired_over_seeds(
     Raises:
         ValueError: when no image is in every run.
     """
+    if not theirs:
+        raise ValueError("there is no run to compare with")
     common = sorted(ours.keys() & theirs.keys())
     if common:
         pairs = {number: (ours[number], [theirs[number]]) for number in common}

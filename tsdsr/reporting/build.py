@@ -140,6 +140,7 @@ def draw(inputs: Inputs, options: Options) -> dict[str, list[Drawing]]:
     """Every drawing, by the key of the page's section that shows it."""
     return {
         "shares": list(figures.of_shares(inputs.curves, options.term_titles)),
+        "cost": list(figures.of_costs(inputs.scores, published.load(options.paper_version))),
         "curves": list(figures.of_runs(inputs.scores, inputs.curves, inputs.teacher, options.term_titles)),
         "directions": list(figures.of_directions(inputs.diagnoses)),
         "validation": list(figures.of_validation(inputs.validation, options.max_pattern_rise_db)),
@@ -156,6 +157,7 @@ def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Sec
     ]
     return [
         Section("shares", "What each loss term teaches", "Shares", shown["shares"]),
+        Section("cost", "Quality against cost", "Cost", shown["cost"], folded=True),
         Section("curves", "Curves", "Curves", shown["curves"], folded=True),
         Section("directions", "The distillation's directions", "Directions", shown["directions"], told, folded=True),
         Section("validation", "Held-out crops", "Validation", looks, folded=True),

@@ -9,9 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tsdsr.reporting import curves, diagnostics, plots, shares, validation
+from tsdsr.reporting import cost, curves, diagnostics, plots, shares, validation
 from tsdsr.reporting.diagnostics import Diagnosis
 from tsdsr.reporting.page import Plot
+from tsdsr.reporting.published import PublishedTable
 from tsdsr.reporting.scores import MethodScores
 from tsdsr.reporting.table import Provenance
 
@@ -74,6 +75,19 @@ def of_shares(logged: Sequence[curves.Curve], titles: Mapping[str, str]) -> Iter
         )
         origin = _measured("logged while training", [f"curves/{run.run}" for run in runs])
         yield Drawing("gradient_shares", "Shares of the gradient", caption, shares.draw(runs, titles), origin)
+
+
+def of_costs(scores: Sequence[MethodScores], printed: Mapping[str, PublishedTable]) -> Iterator[Drawing]:
+    """Quality against cost, of the paper's methods and of those scored here."""
+    rows = [*cost.printed(printed, "niqe"), *cost.measured(scores, "niqe"), *cost.measured(scores, "psnr")]
+    caption = (
+        f"A row is one origin; printed scores are those on {cost.PRINTED_ON}. Measured here: multiply-adds and "
+        "parameters of the first test picture, and the median time of the others, while the stage ran."
+    )
+    origin = _measured(
+        "printed in the papers' tables, or measured by the stage", [f"scores/{run.method}" for run in scores]
+    )
+    yield Drawing("quality_cost", "Quality against cost", caption, cost.draw(rows), origin)
 
 
 def of_directions(runs: Sequence[Diagnosis]) -> Iterator[Drawing]:

@@ -35,8 +35,25 @@ LABELS: Mapping[str, str] = {
 }
 OUTPUTS = "outputs"  # in the provenance of scores of images that were made elsewhere: their folder
 # The details that lead from a figure to what made it stand first.
-ORDER = ("method", "dataset", OUTPUTS, "run", "commit", "params", "student", "weights sha256", "protocol", "hardware")
-DETAIL_LABELS = {"run": "MLflow run", "params": "params sha256", "student": "student sha256"}
+ORDER = (
+    "method",
+    "dataset",
+    OUTPUTS,
+    "run",
+    "commit",
+    "params",
+    "student",
+    "weights sha256",
+    "protocol",
+    "cost",
+    "hardware",
+)
+DETAIL_LABELS = {
+    "cost": "cost of a picture",
+    "run": "MLflow run",
+    "params": "params sha256",
+    "student": "student sha256",
+}
 _SEEDED = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)")
 
 
@@ -70,6 +87,7 @@ class MethodScores:
         departures: how the images differ from the published test set of that name.
         metrics: by metric name; a metric that was not asked for is missing.
         per_image: metric -> image -> score.
+        cost: time_s, macs_g, params_m of one picture, those that are known.
     """
 
     method: str
@@ -80,6 +98,7 @@ class MethodScores:
     metrics: Mapping[str, Score]
     per_image: Mapping[str, Mapping[str, float]]
     provenance: Provenance
+    cost: Mapping[str, float]
 
     @property
     def variant(self) -> str:
@@ -152,6 +171,7 @@ def _load(path: Path) -> MethodScores:
             metrics={name: _score(values, entry) for name, entry in values["metrics"].items()},
             per_image=metrics.read_csv(path.with_suffix(".csv")),
             provenance=_provenance(values),
+            cost={key: value for key, value in values["provenance"].get("cost", {}).items() if key != "picture"},
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         fault = f"{type(error).__name__}: {error}"

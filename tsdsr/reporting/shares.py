@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -42,20 +42,20 @@ def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -
     return figure
 
 
-def weak(curves: Sequence[Curve], titles: Mapping[str, str]) -> Iterator[str]:
-    """A sentence for each run with a term whose mean share over a phase, in which it has any, is below `LEAST`."""
+def weak(curves: Sequence[Curve], titles: Mapping[str, str]) -> list[str]:
+    """A sentence that names, by run, each term whose mean share over a phase that logs it is below `LEAST`; or none."""
+    named = []
     for curve in curves:
-        found = []
-        for term in _terms(curve):
-            for phase, shares in _by_phase(curve, term).items():
-                mean = sum(shares) / len(shares)
-                if 0 < mean < LEAST:
-                    found.append(f"{titles.get(term, term)} {mean:.1%} in phase {phase:.0f}")
+        means = [
+            (titles.get(term, term), phase, sum(shares) / len(shares))
+            for term in _terms(curve)
+            for phase, shares in _by_phase(curve, term).items()
+        ]
+        found = [f"{title} {mean:.1%} in phase {phase:.0f}" for title, phase, mean in means if mean < LEAST]
         if found:
-            yield (
-                f"{method_label(curve.run)}: these loss terms hardly teach, since their share of the gradient is below "
-                f"{LEAST:.0%}: {', '.join(found)}."
-            )
+            named.append(f"{method_label(curve.run)}: {', '.join(found)}")
+    rule = f"Loss terms that hardly teach, with less than {LEAST:.0%} of the gradient over a phase"
+    return [f"{rule}. {'; '.join(named)}."] if named else []
 
 
 def _terms(curve: Curve) -> list[str]:

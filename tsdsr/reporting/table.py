@@ -180,7 +180,7 @@ def ranked(table: Table) -> Table:
 
 def folded(table: Table) -> Table:
     """`table` with one line in place of what was not measured: a column without any figure goes, and empty cells of a
-    column that no measured row fills need no footnotes."""
+    column that no measured row fills need no footnotes. The reason given is that of the column's first row."""
     unmeasured: dict[str, list[str]] = {}
     quiet, dropped = set(), set()
     for column in table.columns:
@@ -190,7 +190,8 @@ def folded(table: Table) -> Table:
             dropped.add(column.key)
         if ours and all(cell.empty for cell in ours):
             quiet.add(column.key)
-            for reason in dict.fromkeys(cell.reason for cell in ours if cell.reason and not cell.quiet):
+            reason = next((cell.reason for cell in ours if cell.reason and not cell.quiet), None)
+            if reason:
                 unmeasured.setdefault(_in_short(reason), []).append(column.label)
     rows = [_folded_row(row, quiet, dropped) for row in table.rows]
     lines = [f"Not measured here: {', '.join(dict.fromkeys(names))} ({why})." for why, names in unmeasured.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -29,19 +29,21 @@ def warning_level(scores: Sequence[float], rise: float) -> list[float]:
     return [value + rise for value in lowest]
 
 
-def broken_limits(runs: Sequence[Curve], rise: float) -> Iterator[str]:
-    """A sentence for each run whose pattern score was above the level from which the training warns."""
+def broken_limits(runs: Sequence[Curve], rise: float) -> list[str]:
+    """A sentence that names the runs whose pattern score was above the level from which the training warns; or none."""
+    named = []
     for run in runs:
         steps, scores = run.terms.get(PATTERN, ([], []))
         limits = warning_level(scores, rise) if scores else []
         over = [(step, score) for step, score, limit in zip(steps, scores, limits, strict=True) if score > limit]
         if over:
-            worst = max(over, key=lambda look: look[1])
-            yield (
-                f"{method_label(run.run)}: the periodic pattern in the held-out crops broke its limit of {rise:g} dB "
-                f"at {len(over)} of {len(steps)} looks, from step {over[0][0]:.0f} to {over[-1][0]:.0f}; the most was "
-                f"{worst[1]:.1f} dB at step {worst[0]:.0f}, the last look had {scores[-1]:.1f} dB."
+            worst, looks = max(score for _, score in over), f"{len(over)} of {len(steps)} looks"
+            named.append(
+                f"{method_label(run.run)}, {looks}, steps {over[0][0]:.0f} to {over[-1][0]:.0f}, "
+                f"{worst:.1f} dB at most and {scores[-1]:.1f} dB at last"
             )
+    rule = f"The periodic pattern in the held-out crops broke its limit of {rise:g} dB"
+    return [f"{rule}: {'; '.join(named)}."] if named else []
 
 
 def sheets(folder: Path, runs: Sequence[str]) -> list[Plot]:

@@ -157,3 +157,5 @@ def test_runs_are_paired_by_seed_or_else_with_the_mean_of_the_others() -> None:
     assert paired_over_seeds({7: {"a": 4.0, "b": 5.0}}, theirs).mean == 2.0
     with pytest.raises(ValueError, match="no scored image in common"):
         paired_over_seeds({0: {"c": 1.0}}, theirs)
+    with pytest.raises(ValueError, match="no run to compare with"):
+        paired_over_seeds(theirs, {})

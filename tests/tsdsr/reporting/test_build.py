@@ -79,7 +79,7 @@ def test_curves_of_the_teacher_stand_apart(workspace: Path) -> None:
     (workspace / "reports/curves/teacher.csv").write_text("step,vae\n1,0.5\n2,0.4\n")
     build.build(workspace, OPTIONS)
     names = {path.name for path in (workspace / "reports/plots").iterdir()}
-    stems = ("loss_curves", "teacher_curves", "scores_by_image", "teacher_flow")
+    stems = ("loss_curves", "teacher_curves", "scores_by_image", "teacher_flow", "quality_cost")
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
 
 
@@ -141,7 +141,7 @@ def test_without_curves_and_metrics_the_page_still_stands(workspace: Path) -> No
     shutil.rmtree(workspace / "reports/metrics")
     build.build(workspace, OPTIONS)
     names = {path.name for path in (workspace / "reports/plots").iterdir()}
-    assert names == {"scores_by_image.png", "scores_by_image.svg"}
+    assert names == {f"{stem}.{kind}" for stem in ("scores_by_image", "quality_cost") for kind in ("png", "svg")}
 
 
 def test_what_is_missing_is_named(workspace: Path) -> None:

@@ -54,3 +54,18 @@ def test_a_moving_average_keeps_a_line_and_calms_an_alternation() -> None:
     line = [2.0 * step for step in range(30)]
     assert curves.smooth(line)[8:-8] == pytest.approx(line[8:-8])
     assert max(map(abs, curves.smooth([1.0, -1.0] * 20)[8:-8])) < 0.01
+
+
+def test_curves_that_overlap_are_drawn_as_differences(tmp_path: Path) -> None:
+    _write(tmp_path, "full", "step,near,far,short\n1,10,10,1\n2,5,5,1\n3,0,0,\n")
+    _write(tmp_path, "vsd-seed0", "step,near,far,short\n1,10.1,14,1\n2,5.1,1,1\n3,0.1,2,2\n")
+    runs = curves.load(tmp_path)
+    assert [curves.overlapping(runs, name) for name in ("near", "far", "short", "absent")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    panels = {axes.get_title("left"): axes for axes in curves.draw(runs, {}).axes}
+    assert list(panels["near, minus Full"].lines[1].get_ydata()) == pytest.approx([0.1, 0.1, 0.1])
+    assert "far" in panels

@@ -68,7 +68,6 @@ def test_columns_that_nobody_measured_become_a_line() -> None:
     assert [column.key for column in table.columns] == ["a", "b"]
     assert table.notes == (
         "Not measured here: B, C (weights absent: `tsdsr weights fetch`).",
-        "Not measured here: C (not asked for).",
         "last",
     )
     assert table.rows[1].cells["b"].quiet

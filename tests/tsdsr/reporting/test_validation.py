@@ -14,6 +14,16 @@ def test_the_warning_level_follows_the_best_look_so_far() -> None:
     assert validation.warning_level([2.0, -1.0, 0.5, -2.0], rise=3.0) == pytest.approx([3.0, 3.0, 2.0, 2.0])
 
 
+def test_a_run_that_broke_the_limit_is_named_with_steps_and_worst_score(tmp_path: Path) -> None:
+    (tmp_path / "full.csv").write_text("step,psnr,pattern_db\n50,21,8.2\n100,22,4\n150,22,2\n")
+    (tmp_path / "vsd-seed0.csv").write_text("step,psnr,pattern_db\n50,21,2.9\n100,22,\n")
+    (sentence,) = validation.broken_limits(curves.load(tmp_path), 3.0)
+    assert sentence == (
+        "The periodic pattern in the held-out crops broke its limit of 3 dB: Full, 2 of 3 looks, steps 50 to 100, "
+        "8.2 dB at most and 2.0 dB at last."
+    )
+
+
 def test_the_curve_shows_scores_and_the_level_of_the_warning(tmp_path: Path) -> None:
     (tmp_path / "full.csv").write_text("step,psnr,niqe,pattern_db\n50,21,,0.5\n100,22,,0.8\n")
     (drawing,) = figures.of_validation(curves.load(tmp_path), 3.0)
