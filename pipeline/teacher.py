@@ -287,7 +287,7 @@ def _write_curve(path: Path, rows: list[Values]) -> None:
     decoder = [*(f"decoder_{term}" for term in terms), "discriminator"]
     columns = ["step", "vae_reconstruction", "vae_divergence", "vae_texture", *decoder, "flow", "finetune"]
     with files.atomic_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
 

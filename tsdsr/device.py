@@ -32,4 +32,6 @@ def require(device: torch.device, key: str) -> None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on whatever device."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    text = str(error).lower()
+    told = isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return told or isinstance(error, MemoryError)

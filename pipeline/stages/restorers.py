@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from tsdsr import compat, peers, weights
 from tsdsr.config import Params
+from tsdsr.device import pick
 from tsdsr.errors import UserError
 
 compat.apply()  # diffusers imports torchvision
@@ -93,7 +94,7 @@ def _pipeline(teacher: str | Path, directory: str | Path, scale: int, color: str
 
     pipe = TSDSRPipeline.from_pretrained(teacher, student=directory)
     pipe.set_progress_bar_config(disable=True)
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.to(pick())
     return lambda lq: pipe(Image.fromarray(lq), scale=scale, color=color, output_type="np").images[0]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.cluster import runtime
 from tsdsr import metrics
 from tsdsr.config import Params
-from tsdsr.metrics import Batch, BatchScores
+from tsdsr.metrics import BatchScores, ImageBatch
 
 AHEAD = 2  # batches decoded and waiting, a worker
 RESTARTS = 3  # of a worker that died
@@ -38,9 +38,9 @@ class Spread:
         self._local, self._workers, self._above, self._folders = local, workers, above_images, folders
         self._actors: list[Any] = []
 
-    def __call__(self, batches: Iterable[Batch]) -> Iterator[BatchScores]:
+    def __call__(self, batches: Iterable[ImageBatch]) -> Iterator[BatchScores]:
         stream = iter(batches)
-        held: list[Batch] = []
+        held: list[ImageBatch] = []
         while sum(len(batch.names) for batch in held) <= self._above:
             batch = next(stream, None)
             if batch is None:
@@ -48,7 +48,7 @@ class Spread:
             held.append(batch)
         return self._spread(chain(held, stream))
 
-    def _spread(self, stream: Iterator[Batch]) -> Iterator[BatchScores]:
+    def _spread(self, stream: Iterator[ImageBatch]) -> Iterator[BatchScores]:
         ray = self._start()
         idle = list(self._actors) * AHEAD
         running = {actor.score.remote(batch): actor for actor, batch in zip(idle, islice(stream, len(idle)))}
@@ -80,5 +80,5 @@ class Worker:
         torch.set_num_threads(1)
         self._executor = metrics.LocalExecutor(torch.device("cpu"), folders)
 
-    def score(self, batch: Batch) -> BatchScores:
+    def score(self, batch: ImageBatch) -> BatchScores:
         return self._executor.score(batch)

@@ -19,6 +19,7 @@ from pipeline.process.interruption import Interrupted
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+from tsdsr.models import adapters
 from tsdsr.models import teacher as teachers
 from tsdsr.training.stepper import Stepper
 
@@ -83,10 +84,12 @@ def test_an_interrupted_training_leaves_the_old_teacher(short, pairs, tmp_path, 
     assert teachers.fingerprint(tmp_path / "teacher") == before
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step(short, pairs, tmp_path):
-    wild = short.overlay({"teacher": {"vae": {"learning_rate": 1e30}}})
-    with pytest.raises(UserError, match=r"autoencoder: step \d+: not finite: .*Lower the learning rate"):
-        make(wild, pairs, tmp_path)
+def test_a_loss_that_is_not_finite_ends_the_training(short, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("tsdsr.methods.teacher.SQUARED", float("inf"))
+    with pytest.raises(
+        UserError, match=r"autoencoder: step 1: not finite: .*vae_reconstruction.*Lower the learning rate"
+    ):
+        make(short, pairs, tmp_path)
     assert not (tmp_path / "teacher").exists()
 
 
@@ -120,7 +123,8 @@ def test_fine_tuning_adds_an_adapter_that_lowers_the_loss(params, pairs, tmp_pat
     assert "transformer.transformer_blocks.0.attn.to_q.lora_A.weight" in keys
     assert len(keys) == 2 * 4 * 7  # lora_A and lora_B on seven projections of four blocks
     assert all(value.shape[0] == 4 for key, value in keys.items() if ".lora_A." in key)
-    assert teachers.load_teacher(out, text_encoders=False).finetuned
+    loaded = teachers.load_teacher(out, text_encoders=False)
+    assert adapters.has_adapter(loaded.transformer, adapters.TEACHER)
 
     report = json.loads((tmp_path / "metrics.json").read_text())
     mean = {key: sum(bin["teacher"] for bin in report[key].values()) for key in ("finetune_before", "finetune_after")}

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tsdsr import compat
 from tsdsr.config import CaptionsConfig
+from tsdsr.device import pick
 from tsdsr.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Captioner:
     def __init__(self, config: CaptionsConfig, device: str | None = None) -> None:
         compat.apply()
         self.config = config
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = pick(device or "auto")
         self.processor, self.model = _load(str(config.model), self.device)
         self.is_chat = bool(getattr(self.processor, "chat_template", None))
         if self.is_chat and not config.prompt:

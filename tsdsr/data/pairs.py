@@ -85,20 +85,6 @@ class PairFolder:
             places = [self.edits / f"{pair}.txt", self.edits / f"{_photograph(pair)}.txt", *places]
         return next((text for place in places if (text := read_caption(place))), "")
 
-    def check_sizes(self, scale: int) -> None:
-        """Compare the sizes of all halves by their headers.
-
-        Raises:
-            UserError: naming the pairs whose HQ side is not `scale` times its LQ side.
-        """
-        wrong = []
-        for pair in self.ids:
-            (hq_width, hq_height), (lq_width, lq_height) = _size(self.hq_path(pair)), _size(self.lq_path(pair))
-            if (hq_width, hq_height) != (scale * lq_width, scale * lq_height):
-                wrong.append(f"{pair} ({hq_width}x{hq_height} and {lq_width}x{lq_height})")
-        if wrong:
-            raise UserError(f"{self.root}: {len(wrong)} pairs whose sizes are not x{scale}: {_some(wrong)}")
-
     def _name_stray_edits(self) -> None:
         """A correction under a misspelt name would be lost without a word. One folder holds those of both splits."""
         if self.edits is None:
@@ -126,14 +112,6 @@ def _photograph(pair: str) -> str:
         return split_pair_id(pair)[0]
     except ValueError:
         return pair
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as a picture: {error}") from None
 
 
 def _some(lines: list[str]) -> str:

@@ -143,7 +143,9 @@ def find_device(device: str) -> torch.device:
     """
     torch = _torch()
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        from tsdsr.device import pick
+
+        return pick()
     try:
         where = torch.device(device)
         torch.empty(0, device=where).cpu()

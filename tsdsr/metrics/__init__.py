@@ -4,7 +4,7 @@ from tsdsr import compat
 
 compat.apply()
 
-from tsdsr.metrics.executor import Batch, BatchScores, Executor, LocalExecutor, choose_device  # noqa: E402
+from tsdsr.metrics.executor import BatchScores, Executor, ImageBatch, LocalExecutor, choose_device  # noqa: E402
 from tsdsr.metrics.registry import COLUMNS, METRICS, Metric, select  # noqa: E402
 from tsdsr.metrics.results import check_out, compare, environment, json_path, read_csv, summarise, to_csv, write  # noqa: E402
 from tsdsr.metrics.scoring import DEFAULT_CACHE, Scores, score_folder  # noqa: E402
@@ -25,9 +25,9 @@ __all__ = [
     "DEFAULT_CACHE",
     "FEWEST",
     "METRICS",
-    "Batch",
     "BatchScores",
     "Executor",
+    "ImageBatch",
     "Interval",
     "LocalExecutor",
     "Metric",

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tsdsr.device import pick, require
 from tsdsr.errors import UserError
 from tsdsr.metrics import backend
 from tsdsr.metrics.registry import select
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Images of one size that lack the same scores; what a worker gets.
 
     Attributes:
@@ -50,7 +51,7 @@ class BatchScores:
     failures: dict[str, str]
 
 
-Executor = Callable[[Iterable[Batch]], Iterator[BatchScores]]
+Executor = Callable[[Iterable[ImageBatch]], Iterator[BatchScores]]
 
 
 class LocalExecutor:
@@ -64,10 +65,10 @@ class LocalExecutor:
         self._device, self._folders = device, tuple(folders)
         self._scorers: dict[str, backend.Score] = {}
 
-    def __call__(self, batches: Iterable[Batch]) -> Iterator[BatchScores]:
+    def __call__(self, batches: Iterable[ImageBatch]) -> Iterator[BatchScores]:
         return map(self.score, batches)
 
-    def score(self, batch: Batch) -> BatchScores:
+    def score(self, batch: ImageBatch) -> BatchScores:
         """Every score of one batch."""
         rows = len(batch.names)
         step = rows if self._device.type == "cuda" else 1
@@ -98,9 +99,6 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: for `cuda` where there is none.
     """
-    available = torch.cuda.is_available()
-    if name == "auto":
-        name = "cuda" if available else "cpu"
-    if name == "cuda" and not available:
-        raise UserError("no CUDA device is here, or torch was installed without CUDA; choose cpu or auto")
-    return torch.device(name)
+    device = pick(name)
+    require(device, "--device")
+    return device

@@ -20,7 +20,7 @@ import torch
 from tsdsr.errors import UserError
 from tsdsr.metrics import backend, folder_metrics
 from tsdsr.metrics.cache import ScoreCache, version
-from tsdsr.metrics.executor import Batch, Executor, LocalExecutor, choose_device
+from tsdsr.metrics.executor import Executor, ImageBatch, LocalExecutor, choose_device
 from tsdsr.metrics.images import Item, Problem, collect, too_small
 from tsdsr.metrics.registry import Metric, select
 
@@ -242,7 +242,7 @@ def _score_all(
     scores.dataset[metric.name] = value
 
 
-def _batches(items: list[Item], lacking: dict[str, list[str]], batch_size: int) -> Iterator[Batch]:
+def _batches(items: list[Item], lacking: dict[str, list[str]], batch_size: int) -> Iterator[ImageBatch]:
     """Images of one size that lack the same scores, `batch_size` at a time, decoded as they are asked for."""
     groups: dict[tuple[tuple[int, int], tuple[str, ...]], list[Item]] = {}
     for item in items:
@@ -253,8 +253,8 @@ def _batches(items: list[Item], lacking: dict[str, list[str]], batch_size: int) 
             yield _batch(members[start : start + batch_size], metrics)
 
 
-def _batch(items: list[Item], metrics: tuple[str, ...]) -> Batch:
+def _batch(items: list[Item], metrics: tuple[str, ...]) -> ImageBatch:
     images = np.stack([item.restored.load() for item in items])
     references = [item.reference.load() for item in items if item.reference is not None]
     names = tuple(item.name for item in items)
-    return Batch(names, metrics, images, np.stack(references) if references else None)
+    return ImageBatch(names, metrics, images, np.stack(references) if references else None)

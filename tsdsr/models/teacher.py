@@ -47,7 +47,6 @@ class Teacher:
     transformer: SD3Transformer2DModel  # carries the adapter named `teacher` if the teacher was fine-tuned
     schedule: FlowSchedule
     text: StableDiffusion3Pipeline | None  # the text components alone; for `encode_prompts`
-    finetuned: bool
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def load_teacher(
     if where.adapter is not None:
         _attach(transformer, where.adapter)
     text = load_text(where, dtype=dtype, device=device) if text_encoders else None
-    return Teacher(vae, transformer, FlowSchedule.from_scheduler(scheduler), text, where.adapter is not None)
+    return Teacher(vae, transformer, FlowSchedule.from_scheduler(scheduler), text)
 
 
 def load_vae(where: Location, *, dtype: torch.dtype, device: str | torch.device) -> AutoencoderKL:

@@ -22,7 +22,7 @@ from tsdsr.data.images import read_image
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
 from tsdsr.methods.base import Distillation
-from tsdsr.metrics import METRICS, Batch, LocalExecutor
+from tsdsr.metrics import METRICS, ImageBatch, LocalExecutor
 from tsdsr.metrics.pattern import MIN_PATCHES, periodic_pattern
 from tsdsr.models.student import upsample
 
@@ -122,7 +122,7 @@ class ArtefactGuard:
     def _scores(self, restored: Sequence[Tensor]) -> dict[str, float]:
         images, references = (np.stack([_pixels(image) for image in side]) for side in (restored, self._hq))
         names = tuple(str(index) for index in range(len(restored)))
-        scores = self._score.score(Batch(names, self._metrics, images, references)).values
+        scores = self._score.score(ImageBatch(names, self._metrics, images, references)).values
         means = {name: float(np.nanmean(column)) for name, column in scores.items() if not np.isnan(column).all()}
         return {name: means[name] for name in SCORES if name in means}
 

@@ -60,21 +60,6 @@ def test_no_pairs(tmp_path: Path) -> None:
         PairFolder(tmp_path)
 
 
-def test_sizes(root: Path) -> None:
-    pairs = PairFolder(root)
-    pairs.check_sizes(4)
-    Image.new("RGB", (8, 4)).save(pairs.hq_path("cat-c001"))
-    with pytest.raises(UserError, match=r"1 pairs whose sizes are not x4: cat-c001 \(8x4 and 2x2\)"):
-        pairs.check_sizes(4)
-
-
-def test_unreadable_half_is_named(root: Path) -> None:
-    pairs = PairFolder(root)
-    pairs.lq_path("cat-c000").write_bytes(b"")
-    with pytest.raises(UserError, match=r"lq/cat-c000\.png: cannot be read"):
-        pairs.check_sizes(4)
-
-
 def test_corrections_win(root: Path, tmp_path: Path) -> None:
     edits = tmp_path / "captions"
     edits.mkdir()

@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_used_is_told_before_the_work(
 
 def test_a_gpu_that_is_not_there_is_told_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="no CUDA device"):
+    with pytest.raises(UserError, match="--device: cuda, and torch finds no GPU here"):
         run("--restored", "x", "--out", "out.csv", "--device", "cuda")
 
 

@@ -54,7 +54,7 @@ def test_what_is_known_is_not_computed_again(folders: tuple[Path, Path]) -> None
 class StopsAfterOneBatch:
     """As a person who presses Ctrl-C."""
 
-    def __call__(self, batches: Iterable[metrics.Batch]) -> Iterator[metrics.BatchScores]:
+    def __call__(self, batches: Iterable[metrics.ImageBatch]) -> Iterator[metrics.BatchScores]:
         yield metrics.LocalExecutor(CPU).score(next(iter(batches)))
         raise KeyboardInterrupt
 
@@ -167,7 +167,7 @@ def test_faults_are_named_before_anything_is_computed(
     named: list[str] = []
 
     class Watching(metrics.LocalExecutor):
-        def score(self, batch: metrics.Batch) -> metrics.BatchScores:
+        def score(self, batch: metrics.ImageBatch) -> metrics.BatchScores:
             named.extend(record.getMessage() for record in caplog.records)
             return super().score(batch)
 

@@ -47,7 +47,7 @@ def test_sd3s_own_pipeline_opens_it_and_draws_a_picture(directory):
 def test_a_teacher_is_frozen_and_its_text_optional(directory):
     teacher = teachers.load_teacher(directory, text_encoders=False)
     assert teacher.text is None
-    assert not teacher.finetuned
+    assert not adapters.has_adapter(teacher.transformer, adapters.TEACHER)
     assert teacher.schedule.shift == 3.0
     for model in (teacher.vae, teacher.transformer):
         assert not model.training
@@ -76,7 +76,7 @@ def test_a_fine_tuned_teacher_carries_its_adapter(directory, tmp_path):
     adapters.save(base.transformer, adapters.TEACHER, tmp_path / "teacher" / teachers.FINETUNED)
 
     loaded = teachers.load_teacher(tmp_path / "teacher", text_encoders=False)
-    assert loaded.finetuned
+    assert adapters.has_adapter(loaded.transformer, adapters.TEACHER)
     assert not any(parameter.requires_grad for parameter in loaded.transformer.parameters())
     assert relative(velocity(loaded), before) < 1e-6
     with adapters.active(loaded.transformer, adapters.TEACHER):

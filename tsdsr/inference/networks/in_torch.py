@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tsdsr import machine
+from tsdsr.device import out_of_memory
 from tsdsr.inference.tiles.plan import Geometry
 from tsdsr.models.codec import LatentCodec
 
@@ -68,7 +69,7 @@ class TorchNetworks:
             with torch.no_grad():
                 return network(self._tensor(values)).float().cpu().numpy()
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -76,11 +77,6 @@ class TorchNetworks:
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
 
 
 def geometry_of(codec: LatentCodec, transformer: StreamlinedTransformer) -> Geometry:
