@@ -7,6 +7,7 @@ assignments, loops and attributes, to the fields that are read of it. Hashing an
 from __future__ import annotations
 
 import ast
+import sys
 import typing
 from collections import defaultdict
 from pathlib import Path
@@ -34,7 +35,18 @@ def all_sections(root: type[Section] = Params) -> dict[str, type[Section]]:
     return {root.__name__: root} | {name: kind for found in inner for name, kind in all_sections(found).items()}
 
 
+def owner(kind: type[Section], field: str) -> str:
+    """The base that has the field first: code that reads it may know the section as any of its kind."""
+    return next(base.__name__ for base in reversed(kind.__mro__) if field in getattr(base, "model_fields", ()))
+
+
 CLASSES = all_sections()
+NAMED = {
+    name: found
+    for module in [sys.modules[name] for name in sorted(sys.modules) if name.startswith("tsdsr.config")]
+    for name, value in vars(module).items()
+    if (found := sections(value))
+}
 
 
 class Reader:
@@ -49,7 +61,8 @@ class Reader:
         for _ in range(3):  # what is found of attributes in one file helps in another
             for tree in self.trees:
                 self.follow(tree, {})
-        self.read |= {(name, text) for name in self.by_name for text in self.strings}
+        named = [(CLASSES[name], text) for name in self.by_name for text in self.strings]
+        self.read |= {(owner(kind, text), text) for kind, text in named if text in kind.model_fields}
 
     def follow(self, scope: ast.AST, names: dict[str, Kinds]) -> None:
         """Bind the scope's names, in order, and note what its expressions read."""
@@ -81,7 +94,7 @@ class Reader:
 
     def annotated(self, annotation: ast.AST | None) -> Kinds:
         words = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)} if annotation else set()
-        return frozenset(CLASSES[word] for word in words if word in CLASSES)
+        return frozenset().union(*(NAMED.get(word, NOTHING) for word in words))
 
     def bind(self, target: ast.AST, value: ast.AST, names: dict[str, Kinds]) -> None:
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
@@ -110,8 +123,8 @@ class Reader:
                 return NOTHING
             if isinstance(node.func, ast.Attribute):
                 return self.kinds(node.func, names)
-            if isinstance(node.func, ast.Name) and node.func.id in CLASSES:
-                return frozenset({CLASSES[node.func.id]})
+            if isinstance(node.func, ast.Name) and node.func.id in NAMED:
+                return NAMED[node.func.id]
             return frozenset().union(*(self.kinds(argument, names) for argument in node.args))
         if isinstance(node, ast.Subscript | ast.Starred):
             return self.kinds(node.value, names)
@@ -122,19 +135,23 @@ class Reader:
 
     def attribute(self, of: Kinds, name: str) -> Kinds:
         having = [kind for kind in of if name in kind.model_fields]
-        self.read |= {(kind.__name__, name) for kind in having}
+        self.read |= {(owner(kind, name), name) for kind in having}
         if having:
             return frozenset().union(*(sections(kind.model_fields[name].annotation) for kind in having))
-        return of or self.attributes[name]  # a method of a section or of what holds sections gives one again
+        # A method of a section, or of what holds sections, gives one again; a section's name tells what it is of.
+        return of or self.attributes[name] or self.named_section(name)
+
+    def named_section(self, name: str) -> Kinds:
+        having = [kind for kind in CLASSES.values() if name in kind.model_fields]
+        kinds = NOTHING.union(*(sections(kind.model_fields[name].annotation) for kind in having))
+        if kinds:
+            self.read |= {(owner(kind, name), name) for kind in having}
+        return kinds
 
 
 def unread(read: set[tuple[str, str]]) -> list[str]:
-    fields = ((kind, field) for kind in CLASSES.values() for field in kind.model_fields)
-    return [
-        f"{kind.__name__}.{field}"
-        for kind, field in fields
-        if kind.__name__ not in PASSED_ON_WHOLE and not any((base.__name__, field) in read for base in kind.__mro__)
-    ]
+    fields = {(owner(kind, field), field) for kind in CLASSES.values() for field in kind.model_fields}
+    return sorted(f"{kind}.{field}" for kind, field in fields - read if kind not in PASSED_ON_WHOLE)
 
 
 def test_every_key_of_params_is_read() -> None:
