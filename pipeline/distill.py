@@ -66,7 +66,7 @@ LOWER_MEMORY = (
 )
 
 
-def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
+def distill(params: Params, *, out: Path, name: str, seed: int, teacher: Path = TEACHER) -> None:
     """Train one variant into `out`; writes its curve and metrics under reports/ and its run in MLflow.
 
     With `distill.num_workers: 0` it runs in this process, without Ray.
@@ -80,14 +80,13 @@ def distill(params: Params, *, out: Path, name: str, seed: int) -> None:
         seed=seed,
         pairs=PAIRS.resolve(),
         latents=LATENTS.resolve(),
-        teacher=TEACHER.resolve(),
+        teacher=teacher.resolve(),
         out=out.resolve(),
         curve=Path(f"reports/curves/{name}.csv").resolve(),
         checkpoints=Path(f".tsdsr/checkpoints/{name}").resolve(),
         diagnostics=Path(f"reports/diagnostics/{name}.csv").resolve(),
         validation=Path(f"reports/validation/{name}.csv").resolve(),
         targets=Path(".tsdsr/targets").resolve(),
-        start=Path(params.distill.start).resolve() if params.distill.start else None,
     )
     control, place = Control((RUNNING / name).resolve()), storage.here(params)
     with locks.exclusive_lock(control.lock, f"the distillation of {name}"):

@@ -36,11 +36,15 @@ PLUMBING = (
     "pipeline/tracking/",
 )
 # distill scores its validation set, and trains the same whatever the scores: a new metric is no reason to train again.
-WATCHED = dict.fromkeys(("distill", "ablate-distill"), ("tsdsr/metrics/", "tsdsr/weights/"))
+COMPRESSING = ("compress-prune", "compress-restore", "compress-vae", "compress")
+WATCHED = dict.fromkeys(("distill", "ablate-distill", *COMPRESSING), ("tsdsr/metrics/", "tsdsr/weights/"))
 
 
 def stages() -> dict[str, dict]:
-    return yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    found: dict[str, dict] = {}
+    for name in ("dvc.yaml", "compress/dvc.yaml"):
+        found |= yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))["stages"]
+    return found
 
 
 def script_of(stage: dict) -> str:
@@ -111,11 +115,11 @@ def test_stage_depends_on_the_code_it_runs(name: str) -> None:
 
 
 def test_an_edit_runs_again_what_it_changes_and_no_more() -> None:
-    distilling, scoring = {"distill", "ablate-distill"}, {"evaluate", "ablate"}
+    distilling, scoring = {"distill", "ablate-distill", *COMPRESSING}, {"evaluate", "ablate"}
     assert run_again_by("tsdsr/losses/tsd.py") == distilling
     assert run_again_by("tsdsr/reporting/page.py") == {"report"}
     assert run_again_by("tsdsr/metrics/images.py") == scoring | {"report"}
-    assert run_again_by("tsdsr/inference/pipeline.py") == scoring
+    assert run_again_by("tsdsr/inference/pipeline.py") == scoring | set(COMPRESSING)
     assert run_again_by("tsdsr/degradation/model.py") == {"prepare-degradations"} | distilling
     assert run_again_by("pipeline/stages/progress.py") == set()
 

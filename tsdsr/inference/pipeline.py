@@ -22,6 +22,7 @@ from tsdsr.inference.networks.streamlined import StreamlinedTransformer
 from tsdsr.inference.sizes import TargetSize
 from tsdsr.inference.upscaler import Color, Tiling, Upscaler
 from tsdsr.models.codec import LatentCodec
+from tsdsr.models.compact_vae import CompactVAE
 from tsdsr.models.teacher import check_whole
 
 
@@ -32,7 +33,7 @@ class TSDSRPipeline(DiffusionPipeline):
         pipe(Image.open("photo.jpg"), scale=4).images[0].save("out.png")
 
     Args:
-        vae: the student's, its adapter merged.
+        vae: the student's, its adapter merged; a compressed student's compact one.
         transformer: the student's, streamlined.
         use_shift: whether latents were trained with the VAE's shift subtracted.
         scale: the enlargement that the student was trained at; the default of a call.
@@ -43,7 +44,11 @@ class TSDSRPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "transformer->vae"
 
     def __init__(
-        self, vae: AutoencoderKL, transformer: StreamlinedTransformer, use_shift: bool = False, scale: int = 4
+        self,
+        vae: AutoencoderKL | CompactVAE,
+        transformer: StreamlinedTransformer,
+        use_shift: bool = False,
+        scale: int = 4,
     ) -> None:
         super().__init__()
         use_fast_forward(vae)

@@ -24,6 +24,12 @@ def latent_mse(z_hat: Tensor, z: Tensor) -> Tensor:
     return (z_hat.to(wide) - z.to(wide)).pow(2).flatten(1).mean(1)
 
 
+def latent_l1(z_hat: Tensor, z: Tensor) -> Tensor:
+    """(B,): mean absolute error of latents (B, C, h, w), in float32 or wider."""
+    wide = torch.promote_types(z_hat.dtype, torch.float32)
+    return (z_hat.to(wide) - z.to(wide)).abs().flatten(1).mean(1)
+
+
 class PerceptualLoss(nn.Module):
     """LPIPS (Zhang et al., arXiv 1801.03924) as `lpips` implements it, frozen.
 

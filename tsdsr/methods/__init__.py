@@ -6,9 +6,17 @@ from tsdsr import compat
 compat.apply()
 
 from tsdsr.methods.base import Distillation  # noqa: E402
+from tsdsr.methods.tinysr import CompactDecoder, CompactEncoder, Prune, Restore  # noqa: E402
 from tsdsr.methods.tsdsr import TSDSR  # noqa: E402
 from tsdsr.methods.vsd import VSD  # noqa: E402
 
-METHODS: dict[str, type[Distillation]] = {"tsdsr": TSDSR, "vsd": VSD}
+METHODS: dict[str, type[Distillation]] = {
+    "tsdsr": TSDSR,
+    "vsd": VSD,
+    "tinysr_prune": Prune,
+    "tinysr_restore": Restore,
+    "tinysr_encoder": CompactEncoder,
+    "tinysr_decoder": CompactDecoder,
+}
 
 __all__ = ["METHODS", "Distillation"]

@@ -60,7 +60,8 @@ def features(
     for number, block in enumerate(transformer.transformer_blocks[: wanted[-1] + 1]):
         text, image = block(hidden_states=image, encoder_hidden_states=text, temb=time)
         if number in wanted:
-            found.append(image.float().transpose(1, 2).unflatten(2, (height, width)))
+            level = image.float().transpose(1, 2).unflatten(2, (height, width))
+            found.append(level.contiguous())  # GroupNorm's backward on the transposed one crashes torch 2.13 on a CPU
     return found
 
 

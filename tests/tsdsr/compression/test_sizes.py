@@ -7,11 +7,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tsdsr.compression.cut import cut, without_text
-from tsdsr.compression.vae import CompactVAE
 from tsdsr.inference.networks.fold import streamline
 from tsdsr.inference.networks.streamlined import StreamlinedTransformer
 from tsdsr.models import presets
 from tsdsr.models.codec import LatentCodec
+from tsdsr.models.compact_vae import CompactVAE
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.student import Student
 

@@ -8,12 +8,21 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from tsdsr.config.distill import DistillConfig
+from tsdsr.config.methods.tinysr import (
+    TinySRDecoderConfig,
+    TinySREncoderConfig,
+    TinySRPruneConfig,
+    TinySRRestoreConfig,
+)
 from tsdsr.config.methods.tsdsr import TSDSRConfig
 from tsdsr.config.methods.vsd import VSDConfig
 
 __all__ = ["MethodConfig", "TSDSRConfig", "VSDConfig", "common_keys", "validate"]
 
-MethodConfig = Annotated[TSDSRConfig | VSDConfig, Field(discriminator="method")]
+MethodConfig = Annotated[
+    TSDSRConfig | VSDConfig | TinySRPruneConfig | TinySRRestoreConfig | TinySREncoderConfig | TinySRDecoderConfig,
+    Field(discriminator="method"),
+]
 _CLASSES: dict[str, type[DistillConfig]] = {
     get_args(kind.model_fields["method"].annotation)[0]: kind for kind in get_args(get_args(MethodConfig)[0])
 }

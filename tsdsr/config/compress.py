@@ -1,0 +1,51 @@
+"""The section `compress`: what a distilled student is compressed to, and the runs that do it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import field_validator, model_validator
+
+from tsdsr.config.section import Count, Section, Whole
+
+RUNS = {  # each run's method, and what the stage adds to its overlay
+    "prune": ("tinysr_prune", {"source": ""}),
+    "restore_latents": ("tinysr_restore", {"source": "", "blocks": [0], "start": None}),
+    "restore_images": ("tinysr_restore", {"source": "", "blocks": [0], "start": None}),
+    "encoder": ("tinysr_encoder", {"source": ""}),
+    "decoder": ("tinysr_decoder", {"source": "", "start": ""}),
+}
+
+
+class CompressConfig(Section):
+    student: str
+    decider: Literal["learnt", "magnitude", "sensitivity", "first_last", "uniform", "random", "given"]
+    budget: Count
+    blocks: tuple[Whole, ...] | None
+    runs: dict[str, dict[str, Any]]
+
+    @field_validator("runs")
+    @classmethod
+    def _numbers(cls, runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """YAML 1.1 reads `5e-05`, as programs write it, as text; keys that a class has are read as numbers anyway."""
+        return {name: _read_numbers(run) for name, run in runs.items()}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.runs.keys() != RUNS.keys():
+            raise ValueError(f"runs must be {', '.join(RUNS)}; found {', '.join(self.runs)}")
+        if (self.decider == "given") != (self.blocks is not None):
+            raise ValueError("blocks names the blocks that stay where decider is given, and is null elsewhere")
+        return self
+
+
+def _read_numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _read_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_read_numbers(item) for item in value]
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d+)?e[-+]?\d+", value):
+        return float(value)
+    return value

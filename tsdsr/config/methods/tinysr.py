@@ -1,0 +1,71 @@
+"""`distill.method: tinysr_prune`, `tinysr_restore`, `tinysr_encoder`, `tinysr_decoder`: the runs of a compression.
+
+They are the overlays `compress.runs`; the stage adds what comes from earlier runs: `source`, `blocks` and `start`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tsdsr.config.distill import DistillConfig, OptimizerConfig, PhaseConfig
+from tsdsr.config.section import Count, LearningRate, Positive, Section, TimeRange, Whole
+
+
+class GatesConfig(Section):
+    group_size: Count
+    keep: Count
+    expansion: Literal["marginal", "best_option"]
+    temperature: tuple[Positive, Positive]
+    lora_rank: Count
+
+
+class GatesOptimizerConfig(OptimizerConfig):
+    gates_lr: LearningRate
+
+
+class CriticConfig(Section):
+    t_range: TimeRange
+    outputs: Count
+
+
+class CriticOptimizerConfig(OptimizerConfig):
+    discriminator_lr: LearningRate
+
+
+class CompressionPhaseConfig(PhaseConfig):
+    """A type of its own, so that a run does not inherit the phases of the student's recipe."""
+
+
+class _Compression(DistillConfig):
+    source: str
+    phases: Mapping[str, CompressionPhaseConfig]
+
+
+class TinySRPruneConfig(_Compression):
+    method: Literal["tinysr_prune"]
+    gates: GatesConfig
+    optimizer: GatesOptimizerConfig
+
+
+class TinySRRestoreConfig(_Compression):
+    method: Literal["tinysr_restore"]
+    blocks: Annotated[tuple[Whole, ...], Field(min_length=1)]
+    start: str | None
+    critic: CriticConfig
+    optimizer: CriticOptimizerConfig
+
+
+class TinySREncoderConfig(_Compression):
+    method: Literal["tinysr_encoder"]
+    separable_encoder: bool
+    separable_decoder: bool
+
+
+class TinySRDecoderConfig(_Compression):
+    method: Literal["tinysr_decoder"]
+    start: str
+    critic: CriticConfig
+    optimizer: CriticOptimizerConfig

@@ -1,0 +1,135 @@
+"""The compact autoencoder's training: its encoder to the source's latents, its decoder to photographs.
+
+    encoder: mean squared error to the source's latent of the low-quality image
+    decoder: 3 LPIPS + 1 GAN, from the photograph's latent to the photograph
+
+Source: TinySR, arXiv 2508.17434, Sec. 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tsdsr import seeding
+from tsdsr.data.dataset import Batch
+from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
+from tsdsr.methods.student import RECONSTRUCTION, StudentOutput, StudentTurn
+from tsdsr.methods.tinysr.critic import CriticTurn, judged
+from tsdsr.methods.tinysr.source import SOURCE, TERMS, Source, write_network
+from tsdsr.models.compact_vae import CompactVAE
+from tsdsr.models.student import Student
+
+WIDTH = 64  # of every convolution
+
+
+class EncoderTurn(StudentTurn):
+    """Half of the autoencoder: x_lq -> z."""
+
+    def __init__(self, inputs: MethodInputs, source: Source, student: Student) -> None:
+        super().__init__(inputs, student, [_group(inputs, student.vae.encoder)], TERMS)
+        self.network, self.source = student.vae.encoder, source
+
+    def run(self, batch: Batch, moment: Moment) -> TurnOutput:
+        return super().run(batch, replace(moment, carried={**moment.carried, SOURCE: self.source.encoded(batch)}))
+
+
+class DecoderOutput(StudentOutput):
+    """Here the image is what the network gives, and the latent follows from it: the gradient is that of the image."""
+
+    @property
+    def x_hat(self) -> Tensor:
+        return self.decoded
+
+
+class DecoderTurn(StudentTurn):
+    """The other half: z -> x_hat. `z_hat` is what the source's encoder sees in x_hat, for the discriminator."""
+
+    def __init__(self, inputs: MethodInputs, source: Source, student: Student, critic: CriticTurn) -> None:
+        terms = {**RECONSTRUCTION, **TERMS, "gan": critic.gan}
+        super().__init__(inputs, student, [_group(inputs, student.vae.decoder)], terms)
+        self.network, self.source = student.vae.decoder, source
+
+    def run(self, batch: Batch, moment: Moment) -> TurnOutput:
+        weights = {name: weight for name, weight in moment.phase.losses.items() if weight > 0}
+        x_hat = self.network(batch.z)
+        z_hat = self.source.student.codec.encode(x_hat) if "gan" in weights else batch.z
+        output = DecoderOutput(z_hat, batch, moment, lambda _: x_hat, self.perceptual)
+        terms = {name: self.terms[name](output) for name in weights}
+        per_sample = torch.stack([weights[name] * term for name, term in terms.items()]).sum(0)
+        (moment.share * per_sample.mean()).backward()
+        return TurnOutput({name: term.detach().mean() for name, term in terms.items()}, {"z_hat": z_hat.detach()})
+
+
+def _group(inputs: MethodInputs, half: nn.Module) -> Group:
+    half.requires_grad_(True)
+    parameters = dict(half.named_parameters())
+    return inputs.group("student", parameters, inputs.config.optimizer.student_lr, averaged=True)
+
+
+class _Autoencoder(Distillation):
+    """Attributes: vae: the compact autoencoder, in float32."""
+
+    def __init__(self, inputs: MethodInputs, vae: CompactVAE) -> None:
+        self.inputs, self.source = inputs, Source(inputs)
+        self.vae = vae.to(inputs.transformer.device).requires_grad_(False)
+        self.student = Student(self.vae, inputs.transformer, use_shift=False)
+        self.pattern_period = self.source.pattern_period
+        self.turns: Sequence[Turn] = self._turns()
+
+    def _turns(self) -> Sequence[Turn]:
+        raise NotImplementedError
+
+    def export(self, directory: Path, record: Mapping[str, Any]) -> None:
+        """The autoencoder, both halves."""
+        write_network(self.vae, directory, record)
+
+
+class CompactEncoder(_Autoencoder):
+    title = "TinySR, encoder"
+
+    @classmethod
+    def build(cls, inputs: MethodInputs) -> Self:
+        config, further = inputs.config, len(inputs.vae.config.block_out_channels) - 1  # resolutions below the first
+        with torch.random.fork_rng(devices=[]), torch.device(inputs.transformer.device):
+            torch.manual_seed(seeding.derive(inputs.adapter_seed, "compact autoencoder"))
+            vae = CompactVAE(
+                latent_channels=int(inputs.vae.config.latent_channels),
+                block_out_channels=(WIDTH,) * (1 + further),
+                encoder_blocks=(1, *(3,) * further),
+                decoder_blocks=(*(3,) * further, 1),
+                separable_encoder=config.separable_encoder,
+                separable_decoder=config.separable_decoder,
+            )
+        return cls(inputs, vae)
+
+    def _turns(self) -> Sequence[Turn]:
+        return (EncoderTurn(self.inputs, self.source, self.student),)
+
+    def restore(self, x_lq: Tensor) -> Tensor:
+        """The compact encoder before the source's transformer and decoder."""
+        source = self.source.student
+        return source.decode(source.predict(self.student.codec.encode(x_lq), self.inputs.default))
+
+
+class CompactDecoder(_Autoencoder):
+    title = "TinySR, decoder"
+
+    @classmethod
+    def build(cls, inputs: MethodInputs) -> Self:
+        return cls(inputs, CompactVAE.from_pretrained(inputs.config.start))
+
+    def _turns(self) -> Sequence[Turn]:
+        critic = CriticTurn(self.inputs)
+        turn = DecoderTurn(self.inputs, self.source, self.student, critic)
+        return (turn, critic) if judged(self.inputs) else (turn,)
+
+    def restore(self, x_lq: Tensor) -> Tensor:
+        """The source's encoder and transformer before the compact decoder."""
+        source = self.source.student
+        return self.student.decode(source.predict(source.codec.encode(x_lq), self.inputs.default))
