@@ -43,6 +43,7 @@ from tsdsr.inference.networks.fold import streamline
 from tsdsr.inference.networks.merge import merge_adapter
 from tsdsr.inference.networks.streamlined import StreamlinedTransformer
 from tsdsr.models import adapters, presets
+from tsdsr.models.compact_vae import CompactVAE
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.student import Student
 
@@ -56,6 +57,7 @@ NAMES = {
     "tsdsr": "merged",
     "tsdsr_streamlined": "streamlined",
 }
+COMPRESSED = {"tinysr": "TinySR: half of the blocks, compact VAE"}  # another network: counted here, timed in tinysr.py
 Parts = dict[str, tuple[list[nn.Module], Callable[[], object]]]
 
 
@@ -69,17 +71,20 @@ def macs(run: Callable[[], object]) -> tuple[float, float]:
     return counter.get_total_flops() / 2e9, (counter.get_total_flops() - attention) / 2e9
 
 
-def empty_streamlined(preset: presets.Preset) -> StreamlinedTransformer:
-    """The transformer without time and prompt modules, on the meta device."""
+def empty_streamlined(
+    preset: presets.Preset, *, blocks: int | None = None, tokens: int | None = None
+) -> StreamlinedTransformer:
+    """The transformer without time and prompt modules, on the meta device; all of its blocks and prompt tokens, or
+    fewer."""
     shape = preset.shape["transformer"]
     with torch.device("meta"):
         return StreamlinedTransformer(
             in_channels=shape["in_channels"],
             patch_size=shape["patch_size"],
-            num_layers=shape["num_layers"],
+            num_layers=shape["num_layers"] if blocks is None else blocks,
             num_heads=shape["num_attention_heads"],
             head_dim=shape["attention_head_dim"],
-            context_length=preset.prompt_tokens,
+            context_length=preset.prompt_tokens if tokens is None else tokens,
             sample_size=shape["sample_size"],
             pos_embed_max_size=shape["pos_embed_max_size"],
         )
@@ -107,11 +112,16 @@ def count(preset: presets.Preset, side: int, ranks: dict[str, int]) -> dict[str,
     latent = image.new_empty(1, student.transformer.config.in_channels, latent_side, latent_side)
     prompt, slim = random_prompt(preset, "meta"), empty_streamlined(preset).half()
     vae, transformer = student.vae, student.transformer
+    cut = empty_streamlined(preset, blocks=transformer.config.num_layers // 2, tokens=0).half()
+    with torch.device("meta"):
+        compact = CompactVAE(latent_channels=latent.shape[1]).half()
     parts: Parts = {
         "encoder": ([vae.encoder, vae.quant_conv], lambda: vae.encode(image)),
         "decoder": ([vae.decoder, vae.post_quant_conv], lambda: vae.decode(latent)),
         "transformer": ([transformer], lambda: student.predict(latent, prompt)),
         "streamlined transformer": ([slim], lambda: slim(latent)),
+        "cut transformer": ([cut], lambda: cut(latent)),
+        "compact autoencoder": ([compact], lambda: compact.decode(compact.encode(image).latent_dist.mode())),
     }
     sizes = {name: _measure(*part) for name, part in parts.items()}
     transformer.requires_grad_(False)
@@ -122,6 +132,7 @@ def count(preset: presets.Preset, side: int, ranks: dict[str, int]) -> dict[str,
     sizes["tsdsr_trained"] = _sum(sizes, "encoder with LoRA", "transformer with LoRA", "decoder")
     sizes["tsdsr"] = _sum(sizes, "encoder", "transformer", "decoder")
     sizes["tsdsr_streamlined"] = _sum(sizes, "encoder", "streamlined transformer", "decoder")
+    sizes["tinysr"] = _sum(sizes, "cut transformer", "compact autoencoder")
     return {name: {key: round(value, 3) for key, value in size.items()} for name, size in sizes.items()}
 
 
@@ -215,7 +226,10 @@ def tiny_report(side: int, quick: bool) -> tuple[dict[str, Any], float]:
 
 def with_seconds(sizes: dict[str, dict[str, float]], seconds: dict[str, float]) -> dict[str, dict[str, float]]:
     """The rows of the table, with their times where there are any."""
-    return {name: {**sizes[name], **({"time_s": round(seconds[name], 5)} if name in seconds else {})} for name in NAMES}
+    return {
+        name: {**sizes[name], **({"time_s": round(seconds[name], 5)} if name in seconds else {})}
+        for name in NAMES | COMPRESSED
+    }
 
 
 def show(title: str, rows: dict[str, dict[str, float]]) -> None:
@@ -223,7 +237,7 @@ def show(title: str, rows: dict[str, dict[str, float]]) -> None:
     for name, row in rows.items():
         columns = row["params_m"], row["macs_g"], row["macs_without_attention_g"]
         seconds = f"{row['time_s']:10.4f}" if "time_s" in row else f"{'-':>10}"
-        print("{:36}{:14,.2f}{:17,.1f}{:19,.1f}".format(NAMES.get(name, name), *columns) + seconds)
+        print("{:36}{:14,.2f}{:17,.1f}{:19,.1f}".format((NAMES | COMPRESSED).get(name, name), *columns) + seconds)
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ def test_the_merged_student_has_the_size_that_is_printed_for_it(benchmark: Modul
     assert merged["macs_without_attention_g"] == pytest.approx(2700, abs=0.5)
     assert trained["params_m"] > merged["params_m"] > slim["params_m"]
     assert trained["macs_g"] > merged["macs_g"] > slim["macs_g"]
+    assert sizes["tinysr"]["params_m"] == pytest.approx(341.49, abs=0.005)  # ibid.: 341 M, 427 G
+    assert sizes["tinysr"]["macs_without_attention_g"] == pytest.approx(426.55, abs=0.005)
 
 
 def test_the_three_forms_give_one_picture(benchmark: ModuleType) -> None:
