@@ -62,7 +62,8 @@ WAITING = (
 LOWER_MEMORY = (
     "What lowers it, in params: distill.accumulation (more and smaller micro-batches), distill.batch_size, "
     "distill.vae_slice: 1, distill.gradient_checkpointing: true, distill.low_memory: true, distill.precision: bfloat16 "
-    "(on a GPU), fewer distill.num_workers on one machine. `tsdsr doctor` says what fits; the last checkpoint is kept"
+    "(on a GPU), fewer distill.num_workers on one machine. `tsdsr doctor --memory` says what fits; the last "
+    "checkpoint is kept"
 )
 
 

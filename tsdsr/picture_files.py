@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tsdsr.errors import UserError
@@ -14,6 +14,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm"),
 )
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where the extra `heif` is installed
 
 
 def walk(root: Path, seen: set[Path]) -> list[Path]:
@@ -63,11 +64,11 @@ def seen_before(path: Path, seen: set[Path]) -> bool:
     return False
 
 
-def told_apart(files: Iterable[Path]) -> tuple[list[Path], Counter[str]]:
+def told_apart(files: Iterable[Path], suffixes: Sequence[str] = SUFFIXES) -> tuple[list[Path], Counter[str]]:
     """The pictures among the files, by their names, and how many there are of every other suffix."""
     pictures, others = [], Counter[str]()
     for path in files:
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in suffixes:
             pictures.append(path)
         else:
             others[path.suffix.lower() or "no suffix"] += 1

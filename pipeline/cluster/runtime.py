@@ -45,8 +45,8 @@ SHORTAGES = {
     "RayActorError": _WORKER_DIED,
 }
 CURE = (
-    "Lower the stage's workers or batch size (`tsdsr doctor` says what does not fit), or free space for /tmp/ray, and "
-    "start again"
+    "Lower the stage's workers or batch size (`tsdsr doctor --memory` says what does not fit), or free space "
+    "for /tmp/ray, and start again"
 )
 
 _MARKS: list[socket.socket] = []  # of the ports that `free_port` gave

@@ -21,6 +21,7 @@ SMALL_DISK = 5 * 2**30
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options on `parser`."""
     parser.add_argument("--params", default="params.yaml", help="the params to check (default: %(default)s)")
+    parser.add_argument("--memory", action="store_true", help="also count a training step's memory: half a minute")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         "Machine": resources(),
         "Weights": weights(),
         "Services": services(),
-        str(args.params): fit(Path(args.params)),
+        str(args.params): fit(Path(args.params), memory=args.memory),
     }
     for title, findings in sections.items():
         sys.stdout.write(f"{title}\n")
@@ -61,26 +62,33 @@ def versions() -> list[Finding]:
 
 def resources() -> list[Finding]:
     """Processors, accelerators, memory, shared memory, disk."""
-    import torch
-
     shared, disk = machine.shared_memory(), machine.free_disk(Path.cwd())
     memory, free = machine.memory(), machine.available_memory()
     found = [
         Finding(NOTE, "cpus", str(machine.cpus())),
         Finding(NOTE, "memory", f"{gib(memory)}, {gib(free)} available"),
     ]
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        found.append(Finding(NOTE, f"gpu {index}", f"{name}, {gib(total)}, {gib(free)} free"))
-    if not torch.cuda.is_available():
-        found.append(Finding(NOTE, "gpu", "none"))
+    found += gpus()
     cure = "in a container: --shm-size=8g" if shared < SMALL_SHM else ""
     found.append(Finding(WARN if cure else OK, "shared memory", f"{gib(shared)} in /dev/shm", cure))
     cure = f"free some: an installation and a run of the tiny preset take about {gib(SMALL_DISK)}"
     cure = cure if disk < SMALL_DISK else ""
     found.append(Finding(WARN if cure else OK, "disk", f"{gib(disk)} free here", cure))
     return found
+
+
+def gpus() -> list[Finding]:
+    """Those that PyTorch can use."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return [Finding(NOTE, "gpu", "not looked for: PyTorch is not installed")]
+    found = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        found.append(Finding(NOTE, f"gpu {index}", f"{name}, {gib(total)}, {gib(free)} free"))
+    return found or [Finding(NOTE, "gpu", "none")]
 
 
 def weights() -> list[Finding]:
@@ -128,12 +136,14 @@ def machine_mlflow() -> list[Finding]:
     return [Finding(WARN, "mlflow", f"{shown} does not answer", cure)]
 
 
-def fit(path: Path) -> list[Finding]:
+def fit(path: Path, *, memory: bool) -> list[Finding]:
     """What in the params is wrong, missing or too large for this machine."""
     try:
         params = Params.load(path)
     except UserError as error:
         return [Finding(BAD, "params", str(error))]
-    from tsdsr.commands import fit_checks
-
-    return fit_checks.check(params)
+    try:
+        from tsdsr.commands import fit_checks
+    except ModuleNotFoundError as error:
+        return [Finding(NOTE, "params", f"valid; training needs {error.name}: pip install 'tsdsr[train]'")]
+    return fit_checks.check(params, count_memory=memory)

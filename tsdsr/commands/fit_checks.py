@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from tsdsr import machine, weights
 from tsdsr.commands.findings import BAD, NOTE, OK, WARN, Finding, gib
 from tsdsr.config import Params
-from tsdsr.training import memory
+
+if TYPE_CHECKING:
+    from tsdsr.training.memory import DistillMemory
 
 LPIPS_FILES = {"alex": ("alexnet", "lpips-alex"), "vgg": ("vgg16", "lpips-vgg")}
 RESERVE = 0.9  # the share of a device's memory that a run may plan with
 
 
-def check(params: Params) -> list[Finding]:
-    """Every check's findings, or one line that says that all is well."""
+def check(params: Params, *, count_memory: bool) -> list[Finding]:
+    """Every check's findings, or one line that says that all is well.
+
+    Args:
+        count_memory: count a training step's memory too; its networks and libraries take half a minute.
+    """
     found = [finding for row in CHECKS for finding in row(params)]
+    if count_memory:
+        found += _room(params)
+    else:
+        found.append(Finding(NOTE, "distill memory", "not counted; tsdsr doctor --memory does"))
     if not any(finding.state in (BAD, WARN) for finding in found):
         found.append(Finding(OK, "params", "valid, and they fit"))
     return found
@@ -50,11 +61,13 @@ def _threads(params: Params, cpus: int) -> str:
 
 
 def _room(params: Params) -> list[Finding]:
+    from tsdsr.training import memory
+
     need = memory.count(params)
     return [_memory(params, need), _disk(params, need)]
 
 
-def _memory(params: Params, need: memory.DistillMemory) -> Finding:
+def _memory(params: Params, need: DistillMemory) -> Finding:
     on_gpu = uses_gpu(params)
     have = torch.cuda.mem_get_info(0)[1] if on_gpu else machine.available_memory()
     workers = 1 if on_gpu else max(1, params.distill.num_workers)
@@ -83,7 +96,7 @@ def _savings(params: Params, on_gpu: bool) -> list[str]:
     return [cure for applies, cure in wanted if applies]
 
 
-def _disk(params: Params, memory_need: memory.DistillMemory) -> Finding:
+def _disk(params: Params, memory_need: DistillMemory) -> Finding:
     keep = params.distill.checkpoint.keep + 1  # one more while the newest is written
     need, have = keep * memory_need.checkpoint, machine.free_disk(Path.cwd())
     text = f"checkpoints take up to {gib(need)}; {gib(have)} are free"
@@ -137,4 +150,4 @@ def _sweep(params: Params) -> list[Finding]:
     return []
 
 
-CHECKS: tuple[Callable[[Params], list[Finding]], ...] = (_files, _device, _room, _sweep)
+CHECKS: tuple[Callable[[Params], list[Finding]], ...] = (_files, _device, _sweep)

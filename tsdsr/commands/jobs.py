@@ -101,7 +101,8 @@ def _expand(pattern: str, target: Path) -> list[_Found]:
     if pattern == "-":
         return [_Found(STANDARD_STREAM, Path("stdin"))]
     if path.is_dir():
-        found, others = picture_files.told_apart(picture_files.walk(path, {target.resolve()} - {path.resolve()}))
+        files = picture_files.walk(path, {target.resolve()} - {path.resolve()})
+        found, others = picture_files.told_apart(files, (*picture_files.SUFFIXES, *picture_files.HEIF_SUFFIXES))
         if others:
             logger.info("%s: passed over by their names: %s", path, picture_files.counted(others))
         if not found:

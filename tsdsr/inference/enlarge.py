@@ -116,6 +116,7 @@ def _content(picture: Picture, settings: Settings, size: tuple[int, int], form: 
         icc=picture.icc,
         exif=picture.exif,
         quality=settings.quality,
+        dpi=picture.dpi,
     )
 
 

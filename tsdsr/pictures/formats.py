@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, features
 
 from tsdsr.errors import UserError
 from tsdsr.pictures.png import PngWriter
@@ -36,6 +36,7 @@ class Content:
         alpha: whether there is alpha.
         bits: 8 or 16.
         icc, exif: metadata.
+        dpi: pixels an inch, across and down, or None.
         quality: 1 to 100, for formats that lose something.
     """
 
@@ -46,6 +47,7 @@ class Content:
     icc: bytes | None
     exif: Image.Exif
     quality: int
+    dpi: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,9 @@ def _pillow(kind: str, **options: Any) -> Callable[[BinaryIO, Content], Writer]:
         if icc and kind == "WEBP" and icc[_ICC_SPACE] == b"GRAY":
             logger.warning("WebP has no grey, which its colour profile is for, and the profile is left out")
             icc = None
-        extra = {"exif": b"Exif\0\0" + exif} if exif else {}
+        extra: dict[str, Any] = {"exif": b"Exif\0\0" + exif} if exif else {}
+        if content.dpi:
+            extra["dpi"] = content.dpi  # ignored where a format has no place for it
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         image.save(stream, kind, quality=content.quality, icc_profile=icc, **extra, **options)
 
@@ -143,6 +147,8 @@ def _save_tiff(stream: BinaryIO, pixels: np.ndarray, content: Content) -> None:
         predictor=True,
         metadata=None,
         iccprofile=content.icc,
+        resolution=content.dpi,
+        resolutionunit="inch" if content.dpi else None,
         extratags=[(int(tag), 2, None, text.encode(), True) for tag, text in texts.items()],
     )
 
@@ -165,6 +171,7 @@ def _open_png(stream: BinaryIO, content: Content) -> PngWriter:
         bits=content.bits,
         icc=content.icc,
         exif=exif_bytes(content.exif, content.size),
+        dpi=content.dpi,
     )
 
 
@@ -172,10 +179,15 @@ FORMATS: dict[str, Format] = {
     "png": Format((".png",), ("PNG",), (8, 16), True, 2**31 - 1, _open_png),
     "jpeg": Format((".jpg", ".jpeg", ".jpe"), ("JPEG", "MPO"), (8,), False, 65500, _pillow("JPEG", subsampling=0)),
     "webp": Format((".webp",), ("WEBP",), (8,), True, 16383, _pillow("WEBP", method=4)),
+    "avif": Format((".avif",), ("AVIF",), (8,), True, 65535, _pillow("AVIF")),
     "tiff": Format(
         (".tif", ".tiff"), ("TIFF",), (8, 16), True, 2**31 - 1, lambda s, c: _WholePicture(s, c, _save_tiff)
     ),
 }
+
+
+if not features.check("avif"):  # of this build of Pillow
+    del FORMATS["avif"]
 
 
 def by_kind(kind: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 _COLOR_TYPES = {(1, False): 0, (3, False): 2, (1, True): 4, (3, True): 6}
 _LEVEL = 6
+_INCH = 0.0254  # metres
 
 
 class PngWriter:
@@ -27,6 +28,7 @@ class PngWriter:
         alpha: whether rows carry alpha as a further, last channel.
         bits: 8 or 16.
         icc, exif: metadata to embed; EXIF without the `Exif\\0\\0` prefix.
+        dpi: pixels an inch, across and down.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class PngWriter:
         bits: int,
         icc: bytes | None = None,
         exif: bytes | None = None,
+        dpi: tuple[float, float] | None = None,
     ) -> None:
         height, width = size
         depth = channels + alpha
@@ -50,6 +53,8 @@ class PngWriter:
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOR_TYPES[channels, alpha], 0, 0, 0))
         if icc:
             self._chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
+        if dpi:
+            self._chunk(b"pHYs", struct.pack(">IIB", *(round(value / _INCH) for value in dpi), 1))
         if exif:
             self._chunk(b"eXIf", exif)
 

@@ -39,6 +39,8 @@ _EXIF_OF_TIFF = {  # tags of a TIFF's first directory that are about the photogr
 _SHAPE = '{"shape"'  # how a description begins in which tifffile says how it stored the pixels
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files begin
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
+_MOST_DPI = 65535  # that JPEG can hold
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # behind `ftyp`
 _FRAMES_ARE_ONE_PICTURE = ("MPO",)  # a telephone's photograph with a preview behind it
 
 
@@ -52,6 +54,7 @@ class Picture:
         icc: the colour profile that `values` are in; None = sRGB, or grey.
         exif: without orientation and thumbnail.
         kind: Pillow's name of the format it came in.
+        dpi: pixels an inch, across and down, for print; None where the file does not say.
     """
 
     values: np.ndarray
@@ -59,6 +62,7 @@ class Picture:
     icc: bytes | None
     exif: Image.Exif
     kind: str
+    dpi: tuple[float, float] | None = None
 
     @property
     def bits(self) -> int:
@@ -129,7 +133,19 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
             logger.warning("%s: its EXIF data cannot be read and is left out", name)
         upright = _ORIENTATIONS.get(orientation, lambda a: a)
         alpha = None if alpha is None else np.ascontiguousarray(upright(alpha))
-        return Picture(np.ascontiguousarray(upright(values)), alpha, icc, exif, image.format or "PNG")
+        dpi = _dpi(image, turned=orientation in (5, 6, 7, 8))
+        return Picture(np.ascontiguousarray(upright(values)), alpha, icc, exif, image.format or "PNG", dpi)
+
+
+def _dpi(image: Image.Image, *, turned: bool) -> tuple[float, float] | None:
+    """Of PNG's pHYs, JPEG's density and TIFF's resolution; None for what is no resolution."""
+    try:
+        across, down = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    if not all(1 <= value <= _MOST_DPI for value in (across, down)):
+        return None
+    return (down, across) if turned else (across, down)
 
 
 @contextmanager
@@ -155,15 +171,34 @@ def _open(source: Path | io.BytesIO) -> Image.Image:
     try:
         return Image.open(source)
     except UnidentifiedImageError:
+        if _is_heif(source) and _register_heif():
+            return Image.open(source)
         image = open_grey_with_alpha(_bytes(source)) if _bytes(source, 4) in _TIFF else None
         if image is None:
             raise
         return image
 
 
+def _is_heif(source: Path | io.BytesIO) -> bool:
+    head = _bytes(source, 12)
+    return head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS
+
+
+def _register_heif() -> bool:
+    """Let Pillow read HEIC, where the extra is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 def _why_unknown(source: Path | io.BytesIO) -> str:
     if not _bytes(source, 1):
         return "the file is empty"
+    if _is_heif(source):
+        return "HEIC is read with the extra `heif`: pip install 'tsdsr[heif]'"
     if _bytes(source, 4) in _TIFF:  # with floating-point colours, ...
         return "a TIFF of a kind that cannot be read here; save it as PNG, or in RGB with 8 or 16 bits a channel"
     return "not a picture in a format that can be read"

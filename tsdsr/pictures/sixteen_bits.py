@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import logging
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -19,7 +18,6 @@ from tsdsr.errors import UserError
 _BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # tags of TIFF
 _GREY_WITH_ALPHA = 4  # a color type of PNG
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of damaged files both libraries have more to say than helps
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def open_grey_with_alpha(data: bytes) -> Image.Image | None:
@@ -68,6 +66,9 @@ def decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray:
 
 
 def _decode_by_opencv(data: bytes) -> np.ndarray:
+    import cv2  # here, since few pictures need it and it takes a while
+
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise UserError("damaged or truncated")

@@ -47,7 +47,7 @@ def test_earlier_results_below_an_input_folder_are_no_inputs(tree: Path) -> None
 
 def test_a_folder_is_walked_through_links_and_without_what_is_hidden(tree: Path, caplog) -> None:
     (tree / "elsewhere").mkdir()
-    for name in ("elsewhere/d.png", "in/._a.jpg", "in/.cache/e.png", "in/phone.heic"):
+    for name in ("elsewhere/d.png", "in/._a.jpg", "in/.cache/e.png", "in/phone.heic", "in/paper.pdf"):
         (tree / name).parent.mkdir(exist_ok=True)
         (tree / name).touch()
     (tree / "in/linked").symlink_to(tree / "elsewhere")
@@ -55,8 +55,10 @@ def test_a_folder_is_walked_through_links_and_without_what_is_hidden(tree: Path,
     (tree / "in/nowhere.png").symlink_to("nothing.png")
     with caplog.at_level("INFO"):
         found = plan("in", output="out")
-    assert sorted(found) == ["in/a.jpg", "in/deep/c.bmp", "in/deep/er/b.PNG", "in/linked/d.png", "in/nowhere.png"]
-    assert caplog.messages == ["in: passed over by their names: 1 .heic, 1 .txt"]
+    assert sorted(found) == [
+        *("in/a.jpg", "in/deep/c.bmp", "in/deep/er/b.PNG", "in/linked/d.png", "in/nowhere.png", "in/phone.heic")
+    ]
+    assert caplog.messages == ["in: passed over by their names: 1 .pdf, 1 .txt"]
 
 
 def test_files_and_globs_to_a_folder(tree: Path) -> None:

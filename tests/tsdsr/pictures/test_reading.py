@@ -1,5 +1,6 @@
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from tsdsr.errors import UserError
-from tsdsr.pictures.formats import FORMATS, Content
+from tsdsr.pictures.formats import FORMATS, Content, by_kind
 from tsdsr.pictures.png import PngWriter
 from tsdsr.pictures.reading import read_picture, read_size
 
@@ -118,7 +119,7 @@ def test_modes(mode: str, channels: int, alpha: bool) -> None:
     assert (picture.channels, picture.alpha is not None, picture.bits) == (channels, alpha, 8)
     shown = np.asarray(image.convert({1: "L", 3: "RGB"}[channels]))
     np.testing.assert_array_equal(picture.values.squeeze(), shown)
-    assert picture.tensor().shape == (1, 3, 20, 30)
+    assert picture.planes().shape == (1, 3, 20, 30)
 
 
 def test_a_transparent_colour_is_alpha() -> None:
@@ -303,7 +304,7 @@ def test_what_is_written_can_be_read(form: str, channels: int, alpha: bool, bits
     off = np.abs(picture.values.astype(int) - pixels[..., :channels]).max()
     assert off <= (0 if form in ("png", "tiff") else 12)
     if alpha:
-        np.testing.assert_array_equal(picture.alpha, pixels[..., -1])
+        np.testing.assert_allclose(picture.alpha.astype(int), pixels[..., -1], atol=2 if form == "avif" else 0)
     assert (picture.alpha is not None) == alpha
 
 
@@ -316,3 +317,49 @@ def test_a_profile_of_grey_is_only_on_grey(form: str) -> None:
     writer.close()
     written = Image.open(stream)
     assert ("icc_profile" in written.info) == (written.mode == "L")
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg", "tiff"])
+def test_the_resolution_comes_back(form: str, tmp_path: Path) -> None:
+    path = tmp_path / f"picture.{form}"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn: across and down change places
+    Image.new("RGB", (8, 6)).save(path, dpi=(300, 150), exif=exif)
+    picture = read_picture(path, "picture")
+    assert picture.dpi == pytest.approx((150, 300), abs=0.02)
+    content = Content(picture.size, 3, False, 8, None, picture.exif, 95, picture.dpi)
+    stream = io.BytesIO()
+    writer = FORMATS[form].open(stream, content)
+    writer.write(picture.values)
+    writer.close()
+    assert Image.open(stream).info["dpi"] == pytest.approx((150, 300), abs=0.02)
+    Image.new("RGB", (8, 6)).save(path)
+    assert read_picture(path, "picture").dpi in (None, (1.0, 1.0))
+
+
+def test_avif_stays_avif(tmp_path: Path) -> None:
+    if "avif" not in FORMATS:
+        pytest.skip("this Pillow does not write AVIF")
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 24, 4), np.uint8)
+    writer = FORMATS["avif"].open(stream, Content((16, 24), 3, True, 8, None, Image.Exif(), 95))
+    writer.write(pixels)
+    writer.close()
+    picture = read_picture(io.BytesIO(stream.getvalue()), "picture")
+    assert by_kind(picture.kind) == "avif"
+    assert picture.size == (16, 24)
+    assert picture.alpha is not None
+
+
+def test_heic_is_read_with_its_extra_and_named_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "phone.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(12))
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        for read in (read_size, lambda path: read_picture(path, str(path))):
+            with pytest.raises(UserError, match=r"phone.heic: HEIC .* pip install 'tsdsr\[heif\]'"):
+                read(path)
+    pytest.importorskip("pillow_heif").from_pillow(Image.new("RGB", (40, 24), "red")).save(path)
+    picture = read_picture(path, "phone.heic")
+    assert picture.size == (24, 40)
+    assert by_kind(picture.kind) == "png"
