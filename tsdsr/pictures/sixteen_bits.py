@@ -1,8 +1,7 @@
-"""Colour with 16 bits a channel, which Pillow would cut to 8: PNG through OpenCV, TIFF through tifffile.
+"""Colour with 16 bits a channel, which Pillow would cut to 8: libvips decodes it.
 
-tifffile needs a further package for LZW alone, so that is OpenCV's too. OpenCV turns a TIFF as its orientation tag
-asks, mixes up channels that are stored one behind the other, and loses alpha beside grey: the tag is reset, and such
-files are refused.
+libvips is asked for these pictures alone. It reads no BMP, and Pillow's readers are kept for the rest, which they give
+back whole, with the tags that EXIF is written from.
 """
 
 from __future__ import annotations
@@ -15,9 +14,10 @@ from PIL import Image
 
 from tsdsr.errors import UserError
 
-_BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # tags of TIFF
-_GREY_WITH_ALPHA = 4  # a color type of PNG
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of damaged files both libraries have more to say than helps
+_BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
+_UNSPECIFIED = 0  # of an extra sample that is no alpha
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of damaged files it has more to say than helps
+logging.getLogger("pyvips").setLevel(logging.CRITICAL)
 
 
 def open_grey_with_alpha(data: bytes) -> Image.Image | None:
@@ -56,52 +56,18 @@ def decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray:
     """The pixels as they are stored, before any orientation: (H, W, 2 to 4), uint16; alpha is straight.
 
     Raises:
-        UserError: for a kind of TIFF that cannot be read.
+        UserError: for damaged data, or a kind of TIFF that is not read here.
     """
-    if image.format == "TIFF":
-        return _decode_tiff(data)
-    image.load()  # raises for damaged data, of which libpng would print more lines
-    array = _decode_by_opencv(data)
-    return array[..., [0, 3]] if data[25] == _GREY_WITH_ALPHA else array  # OpenCV makes that coloured
+    import pyvips  # here, since few pictures need it and it takes a while
 
-
-def _decode_by_opencv(data: bytes) -> np.ndarray:
-    import cv2  # here, since few pictures need it and it takes a while
-
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if array is None:
-        raise UserError("damaged or truncated")
-    return array[..., [2, 1, 0, 3][: array.shape[2]]]  # OpenCV keeps blue first
-
-
-def _decode_tiff(data: bytes) -> np.ndarray:
-    import tifffile
-
-    stream = io.BytesIO(data)
-    with tifffile.TiffFile(stream, mode="r+") as file:
-        page = file.pages.first
-        photometric = tifffile.PHOTOMETRIC(page.photometric)
-        grey_with_alpha = photometric == tifffile.PHOTOMETRIC.MINISBLACK and page.samplesperpixel == 2
-        if photometric != tifffile.PHOTOMETRIC.RGB and not grey_with_alpha:
-            raise UserError(f"is a TIFF of 16 bits in {photometric.name}; save it in RGB")
-        if page.compression != tifffile.COMPRESSION.LZW:
-            array = page.asarray()
-            array = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array
-        elif page.planarconfig == tifffile.PLANARCONFIG.SEPARATE or grey_with_alpha:
-            raise UserError("is a TIFF of 16 bits with LZW in separate channels, or of grey with alpha; save it as PNG")
-        else:
-            if _ORIENTATION in page.tags:
-                page.tags[_ORIENTATION].overwrite(1)
-            array = _decode_by_opencv(stream.getvalue())
-        extra = page.extrasamples[:1]
-    if extra == (tifffile.EXTRASAMPLE.ASSOCALPHA,):
-        return _straight(array)
-    return array[..., : 4 if extra == (tifffile.EXTRASAMPLE.UNASSALPHA,) else 3]
-
-
-def _straight(array: np.ndarray) -> np.ndarray:
-    """Colours that were multiplied by alpha, divided by it."""
-    alpha = array[..., 3:4]
-    colours = np.minimum(array[..., :3].astype(np.float64) * 65535 / np.maximum(alpha, 1), 65535)
-    return np.concatenate([colours.round().astype(np.uint16), alpha], axis=-1)
+    try:
+        picture = pyvips.Image.new_from_buffer(data, "", fail_on="error")
+        if picture.interpretation not in ("rgb16", "grey16"):
+            raise UserError(f"is a TIFF of 16 bits in {picture.interpretation.upper()}; save it in RGB")
+        array = picture.numpy()
+    except pyvips.Error:
+        raise UserError("damaged or truncated") from None
+    depth = 4 if picture.interpretation == "rgb16" else 2
+    if image.format == "TIFF" and image.tag_v2.get(_EXTRA_SAMPLES, (_UNSPECIFIED,))[0] == _UNSPECIFIED:  # type: ignore[attr-defined]
+        depth -= 1
+    return array[..., :depth]

@@ -1,9 +1,12 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.tsdsr.conftest import Model
@@ -79,6 +82,28 @@ def test_a_package_is_small_checked_and_keeps_its_cards(package: Path) -> None:
     assert (package / "onnx/transformer.onnx").stat().st_size < 2 * weights
     assert "tsdsr upscale" in (package / "README.md").read_text()
     assert (package / "teacher/README.md").read_text() == "written by hand"
+
+
+def test_the_graphs_run_without_what_training_needs(package: Path, photograph: np.ndarray, tmp_path: Path) -> None:
+    """In a process where these packages cannot be imported at all, as after `pip install tsdsr`."""
+    Image.fromarray(photograph[:32, :40]).save(tmp_path / "photo.jpg", dpi=(300, 300))
+    code = f"""
+import sys
+for name in ("torch", "diffusers", "peft", "transformers", "safetensors", "scipy", "skimage", "cv2", "onnx"):
+    sys.modules[name] = None
+from tsdsr.commands.main import main
+status = main(["upscale", "photo.jpg", "--model", {str(package)!r}])
+try:
+    main(["upscale", "--help"])
+except SystemExit as end:
+    sys.exit(status or end.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "photo.jpg -> photo-upscaled.jpg: 160x128" in done.stderr
+    assert "usage: tsdsr upscale" in done.stdout
+    result = Image.open(tmp_path / "photo-upscaled.jpg")
+    assert (result.size, result.info["dpi"]) == ((160, 128), (300, 300))
 
 
 def test_damaged_graphs_are_one_line(package: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_sixteen_bits_multiplied_by_alpha_are_divided_by_it() -> None:
     tifffile.imwrite(stream, pixels, photometric="rgb", extrasamples=["assocalpha"])
     stream.seek(0)
     picture = read_picture(stream, "a")
-    np.testing.assert_array_equal(picture.values[0, 0], [32_768, 16_384, 0])
+    np.testing.assert_allclose(picture.values[0, 0].astype(int), [32_768, 16_384, 0], atol=1)  # libvips cuts
     assert (picture.alpha == 20_000).all()
 
 
@@ -213,7 +213,7 @@ def enormous() -> bytes:
         (swollen(b"zTXt", b"name\0\0"), "damaged"),
         (sixteen_bit_png()[:-1000], "truncated"),
         (sixteen_bit_tiff(1)[:1000], "damaged"),
-        (cmyk_tiff(), "SEPARATED; save it in RGB"),
+        (cmyk_tiff(), "CMYK; save it in RGB"),
         (float_tiff(), "a TIFF of a kind that cannot be read"),
         (encoded(Image.fromarray(RGB[..., 0].astype(np.float32)), "TIFF").getvalue(), "floating-point"),
     ],
@@ -300,7 +300,7 @@ def test_what_is_written_can_be_read(form: str, channels: int, alpha: bool, bits
     picture = read_picture(path, "a")
     assert (picture.kind, picture.bits) == (FORMATS[form].kinds[0], bits)
     assert (picture.icc, picture.exif[0x010F]) == (icc, "Maker")
-    assert picture.channels == (3 if form == "webp" else channels)
+    assert picture.channels == (3 if form == "webp" or (form == "avif" and alpha) else channels)
     off = np.abs(picture.values.astype(int) - pixels[..., :channels]).max()
     assert off <= (0 if form in ("png", "tiff") else 12)
     if alpha:
