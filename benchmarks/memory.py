@@ -72,7 +72,7 @@ BATCHES = (1, 2, 4, 8, 16)  # photographs of a micro-batch, with and without rec
 
 
 def params_of(preset: str, options: Options) -> Params:
-    """The late phase of params.yaml, every loss on."""
+    """The recipe of params.yaml, every loss on."""
     params = Params.load(ROOT / "params.yaml")
     if preset == "sd3-medium":
         params = params.overlay(yaml.safe_load((ROOT / "params/sd3-medium.yaml").read_text(encoding="utf-8")))
@@ -84,8 +84,8 @@ def params_of(preset: str, options: Options) -> Params:
         "gradient_checkpointing": False,
         "low_memory": False,
         "vae_slice": None,
-        "lora": {"rank": 64, "alpha": 64, "vae_rank": 64},
-        "phases": {"late": {"losses": {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}}},
+        "lora": {"rank": 64, "alpha": 64, "vae_rank": 64, "fake_score_rank": 64},
+        "phases": {"all": {"losses": {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}}},
     }
     return params.overlay({"distill": fixed}).overlay({"distill": options})
 

@@ -2,7 +2,8 @@
 
     python -m pipeline.ablate_distill --variant wo_tsm --seed 0
 
-Writes what distill writes, under the name `<variant>-seed<n>`.
+Writes what distill writes, under the name `<variant>-seed<n>`. Where `ablate.start` is a recipe, the first
+variant trains the student that all of them go on from, as `start`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,25 @@ from collections.abc import Sequence
 
 from pipeline.distill import distill
 from pipeline.stages import lineage, stage, variants
+from pipeline.tracking import runs as tracking
+from tsdsr.config import Params
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     variant = variants.given(__doc__, arguments)
     lineage.check(variant.params, lineage.PAIRS)
+    if variant.params.ablate.start is not None:
+        train_start(variant.params)
     with lineage.making(str(variant.student), variant.changed), variants.tracked(variant):
         distill(variant.changed, out=variant.student, name=variant.name, seed=variant.seed)
+
+
+def train_start(params: Params) -> None:
+    """The student of `ablate.start`, unless it is there."""
+    directory, changed = variants.start(params)
+    if not (directory / "student.json").is_file():
+        with tracking.parent(params):
+            distill(changed, out=directory, name="start", seed=changed.seed)
 
 
 if __name__ == "__main__":

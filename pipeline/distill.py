@@ -88,6 +88,7 @@ def distill(params: Params, *, out: Path, name: str, seed: int, teacher: Path = 
         diagnostics=Path(f"reports/diagnostics/{name}.csv").resolve(),
         validation=Path(f"reports/validation/{name}.csv").resolve(),
         targets=Path(".tsdsr/targets").resolve(),
+        start=Path(params.distill.start).resolve() if params.distill.start else None,
     )
     control, place = Control((RUNNING / name).resolve()), storage.here(params)
     with locks.exclusive_lock(control.lock, f"the distillation of {name}"):

@@ -23,7 +23,7 @@ import yaml
 
 from pipeline.stages import stage
 from tsdsr import files
-from tsdsr.config import Params, merge, without_former_method
+from tsdsr.config import Params, merge, without_former_recipe
 from tsdsr.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def apply(params: str | Path, overlay: Mapping[str, Any], origin: str = "overlay
     loader.indent(mapping=2, sequence=4, offset=2)
     loader.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(_NULL, "null"))
     document = loader.load(Path(params).read_text(encoding="utf-8"))
-    _remove_in_place(document, without_former_method(document, overlay))
+    _remove_in_place(document, without_former_recipe(document, overlay))
     _merge_in_place(document, overlay)
     text = io.StringIO()
     loader.dump(document, text)
@@ -78,8 +78,8 @@ def flags(params: str | Path, overlay: Mapping[str, Any], origin: str = "overlay
     """The overlay as arguments of `dvc exp run`: `-S key=value`, and `+key=value` for keys that are not there yet."""
     base = Params.load(params)
     base.overlay(overlay, origin)
-    kept = without_former_method(base.to_dict(), overlay)
-    items = [*(f"~{key}" for key in _removed(base.to_dict(), kept, "")), *_overrides(overlay, kept, "")]
+    kept = without_former_recipe(base.to_dict(), overlay)
+    items = [*_removals(base.to_dict(), kept, ""), *_overrides(overlay, kept, "")]
     return [argument for item in items for argument in ("-S", item)]
 
 
@@ -94,10 +94,17 @@ def _remove_in_place(document: Any, kept: Mapping[str, Any]) -> None:
             document[key] = _in_flow_style(list(kept[key]))
 
 
-def _removed(base: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) -> list[str]:
-    found = [f"{prefix}{key}" for key in base if key not in kept]
-    inner = [key for key in base if key in kept and isinstance(base[key], Mapping)]
-    return found + [path for key in inner for path in _removed(base[key], kept[key], f"{prefix}{key}.")]
+def _removals(base: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) -> list[str]:
+    """What `_remove_in_place` does, as overrides: `~key`, and `key=[...]` for a list that is shorter now."""
+    items: list[str] = []
+    for key, value in base.items():
+        if key not in kept:
+            items.append(f"~{prefix}{key}")
+        elif isinstance(value, Mapping):
+            items += _removals(value, kept[key], f"{prefix}{key}.")
+        elif value != kept[key]:
+            items.append(f"{prefix}{key}={_hydra(kept[key])}")
+    return items
 
 
 def _merge_in_place(document: Any, changes: Mapping[str, Any]) -> None:

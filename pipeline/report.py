@@ -66,7 +66,7 @@ def means(folder: Path, named: Collection[str]) -> dict[str, float]:
 def options(params: Params) -> build.Options:
     """The report's options from the params, with the caveat that untrained LPIPS features ask for."""
     titles, caveats = dict(TERM_TITLES), []
-    if params.distill.lpips.weights == "random":
+    if params.distill.lpips.weights == "random" and any(p.losses.get("lpips") for p in params.distill.phases.values()):
         titles["lpips"] = "LPIPS loss, untrained features"
         caveats.append(
             "The LPIPS term of the training loss used the features of an untrained network (distill.lpips.weights: "

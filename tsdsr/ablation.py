@@ -31,7 +31,7 @@ TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "ablation_regularisers": (
         "Other regularisers in place of TSD with DASM",
-        ("vsd", "tsm_alone", "latent_mse_alone", "residual_noise", "full"),
+        ("vsd", "tsm_alone", "latent_mse_alone", "residual_velocity", "full"),
     ),
 }
 
@@ -55,7 +55,9 @@ class VariantResult:
 
 
 def read_runs(scores: str | Path, full_seed: int, named: Collection[str]) -> dict[str, dict[int, Columns]]:
-    """Variant -> seed -> scores, from a folder of `<variant>-seed<n>.csv`, and `full.csv` with the seed `full_seed`.
+    """Variant -> seed -> scores, from a folder of `<variant>-seed<n>.csv`.
+
+    `full.csv` is full's with the seed `full_seed`, unless the ablation has run that itself, as from a common start.
 
     Args:
         named: the runs `<variant>-seed<n>` that are read.
@@ -70,7 +72,7 @@ def read_runs(scores: str | Path, full_seed: int, named: Collection[str]) -> dic
             runs.setdefault(match["variant"], {})[int(match["seed"])] = metrics.read_csv(path)
     full = Path(scores) / f"{REFERENCE}.csv"
     if full.is_file():
-        runs.setdefault(REFERENCE, {})[full_seed] = metrics.read_csv(full)
+        runs.setdefault(REFERENCE, {}).setdefault(full_seed, metrics.read_csv(full))
     if REFERENCE not in runs:
         raise UserError(f"{full}: no such file; run the stages distill and evaluate first")
     return runs

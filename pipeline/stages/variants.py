@@ -10,8 +10,11 @@ from pathlib import Path
 from pipeline.stages import stage
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import flatten
+from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+
+STARTS = Path(".tsdsr/starts")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,18 @@ def overlaid(params: Params, variant: str, seed: int) -> Params:
     variants = params.ablate.variants
     if variant not in variants:
         raise UserError(f"--variant {variant}: not in ablate.variants, which has {', '.join(sorted(variants))}")
-    return params.overlay({"seed": seed, "distill": variants[variant]}, origin=f"ablate.variants.{variant}")
+    changed = params.overlay({"seed": seed, "distill": variants[variant]}, origin=f"ablate.variants.{variant}")
+    if params.ablate.start is None:
+        return changed
+    return changed.overlay({"distill": {"start": start(params)[0].as_posix()}})
+
+
+def start(params: Params) -> tuple[Path, Params]:
+    """The student that all variants go on from: where it is, named after all that decides it, and its params."""
+    changed = params.overlay({"distill": params.ablate.start}, origin="ablate.start")
+    values = changed.to_dict()
+    deciding = ("seed", "data", "captions", "degradation", "teacher", "prompts", "precompute", "distill")
+    return STARTS / files.sha256_json({key: values[key] for key in deciding})[:16], changed
 
 
 @contextmanager

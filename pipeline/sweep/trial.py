@@ -127,6 +127,7 @@ class Trial:
             validation=self.folder / "validation.csv",
             guarded=False,  # a trial is scored on photographs that the sweep holds out
             targets=Path(".tsdsr/targets").resolve(),
+            start=Path(params.distill.start).resolve() if params.distill.start else None,
         )
 
     def train(self) -> None:

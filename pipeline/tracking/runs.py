@@ -201,7 +201,8 @@ class Run:
 
     def _batches(self, kind: str, entries: list[Any]) -> None:
         for start in range(0, len(entries), MAX_PER_CALL[kind]):
-            self._client.log_batch(self.run_id, **{kind: entries[start : start + MAX_PER_CALL[kind]]})
+            batch: dict[str, Any] = {kind: entries[start : start + MAX_PER_CALL[kind]]}
+            self._client.log_batch(self.run_id, **batch)
 
 
 @contextmanager

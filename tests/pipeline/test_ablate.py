@@ -22,9 +22,9 @@ def test_variants_differ_from_full_in_what_they_are_named_for(params: Params) ->
     assert (changed["wo_dasm"].tsd.lam, changed["wo_dasm"].tsd.dasm.steps) == (full.tsd.lam, 0)
     assert (changed["vsd"].tsd.lam, changed["vsd"].tsd.dasm.steps) == (1.0, 0)
     assert (changed["tsm_alone"].tsd.lam, changed["tsm_alone"].tsd.dasm.steps) == (0.0, 0)
-    assert changed["residual_noise"].tsd.residual == "noise"
+    assert changed["residual_velocity"].tsd.residual == "velocity"
     for phase in changed["latent_mse_alone"].phases.values():
-        assert (phase.losses["tsd"], phase.losses["latent_mse"]) == (0.0, 1.0)
+        assert {name for name, weight in phase.losses.items() if weight} == {"latent_mse"}
     assert [changed[f"dasm_n{n}"].tsd.dasm.steps for n in (0, 2, 4, 8)] == [0, 2, 4, 8]
     assert [changed[f"dasm_s{s}"].tsd.dasm.step_size for s in (25, 50, 100)] == [25, 50, 100]
     for name, distill in changed.items():
@@ -36,6 +36,31 @@ def test_a_seed_changes_nothing_but_the_seed(params: Params) -> None:
     first, second = (variants.overlaid(params, "vsd", seed) for seed in (0, 1))
     assert (first.seed, second.seed) == (0, 1)
     assert first.distill == second.distill
+
+
+def test_all_variants_go_on_from_one_student_that_is_trained_once(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    alone = {"steps": 9, "phases": {"all": {"losses": {"tsd": 0.0, "latent_mse": 1.0}}}}
+    params = params.overlay({"ablate": {"start": alone}})
+    directory, changed = variants.start(params)
+    assert (changed.distill.steps, changed.distill.start) == (9, None)
+    found = [variants.overlaid(params, name, seed).distill for name, seed in (("full", 0), ("vsd", 3))]
+    assert {item.start for item in found} == {directory.as_posix()}
+    assert {item.steps for item in found} == {params.distill.steps}
+    assert variants.start(params.overlay({"ablate": {"start": {"steps": 10}}}))[0] != directory
+    trained: list[str] = []
+
+    def distill(changed: Params, *, out: Path, name: str, seed: int) -> None:
+        trained.append(name)
+        out.mkdir(parents=True)
+        (out / "student.json").write_text("{}")
+
+    monkeypatch.setattr(ablate_distill, "distill", distill)
+    for _ in range(2):
+        ablate_distill.train_start(params)
+    assert trained == ["start"]
 
 
 def test_an_unknown_variant_is_answered_with_the_known_ones(params: Params) -> None:

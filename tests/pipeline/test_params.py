@@ -33,7 +33,7 @@ def test_every_overlay_applies_and_keeps_the_rest(path: Path, copy: Path) -> Non
     assert [comment for comment in comments if comment not in text] == []
 
 
-@pytest.mark.parametrize("recipe", ["paper", "released"])
+@pytest.mark.parametrize("recipe", ["paper", "paper-v1", "released"])
 def test_recipes_stack_on_the_large_preset(recipe: str) -> None:
     overlay = overlays.read_overlays([REPOSITORY / f"params/{name}.yaml" for name in ("sd3-medium", recipe)])
     params = Params.load(COMMITTED).overlay(overlay)
@@ -44,9 +44,10 @@ def test_recipes_stack_on_the_large_preset(recipe: str) -> None:
 
 
 def test_recipes_leave_no_loss_of_the_params_below_them() -> None:
-    """T4: latent MSE early and not late, DASM late and not early, the regulariser weighed by 1 and then by 2."""
+    """T4: latent MSE early and not late, DASM late and not early, the regulariser weighed by 1 and then by 2. The first
+    version has LPIPS and TSD throughout, the released script the latent MSE as well."""
     found = {}
-    for recipe in ("paper", "released"):
+    for recipe in ("paper", "paper-v1", "released"):
         phases = Params.load(COMMITTED).overlay(overlays.read_overlays([REPOSITORY / f"params/{recipe}.yaml"]))
         found[recipe] = [
             (phase.dasm, {name: weight for name, weight in phase.losses.items() if weight})
@@ -54,7 +55,8 @@ def test_recipes_leave_no_loss_of_the_params_below_them() -> None:
         ]
     early, late = {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}, {"lpips": 1.0, "tsd": 2.0}
     assert found["paper"] == [(False, early), (True, late)]
-    assert found["released"] == [(True, {"lpips": 1.0, "tsd": 1.0})] * 2
+    assert found["paper-v1"] == [(True, {"lpips": 1.0, "tsd": 1.0})]
+    assert found["released"] == [(True, {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0})]
 
 
 def test_nothing_to_change_leaves_the_file_as_it_is(copy: Path) -> None:

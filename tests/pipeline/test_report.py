@@ -53,7 +53,8 @@ def test_what_is_written_is_logged_to_the_parent_run(monkeypatch: pytest.MonkeyP
 
 def test_untrained_lpips_features_are_named_as_such() -> None:
     params = Params.load(ROOT / "params.yaml")
-    random = report.options(params.overlay({"distill": {"lpips": {"weights": "random"}}}))
+    used = {"lpips": {"weights": "random"}, "phases": {"all": {"losses": {"lpips": 1.0}}}}
+    random = report.options(params.overlay({"distill": used}))
     assert "untrained" in random.term_titles["lpips"]
     assert any("untrained" in caveat and "not the LPIPS metric" in caveat for caveat in random.caveats)
     published = report.options(params.overlay({"distill": {"lpips": {"weights": "published"}}}))

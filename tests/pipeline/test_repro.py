@@ -43,11 +43,11 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(3000)
 def test_every_stage_leaves_its_outputs(clone: Path) -> None:
-    for student in ("full", "wo_tsm-seed0", "wo_dasm-seed0"):
+    for student in ("full", "wo_tsm-seed0"):
         assert (clone / "data/students" / student / "transformer.safetensors").is_file()
         assert (clone / f"reports/curves/{student}.csv").is_file()
     names = {path.name for path in (clone / "data/pairs/test/hq").iterdir()}
-    for method in ("full", "wo_tsm-seed0", "wo_dasm-seed0", "bicubic", "round_trip"):
+    for method in ("full", "wo_tsm-seed0", "bicubic", "round_trip"):
         assert {path.name for path in (clone / "data/restored" / method).iterdir()} == names
         with (clone / f"reports/scores/{method}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -59,9 +59,9 @@ def test_every_stage_leaves_its_outputs(clone: Path) -> None:
 def test_ablations_differ_from_the_full_student(clone: Path) -> None:
     weights = {
         name: (clone / f"data/students/{name}/transformer.safetensors").read_bytes()
-        for name in ("full", "wo_tsm-seed0", "wo_dasm-seed0")
+        for name in ("full", "wo_tsm-seed0")
     }
-    assert len(set(weights.values())) == 3
+    assert len(set(weights.values())) == 2
 
 
 def test_a_second_repro_runs_nothing(clone: Path) -> None:
@@ -88,7 +88,7 @@ def test_mlflow_holds_a_parent_with_a_child_a_variant(clone: Path) -> None:
     output = run(clone, "python", "-c", script)
     runs = json.loads(output.split("RESULT")[1].splitlines()[0])
     children = {name: (parent, metrics) for name, parent, _, _, metrics in runs if parent}
-    for name in ("full", "wo_tsm-seed0", "wo_dasm-seed0"):
+    for name in ("full", "wo_tsm-seed0"):
         assert name in children
         assert any("psnr" in key for key in children[name][1]), f"{name} has no PSNR: {sorted(children[name][1])}"
     assert len({parent for parent, _ in children.values()}) == 1, "the variants must share one parent"

@@ -128,7 +128,9 @@ class LiteralStep:
                 vsd, tsm = psi - phi_hat, psi_hat - psi
                 weight = 1.0 if i == 0 else settings.dasm_weight
                 direction = direction + weight * self._sigma(pre) ** 2 * (tsm + settings.lam * vsd)
-                cur = (draws.t - (i + 1) * settings.dasm_step_size).clamp(min=0)
+                # N + 1 steps end at 1 at the lowest, as in the released script.
+                last = (draws.t - (settings.dasm_steps + 1) * settings.dasm_step_size).clamp(min=1)
+                cur = draws.t + (last - draws.t) * (i + 1) / (settings.dasm_steps + 1)
                 noisy_hat = noisy_hat + (self._sigma(cur) - self._sigma(pre)) * phi_hat
                 noisy = noisy + (self._sigma(cur) - self._sigma(pre)) * psi
                 pre = cur

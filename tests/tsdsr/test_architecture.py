@@ -1,12 +1,10 @@
-"""The one-way rules of docs/architecture.md, and the promise that every key of params.yaml is read, on the source."""
+"""The one-way rules of docs/architecture.md, on the source."""
 
 from __future__ import annotations
 
 import ast
 import re
 from pathlib import Path
-
-import yaml
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = sorted((ROOT / "tsdsr").rglob("*.py"))
@@ -79,41 +77,8 @@ def test_nothing_is_unpickled():
             assert "weights_only=True" in call[0], path
 
 
-def leaves(values: dict, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The key paths of a mapping that hold no mapping themselves."""
-    found = []
-    for key, value in values.items():
-        found += leaves(value, (*prefix, key)) if isinstance(value, dict) and value else [(*prefix, key)]
-    return found
-
-
-# Keys of mappings whose keys are the reader's own names (kinds, variants, phases ...), not fields of the config.
-FREE = ("phases", "variants", "kinds", "references", "losses", "space", "external", "runs")
-PYTHON_NAMES = {"lambda": "lam"}
-
-
-def test_every_key_of_params_is_read():
-    """A key that nothing reads is a knob that does nothing. Reading is attribute access outside of tsdsr/config."""
-    read = set()
-    for path in (*LIBRARY, *PIPELINE):
-        if ROOT / "tsdsr" / "config" in path.parents:
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        read |= {
-            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        }
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    unread = []
-    for path in leaves(params):
-        fields = path[: next((i + 1 for i, key in enumerate(path) if key in FREE), len(path))]
-        if any(PYTHON_NAMES.get(key, key) not in read for key in fields):
-            unread.append(".".join(path))
-    assert not unread
-
-
 def test_files_stay_of_one_idea():
     """Long files are where sections hide."""
     long = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in (*LIBRARY, *PIPELINE)}
-    limit = 450
+    limit = 360
     assert not {name: lines for name, lines in long.items() if lines > limit}

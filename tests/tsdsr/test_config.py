@@ -61,9 +61,9 @@ def test_random_crops_leave_every_committed_variant_valid(params):
         ("distill.tsd.t_range", [900, 100], "distill.tsd.t_range: the lower bound 900 is above the upper bound 100"),
         ("distill.tsd.t_range", [0, 950], "distill.tsd.t_range"),
         ("distill.accumulation", 1000, "multiple of num_workers x accumulation"),
-        ("distill.phases.late.share", 0.99, "shares of the phases must sum to 1, found 1"),
-        ("distill.phases.late.losses", {"tsd": 0, "lpips": 0.0}, "distill.phases.late: none of its losses"),
-        ("distill.phases.late.losses", {}, "distill.phases.late: none of its losses"),
+        ("distill.phases.all.share", 0.99, "shares of the phases must sum to 1, found 0.99"),
+        ("distill.phases.all.losses", {"tsd": 0, "lpips": 0.0}, "distill.phases.all: none of its losses"),
+        ("distill.phases.all.losses", {}, "distill.phases.all: none of its losses"),
         ("distill.precision", "float16", "distill.precision: .*found 'float16'"),
         ("data.crop_size", 100, "crop_size must be a multiple of 16"),
         ("data.test_fraction", 1.5, "data.test_fraction"),
@@ -213,6 +213,16 @@ def test_an_overlay_may_name_another_method_and_leaves_the_former_ones_own_keys(
     assert not found.ablate.variants
     assert all(".tsd." not in draw.key for draw in found.sweep.space)
     assert Params.parse(found.to_dict()) == found
+
+
+def test_phases_of_other_names_replace_those_that_there_are(params):
+    half = {"share": 0.5, "dasm": True, "losses": {"tsd": 1.0}}
+    found = params.overlay({"distill": {"phases": {"first": half, "second": half}}})
+    assert list(found.distill.phases) == ["first", "second"]
+    assert found.ablate == params.ablate  # whose variants name the phases of params.yaml, and give all of them
+    assert all(".phases." not in draw.key for draw in found.sweep.space)
+    weight = params.overlay({"distill": {"phases": {"all": {"losses": {"tsd": 5.0}}}}}).distill.phases["all"]
+    assert (weight.share, weight.losses) == (1.0, {**params.distill.phases["all"].losses, "tsd": 5.0})
 
 
 def test_a_variant_may_be_another_method(params):

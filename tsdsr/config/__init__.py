@@ -76,7 +76,7 @@ __all__ = [
     "TrackingConfig",
     "VSDConfig",
     "merge",
-    "without_former_method",
+    "without_former_recipe",
 ]
 
 
@@ -100,8 +100,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _variants_are_valid(self) -> Self:
-        for name, changes in self.ablate.variants.items():
-            self._check_recipe(f"ablate.variants.{name}", changes)
+        named = {f"variants.{name}": changes for name, changes in self.ablate.variants.items()}
+        for name, changes in {"start": self.ablate.start or {}, **named}.items():
+            self._check_recipe(f"ablate.{name}", changes)
         return self
 
     @model_validator(mode="after")
@@ -115,7 +116,7 @@ class Params(Section):
         """Whether `distill` is valid with these changes; `key` is where they stand."""
         base = self.distill.model_dump(mode="json", by_alias=True)
         try:
-            methods.validate(merge(methods.common_keys(base, changes.get("method", base["method"])), changes))
+            methods.validate(_changed_recipe(base, changes))
         except ValidationError as error:
             raise ValueError(f"{key}: " + "; ".join(_describe(item) for item in error.errors())) from None
         except ValueError as error:
@@ -185,20 +186,36 @@ class Params(Section):
 
 def change(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Deep-merge an overlay into params, or into what they share with the method that it names."""
-    return merge(without_former_method(base, changes), changes)
+    return merge(without_former_recipe(base, changes), changes)
 
 
-def without_former_method(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Params as an overlay that names another `distill.method` finds them: without the former method's own keys, its
-    ablation and its search space. The overlay gives those of the new one."""
-    distill = base["distill"]
-    method = changes["distill"].get("method") if isinstance(changes.get("distill"), Mapping) else None
-    if method in (None, distill["method"]):
+def without_former_recipe(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Params as an overlay finds them. One that names another `distill.method` finds neither the former method's own
+    keys nor its ablation; one that names a phase that is not there finds no phases, and gives all of its own. Either
+    finds the search space without the keys that are gone."""
+    recipe = changes.get("distill")
+    recipe, distill = recipe if isinstance(recipe, Mapping) else {}, base["distill"]
+    other_method = recipe.get("method", distill["method"]) != distill["method"]
+    if not other_method and not _other_phases(distill, recipe):
         return dict(base)
-    kept = {**base, "distill": methods.common_keys(distill, method)}
-    kept["ablate"] = {**base["ablate"], "run": [], "variants": {}}
+    kept = {**base, "distill": _kept_recipe(distill, recipe)}
+    if other_method:
+        kept["ablate"] = {**base["ablate"], "start": None, "run": [], "variants": {}}
     kept["sweep"] = {**base["sweep"], "space": [draw for draw in base["sweep"]["space"] if _has(kept, draw["key"])]}
     return kept
+
+
+def _kept_recipe(distill: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    kept = methods.common_keys(distill, recipe.get("method", distill["method"]))
+    return {**kept, "phases": {}} if _other_phases(distill, recipe) else kept
+
+
+def _other_phases(distill: Mapping[str, Any], recipe: Mapping[str, Any]) -> bool:
+    return bool((recipe.get("phases") or {}).keys() - distill["phases"].keys())
+
+
+def _changed_recipe(distill: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return merge(_kept_recipe(distill, recipe), recipe)
 
 
 def _has(values: Any, path: str) -> bool:

@@ -27,6 +27,10 @@ class LoRAConfig(Section):
     vae_rank: Count
 
 
+class ScoreLoRAConfig(LoRAConfig):
+    fake_score_rank: Count
+
+
 class GuidanceConfig(Section):
     teacher: NonNegative
     fake_score: NonNegative
@@ -81,6 +85,7 @@ class DistillConfig(Section):
     """The keys that a method adds are those of its subclass; one that replaces a key here gives it a wider type."""
 
     method: str
+    start: str | None
     steps: Count
     batch_size: Count
     accumulation: Count

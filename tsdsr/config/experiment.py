@@ -49,6 +49,7 @@ VariantName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # a file name, and
 
 
 class AblateConfig(Section):
+    start: dict[str, Any] | None
     run: tuple[VariantName, ...]
     seeds: tuple[Seed, ...]
     variants: dict[VariantName, dict[str, Any]]

@@ -31,6 +31,8 @@ from tsdsr.losses.surrogate import score_surrogate
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(z_t of shape (nB, C, h, w), timestep (nB,) = 1000 sigma) -> velocity, guidance inside."""
 
+LAST_TIME = 1.0  # the lowest of the scheduler's table
+
 
 @dataclass(frozen=True)
 class TSDLoss:
@@ -85,9 +87,9 @@ def tsd_loss(
         schedule: sigma(t).
         lam: lambda of Eq. (5), >= 0.
         dasm_steps: N, the number of further points (i = 1..N); 0 = without DASM.
-        dasm_step_size: s, in linear time; times below 0 are clamped to 0.
+        dasm_step_size: s, in linear time; near t = 0 the points lie closer, see `trajectory_sigmas`.
         dasm_weight: weight of each further point; the first one's is 1.
-        dasm_offset: (B,), added to the last point's time (the released code draws it from [-s/2, s/2)); None = 0.
+        dasm_offset: (B,), spread over the trajectory (the released code draws it from [-s/2, s/2)); None = 0.
         residual: what the differences are taken of.
         teacher_on_z: psi's velocities on z's trajectory, one (B, C, h, w) for each of the dasm_steps + 1 points, where
             they are known already (`photograph_trajectory`). `teacher` is then asked about z_hat only.
@@ -188,13 +190,18 @@ def trajectory_sigmas(
 ) -> list[Tensor]:
     """The noise levels of Algorithm 1's points: sigma(t - i s), i = 0..N, each (B,).
 
+    N + 1 steps reach (N + 1) s + offset below t, and never below 1, the last time of the scheduler's table: near t = 0
+    the points lie closer, evenly. So none is free of noise, where its weight sigma^2 would be 0.
+
     Args:
-        t: (B,), linear time. steps: N. step_size: s; times below 0 are clamped to 0. offset: (B,), added to the last.
+        t: (B,), linear time, at least 1. steps: N. step_size: s. offset: (B,), in linear time.
+
+    Source: the released training script, `linspace(i, min(i + 200 + bias, 999), 5)` on scheduler indices i = 1000 - t,
+    for N = 3 and s = 50. Algorithm 1 does not say what becomes of times below 0.
     """
-    times = [t - i * step_size for i in range(steps + 1)]
-    if offset is not None and steps:
-        times[-1] = times[-1] + offset.to(t)
-    return [schedule.sigma(time.clamp(min=0)) for time in times]
+    reach = torch.full_like(t, (steps + 1) * step_size) if offset is None else (steps + 1) * step_size + offset.to(t)
+    stride = torch.minimum(reach, t - LAST_TIME).clamp(min=0) / (steps + 1)
+    return [schedule.sigma(t - i * stride) for i in range(steps + 1)]
 
 
 @torch.no_grad()

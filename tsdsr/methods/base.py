@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tsdsr.config import AdamWConfig, ScheduleConfig
 from tsdsr.data.dataset import DistillationData
+from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule
 from tsdsr.models.prompt import Prompt
 
@@ -193,6 +194,14 @@ class Distillation(Method):
         Args:
             data: the training data. directory: shared by runs; what is kept there must be keyed by all it depends on.
         """
+
+    def go_on_from(self, student: Path) -> None:
+        """Give the student the weights of a student's directory; what else is trained starts anew.
+
+        Raises:
+            UserError: for weights that do not fit, and by a method that cannot.
+        """
+        raise UserError(f"distill.start: a student of {self.title} starts from its teacher; set it to null")
 
     @abstractmethod
     def restore(self, x_lq: Tensor) -> Tensor:

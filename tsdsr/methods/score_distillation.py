@@ -21,7 +21,7 @@ from tsdsr.data.dataset import Batch
 from tsdsr.flow import add_noise, gaussian_like, uniform
 from tsdsr.losses import flow_matching_loss
 from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
-from tsdsr.methods.student import RECONSTRUCTION, StudentTurn, Term, adapter_parameters, lora_student
+from tsdsr.methods.student import RECONSTRUCTION, StudentTurn, Term, adapter_parameters, load_adapters, lora_student
 from tsdsr.models import adapters
 from tsdsr.models.velocity import GuidedVelocity, predict_velocity
 
@@ -110,8 +110,8 @@ class ScoreDistillation(Distillation):
         adapters.add_adapter(
             inputs.transformer,
             adapters.FAKE_SCORE,
-            rank=config.lora.rank,
-            alpha=config.lora.alpha,
+            rank=config.lora.fake_score_rank,
+            alpha=config.lora.alpha * config.lora.fake_score_rank / config.lora.rank,
             targets=adapters.ATTENTION_TARGETS,
             seed=inputs.adapter_seed,
         )
@@ -132,6 +132,9 @@ class ScoreDistillation(Distillation):
     @abstractmethod
     def terms(self) -> Mapping[str, Term]:
         """The method's own, by name."""
+
+    def go_on_from(self, student: Path) -> None:
+        load_adapters(self.student, student)
 
     def restore(self, x_lq: Tensor) -> Tensor:
         return self.student.decode(self.student(x_lq, self.inputs.default))

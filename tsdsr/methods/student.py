@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ Term = Callable[[StudentOutput], Tensor]
 """-> (B,), before it is weighed."""
 
 RECONSTRUCTION: dict[str, Term] = {
-    "lpips": lambda output: output.perceptual(output.x_hat, output.hq),  # Eq. (7)
+    "lpips": lambda output: output.perceptual(output.x_hat.clamp(-1, 1), output.hq),  # Eq. (7); clamped as released
     "latent_mse": lambda output: latent_mse(output.z_hat, output.z),  # T4's early phase
     "texture": lambda output: texture_loss(output.x_hat, output.hq),
 }
@@ -85,6 +86,16 @@ def lora_student(inputs: MethodInputs) -> Student:
         transformer.enable_gradient_checkpointing()
         inputs.vae.enable_gradient_checkpointing()
     return student
+
+
+def load_adapters(student: Student, directory: Path) -> None:
+    """Give a LoRA student the weights of a student's directory.
+
+    Raises:
+        UserError: for a directory that is not a student's, or weights of another shape.
+    """
+    adapters.load(student.transformer, adapters.STUDENT, directory / "transformer.safetensors")
+    adapters.load(student.vae, adapters.STUDENT, directory / "vae.safetensors")
 
 
 def adapter_parameters(student: Student) -> dict[str, nn.Parameter]:

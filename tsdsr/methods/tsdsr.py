@@ -64,7 +64,11 @@ class TSDSR(ScoreDistillation):
             generators = self._draw_generators(zip(batch.names, draws, strict=True))
             rows = self.trajectories.rows(batch.names, draws)  # [B,N+1,C,h,w]
             on_z = list(rows[:, : steps + 1].to(z_hat.device).unbind(1))
-        t, offset, noise = self._noise(batch.z, generators)
+            offsets = generators
+        else:  # one draw a batch, whichever worker has the sample
+            step = (position // self.config.batch_size for position in batch.positions)
+            offsets = [seeding.generator(self.inputs.seed, "dasm", number) for number in step]
+        t, offset, noise = self._noise(batch.z, generators, offsets)
         return tsd_loss(
             z_hat,
             batch.z,
@@ -118,7 +122,7 @@ class TSDSR(ScoreDistillation):
         z, embeds, pooled = (
             part.expand(rows, *part.shape).to(null.embeds) for part in (z, caption.embeds, caption.pooled)
         )
-        t, offset, noise = self._noise(z, generators)
+        t, offset, noise = self._noise(z, generators, generators)
         sigmas = trajectory_sigmas(self.inputs.schedule, t, tsd.dasm.steps, tsd.dasm.step_size, offset)
         teacher = teacher_velocity(self.inputs, embeds, pooled)
         return torch.stack(photograph_trajectory(z, noise, sigmas, teacher, self.inputs.schedule), dim=1)
@@ -126,10 +130,12 @@ class TSDSR(ScoreDistillation):
     def _draw_generators(self, draws: Iterable[tuple[str, int]]) -> list[torch.Generator]:
         return [seeding.generator(self.inputs.seed, "trajectory", name, draw) for name, draw in draws]
 
-    def _noise(self, z: Tensor, generators: list[torch.Generator]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Each sample's time (B,), offset of DASM's last time (B,), and noise like z, from its own generator."""
+    def _noise(
+        self, z: Tensor, generators: list[torch.Generator], offsets: list[torch.Generator]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Each sample's time (B,), offset of DASM's points (B,), and noise like z, from its generators."""
         tsd = self.config.tsd
         t, offset = uniform(generators, tsd.t_range, z.device), None
         if tsd.dasm.random_offset:
-            offset = uniform(generators, (-tsd.dasm.step_size / 2, tsd.dasm.step_size / 2), z.device)
+            offset = uniform(offsets, (-tsd.dasm.step_size / 2, tsd.dasm.step_size / 2), z.device)
         return t, offset, gaussian_like(z, generators)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,11 +25,12 @@ from tsdsr.losses.reconstruction import PerceptualLoss
 from tsdsr.methods import METHODS, Distillation
 from tsdsr.methods.base import MethodInputs
 from tsdsr.models.prompt import Prompt
+from tsdsr.models.student import WEIGHTS
 from tsdsr.models.teacher import load_teacher
 from tsdsr.training.checkpoint import CheckpointStore
 from tsdsr.training.statistics import faint_terms
 from tsdsr.training.trainer import Callbacks, Plan, Trainer
-from tsdsr.training.validation import PATTERN, SCORES, ArtefactGuard, held_out
+from tsdsr.training.validation import PATTERN, SCORES, ArtefactGuard, broken_steps, held_out
 from tsdsr.training.world import World
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class DistillJob:
         pairs: the training pairs. latents: their cache. teacher: an SD3-format directory.
         out: the student directory. curve: the CSV of logged means. checkpoints: this run's own directory.
         diagnostics: the CSV of the method's statistics by noise level. validation: that of the artefact guard's scores.
+        start: the directory that `distill.start` names.
         guarded: whether to hold out a validation set and look at it.
         targets: what a method precomputes for each photograph; a directory that runs share.
     """
@@ -59,6 +62,7 @@ class DistillJob:
     diagnostics: Path
     validation: Path
     targets: Path
+    start: Path | None = None
     guarded: bool = True
 
 
@@ -74,6 +78,7 @@ def run_key(params: Params, job: DistillJob, latents: dict[str, Any]) -> str:
         "data": [params.seed, params.data.scale, params.to_dict()["degradation"]],
         "distill": distill,
         "latents": latents,
+        "start": [files.sha256_file(job.start / name) for name in WEIGHTS] if job.start else [],
     }
     return files.sha256_json(values)
 
@@ -92,12 +97,14 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
         torch.set_num_threads(config.threads_per_worker)
     require(device, "distill.device")
     cache = LatentCache.open(job.latents, verify=world.rank == 0)  # one worker reads it all for its checksums
-    method = _method(params, job, cache, device)
+    method = build_method(params, job.teacher, cache, device, seed=job.seed)
+    if job.start is not None:
+        method.go_on_from(job.start)
     store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), config.checkpoint.keep)
     pairs = PairFolder(job.pairs)
     kept = held_out(pairs.ids, config.validation) if job.guarded else []
     augment = config.augment.model_dump()
-    data = DistillationData(pairs, cache, seed=job.seed, degrade=_degrade(params), held_out=kept, **augment)
+    data = DistillationData(pairs, cache, seed=job.seed, degrade=online_degradation(params), held_out=kept, **augment)
     method.prepare(data, job.targets)
     guard = None
     if kept and world.rank == 0:
@@ -113,6 +120,15 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
         if job.guarded:
             files.write_text(job.validation, _csv(trainer.validations, ["step", *SCORES, PATTERN]))
         method.export(job.out, student_record(params, job))
+        if broken := broken_steps(trainer.validations, config.validation.max_pattern_rise_db):
+            logger.warning(
+                "the restored validation images held a periodic pattern after steps %s, more than %g dB above the best "
+                "before (distill.validation.max_pattern_rise_db); after the last step it is at %.1f dB. See %s",
+                ", ".join(map(str, broken)),
+                config.validation.max_pattern_rise_db,
+                trainer.validations[-1][PATTERN],
+                job.validation.with_suffix(".png"),
+            )
         for (phase, term), share in faint_terms(trainer.history, list(config.phases)).items():
             logger.warning(
                 "phase %s: %s has %.1f %% of the gradient at z_hat, so it hardly teaches: raise "
@@ -132,7 +148,7 @@ def export_checkpoint(params: Params, job: DistillJob, directory: Path) -> None:
         UserError: there is none.
     """
     cache, cpu = LatentCache.open(job.latents, verify=False), torch.device("cpu")
-    method = _method(params, job, cache, cpu)
+    method = build_method(params, job.teacher, cache, cpu, seed=job.seed)
     store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), params.distill.checkpoint.keep)
     trainer = Trainer(method, None, store, plan=Plan.of(params.distill), device=cpu)
     if not trainer.resume():
@@ -155,17 +171,31 @@ def student_record(params: Params, job: DistillJob) -> dict[str, Any]:
     }
 
 
-def _degrade(params: Params) -> Degrade | None:
+def online_degradation(params: Params) -> Degrade | None:
     """`distill.degradation: online` - the function that made the pairs, with the epoch in its draw."""
     if params.distill.degradation == "offline":
         return None
     return lambda hq, pair, epoch: degrade_again(hq, pair, epoch, params.seed, params)
 
 
-def _method(params: Params, job: DistillJob, cache: LatentCache, device: torch.device) -> Distillation:
+def build_method(
+    params: Params, teacher_directory: Path, cache: LatentCache, device: torch.device, *, seed: int
+) -> Distillation:
+    """The recipe's method on a teacher's networks, its student untrained.
+
+    Args:
+        cache: the latents, for the prompts. seed: of the run.
+    """
     config = params.distill
     lpips = config.lpips
-    teacher = load_teacher(job.teacher, text_encoders=False, dtype=getattr(torch, config.precision), device=device)
+    teacher = load_teacher(
+        teacher_directory, text_encoders=False, dtype=getattr(torch, config.precision), device=device
+    )
+
+    @functools.cache
+    def perceptual() -> PerceptualLoss:  # made when a term first asks for it: most recipes without weights do not
+        return PerceptualLoss(lpips.net, lpips.weights, lpips.path, download=lpips.download).to(device)
+
     null, default = (
         Prompt(prompt.embeds.to(device), prompt.pooled.to(device)) for prompt in (cache.null, cache.default)
     )
@@ -176,11 +206,11 @@ def _method(params: Params, job: DistillJob, cache: LatentCache, device: torch.d
         teacher.schedule,
         null,
         default,
-        PerceptualLoss(lpips.net, lpips.weights, lpips.path, download=lpips.download).to(device),
+        lambda x_hat, hq: perceptual()(x_hat, hq),
         scale=params.data.scale,
         use_shift=params.teacher.use_shift,
-        seed=seeding.derive(job.seed, "distill"),
-        adapter_seed=job.seed,
+        seed=seeding.derive(seed, "distill"),
+        adapter_seed=seed,
     )
     return METHODS[config.method].build(inputs)
 

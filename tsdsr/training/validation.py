@@ -7,8 +7,9 @@ own output, before any colour alignment, and warns when energy gathers at the tr
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,17 @@ def held_out(ids: Sequence[str], config: ValidationConfig) -> list[str]:
             f"distill.validation.images: {config.images} of {len(ids)} training pairs would be held out; lower it"
         )
     return [ids[(2 * index + 1) * len(ids) // (2 * config.images)] for index in range(config.images)]
+
+
+def broken_steps(looks: Sequence[Mapping[str, float]], limit: float) -> list[int]:
+    """The steps whose pattern exceeded its lowest before, or 0 dB, by more than `limit` dB.
+
+    Args:
+        looks: `step` and the values of each look, in order.
+    """
+    scores = [(int(row["step"]), row[PATTERN]) for row in looks if PATTERN in row]
+    lowest = list(accumulate((score for _, score in scores), min, initial=0.0))
+    return [step for (step, score), before in zip(scores, lowest, strict=False) if score > before + limit]
 
 
 class ArtefactGuard:

@@ -92,8 +92,7 @@ def test_corrected_captions_are_an_input_too(made: Params) -> None:
 
 def test_scores_of_a_student_of_other_params_are_refused(made: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "evaluate", lambda params: True)
-    with pytest.raises(SystemExit, match="0"):
-        evaluate.main(write(made.overlay({"evaluate": {"metrics": ["psnr"]}}))[1:])
+    evaluate.main(write(made.overlay({"evaluate": {"metrics": ["psnr"]}}))[1:])
     longer = made.overlay({"distill": {"steps": made.distill.steps + 1}})
     with pytest.raises(UserError, match=rf"made with distill.steps: {made.distill.steps}, and the params say"):
         evaluate.main(write(longer)[1:])

@@ -75,9 +75,10 @@ def algorithm_1(given, *, lam, steps, stride, weight, residual="velocity", offse
             return sigma**2 * ((teacher_hat - teacher) + lam * (teacher - fake_hat))
 
         g = term(noisy_hat, noisy, sigma)
+        reach = (steps + 1) * stride + (float(offsets[b]) if offsets is not None else 0.0)
+        last = max(t - reach, 1.0)
         for i in range(1, steps + 1):
-            shifted = t - i * stride + (float(offsets[b]) if offsets is not None and i == steps else 0.0)
-            sigma_cur = sigma_of(max(shifted, 0.0))
+            sigma_cur = sigma_of(t + (last - t) * i / (steps + 1))
             timestep = torch.tensor([1000 * sigma], dtype=z.dtype)
             noisy_hat = noisy_hat + (sigma_cur - sigma) * phi(noisy_hat, timestep)
             noisy = noisy + (sigma_cur - sigma) * psi(noisy, timestep)
@@ -97,14 +98,26 @@ def test_direction_is_algorithm_1(residual, lam, steps, stride):
     assert relative(found, wanted) < 1e-12
 
 
-def test_times_below_zero_are_clamped():
+@pytest.mark.parametrize("steps", [3, 4])
+def test_points_lie_closer_near_zero_and_none_is_free_of_noise(steps):
     given = inputs()
     given["t"] = torch.tensor([60.0, 120.0, 900.0], dtype=torch.float64)
-    found = run(given, dasm_steps=4).direction
-    assert relative(found, algorithm_1(given, lam=0.7, steps=4, stride=50.0, weight=0.3)) < 1e-12
+    found = run(given, dasm_steps=steps).direction
+    assert relative(found, algorithm_1(given, lam=0.7, steps=steps, stride=50.0, weight=0.3)) < 1e-12
+    sigmas = trajectory_sigmas(FlowSchedule(SHIFT), given["t"], steps, 50.0)
+    assert float(torch.stack(sigmas).min()) > sigma_of(1.0)
 
 
-def test_the_offset_moves_the_last_point_only():
+def test_times_and_offset_are_those_of_the_released_script():
+    """Its linspace over scheduler indices, whose entries are whole numbers here."""
+    for t, bias, indices in [(700.0, 24.0, [300, 356, 412, 468]), (121.0, 0.0, [879, 909, 939, 969])]:
+        found = trajectory_sigmas(
+            FlowSchedule(SHIFT), torch.tensor([t], dtype=torch.float64), 3, 50.0, torch.tensor([bias])
+        )
+        assert [float(sigma) for sigma in found] == pytest.approx([sigma_of(1000 - index) for index in indices])
+
+
+def test_the_offset_is_spread_over_the_further_points():
     given, offsets = inputs(), torch.tensor([-20.0, 0.0, 24.0], dtype=torch.float64)
     found = run(given, dasm_offset=offsets).direction
     wanted = algorithm_1(given, lam=0.7, steps=3, stride=50.0, weight=0.3, offsets=offsets)
@@ -173,8 +186,7 @@ def test_callables_get_whole_blocks_of_the_batch_at_1000_sigma():
         return call
 
     run(given, teacher=spy(psi), fake=spy(phi))
-    times = [given["t"] - i * 50 for i in range(4)]
-    wanted = [1000 * FlowSchedule(SHIFT).sigma(t.clamp(min=0)) for t in times]
+    wanted = [1000 * sigma for sigma in trajectory_sigmas(FlowSchedule(SHIFT), given["t"], 3, 50.0)]
     for shape, timestep in seen:
         assert shape[1:] == SHAPE[1:]
         assert shape[0] % SHAPE[0] == 0

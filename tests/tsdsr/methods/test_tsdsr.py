@@ -7,6 +7,7 @@ from tests.tiny import relative
 from tests.tsdsr.training.rig import RandomData, distill_config, fake_score_turn, gradients, method, student_turn
 from tsdsr.config.methods.tsdsr import TSDPhaseConfig
 from tsdsr.errors import UserError
+from tsdsr.methods import tsdsr
 from tsdsr.models import adapters
 
 POSITIONS = [3, 4, 5]
@@ -194,6 +195,28 @@ def test_the_random_offset_is_a_switch():
     assert relative(directions[1], directions[0]) > 1e-6
 
 
+def test_the_random_offset_is_one_draw_a_batch(monkeypatch):
+    """Whichever worker or micro-batch has the sample: position // batch size is the step."""
+    seen = []
+    monkeypatch.setattr(tsdsr, "tsd_loss", lambda *given, dasm_offset, **options: seen.extend(dasm_offset.tolist()))
+    made = method(distill_config(tsd={"dasm": {"random_offset": True}}))  # batches of 4
+    for positions in ([2, 3], [4, 5, 6]):
+        batch = RandomData().batch(positions)
+        made.tsd(batch.z, batch, dasm=True)
+    assert seen[0] == seen[1] != seen[2]
+    assert seen[2] == seen[3] == seen[4]
+    assert all(-25 <= value < 25 for value in seen)
+
+
+def test_the_fake_score_may_have_a_rank_of_its_own():
+    made = method(distill_config(lora={"fake_score_rank": 2}))
+    phi = adapters.parameters(made.student.transformer, adapters.FAKE_SCORE)
+    ranks = {parameter.shape[0] for name, parameter in phi.items() if "lora_A" in name}
+    assert ranks == {2}
+    layer = made.student.transformer.transformer_blocks[0].attn.to_q
+    assert layer.scaling[adapters.FAKE_SCORE] == layer.scaling[adapters.STUDENT] == 1.0  # alpha / rank is kept
+
+
 def test_losses_are_weighed_and_reported_unweighed():
     one, output = turn(distill_config(), {"latent_mse": 1.0})
     three, again = turn(distill_config(), {"latent_mse": 3.0})
@@ -211,7 +234,7 @@ def test_a_bfloat16_base_keeps_float32_adapters_and_losses():
 
 
 def test_an_unknown_loss_is_named():
-    config = distill_config(phases={"early": {"share": 0.6, "dasm": False, "losses": {"lpip": 1.0}}})
+    config = distill_config(phases={"early": {"losses": {"lpip": 1.0}}})
     with pytest.raises(UserError, match="lpip"):
         method(config)
 

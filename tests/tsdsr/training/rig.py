@@ -25,6 +25,7 @@ from tsdsr.training.world import World
 ROOT = Path(__file__).parents[3]
 SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change its recipe
     "method": "tsdsr",
+    "start": None,
     "steps": 6,
     "batch_size": 4,
     "accumulation": 1,
@@ -33,7 +34,7 @@ SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change 
     "gradient_checkpointing": False,
     "low_memory": False,
     "vae_slice": None,
-    "lora": {"rank": 4, "alpha": 4, "vae_rank": 3},
+    "lora": {"rank": 4, "alpha": 4, "vae_rank": 3, "fake_score_rank": 4},
     "guidance_scale": {"teacher": 7.5, "fake_score": 7.5},
     "tsd": {
         "lambda": 0.7,

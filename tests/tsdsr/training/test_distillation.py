@@ -28,8 +28,8 @@ SHORT = {
 }
 
 
-def job(root: Path) -> DistillJob:
-    return DistillJob("full", 0, **{name: root / name for name in PLACES}, guarded=False)
+def job(root: Path, start: Path | None = None) -> DistillJob:
+    return DistillJob("full", 0, **{name: root / name for name in PLACES}, start=start, guarded=False)
 
 
 def test_pairs_of_the_disk_and_trajectories_that_two_students_share(params: Params, tmp_path: Path) -> None:
@@ -47,6 +47,25 @@ def test_pairs_of_the_disk_and_trajectories_that_two_students_share(params: Para
     assert load_file(found[0])["target"].shape == (2, 2, 16, 4, 4)
     assert times[0] == times[1]
     assert any(not torch.equal(value, students[1][key]) for key, value in students[0].items())
+
+
+def test_a_student_goes_on_from_another(params: Params, tmp_path: Path) -> None:
+    """With a learning rate of next to nothing it stays what it went on from; weights of another shape are refused."""
+    write_random_teacher(tmp_path / "teacher")
+    write_pairs(tmp_path / "pairs", count=2, side=32)
+    params = params.overlay({"distill": SHORT}).overlay({"distill": {"tsd": {"trajectory_draws": 0}}})
+    precompute(params, tmp_path / "pairs", tmp_path / "teacher", tmp_path / "latents", tmp_path / "growing")
+    distill(params, job(tmp_path), device=torch.device("cpu"))
+    (tmp_path / "out").rename(tmp_path / "first")
+    first = load_file(tmp_path / "first" / WEIGHTS[0])
+    frozen = {"student_lr": 1e-12, "weight_decay": 0.0}
+    again, begun = params.overlay({"distill": {"optimizer": frozen}}), job(tmp_path, tmp_path / "first")
+    distill(again, begun, device=torch.device("cpu"))
+    for key, value in load_file(tmp_path / "out" / WEIGHTS[0]).items():
+        torch.testing.assert_close(value, first[key], rtol=0, atol=1e-9)
+    narrow = again.overlay({"distill": {"lora": {"rank": 2, "alpha": 2}}})
+    with pytest.raises(UserError, match="does not fit this model's adapter"):
+        distill(narrow, begun, device=torch.device("cpu"))
 
 
 def test_a_gpu_that_is_not_there_is_one_clear_line(

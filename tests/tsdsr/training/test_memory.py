@@ -17,7 +17,11 @@ from tsdsr.training import memory
 from tsdsr.training.memory import StepMemoryProbe
 
 GIB = 2**30
-TINY = {"data": {"crop_size": 64}, "distill": {"batch_size": 2, "accumulation": 1, "num_workers": 1}}
+EVERY_TERM = {"all": {"losses": {"lpips": 2.0, "tsd": 0.6, "latent_mse": 1.0}}}
+TINY: dict[str, Any] = {
+    "data": {"crop_size": 64},
+    "distill": {"batch_size": 2, "accumulation": 1, "num_workers": 1, "phases": EVERY_TERM},
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "saving": {"gradient_checkpointing": True, "low_memory": True, "vae_slice": 1},
@@ -77,7 +81,10 @@ def test_the_hungriest_phases(params: Params) -> None:
 
     def kept(early: dict[str, float], late: dict[str, float]) -> list[str]:
         none = {"tsd": 0.0, "lpips": 0.0, "latent_mse": 0.0}
-        rows = {"early": {"dasm": False, "losses": none | early}, "late": {"dasm": True, "losses": none | late}}
+        rows = {
+            "early": {"share": 0.5, "dasm": False, "losses": none | early},
+            "late": {"share": 0.5, "dasm": True, "losses": none | late},
+        }
         changed = params.overlay({"distill": {"phases": rows}})
         chosen = memory.hungriest(changed)
         return [name for name, phase in changed.distill.phases.items() if phase in chosen]

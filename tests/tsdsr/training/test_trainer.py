@@ -129,8 +129,9 @@ def test_the_end_is_logged_whatever_the_window(tmp_path):
 def test_phases_share_the_steps():
     config = distill_config(steps=10)
     assert [Plan.of(config).phase_at(step) for step in range(10)] == ["early"] * 6 + ["late"] * 4
-    last = {"share": 0.25, "dasm": True, "losses": {"lpips": 1.0}}
-    config = distill_config(steps=7, phases={"early": {"share": 0.5}, "late": {"share": 0.25}, "last": last})
+    rest = {"dasm": True, "losses": {"lpips": 1.0}}
+    shares = {"early": 0.5, "late": 0.25, "last": 0.25}
+    config = distill_config(steps=7, phases={name: {"share": share, **rest} for name, share in shares.items()})
     names = [Plan.of(config).phase_at(step) for step in range(7)]
     assert names == sorted(names, key=["early", "late", "last"].index)
     assert set(names) == {"early", "late", "last"}

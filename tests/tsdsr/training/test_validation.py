@@ -17,7 +17,7 @@ from tests.tsdsr.training.rig import distill_config, trainer
 from tsdsr.config.distill import ValidationConfig
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
-from tsdsr.training.validation import ArtefactGuard, Validation, held_out
+from tsdsr.training.validation import ArtefactGuard, Validation, broken_steps, held_out
 
 CONFIG = ValidationConfig(every=2, images=2, max_pattern_rise_db=3.0)
 SIDE, FACTOR, PATCH = 128, 4, 2
@@ -150,3 +150,10 @@ def test_the_averaged_weights_are_what_is_looked_at(tmp_path: Path):
     made.run()
     assert len(watcher.weights) == 2
     assert not torch.equal(watcher.weights[0], trained[0])
+
+
+def test_broken_steps_are_measured_from_the_best_before() -> None:
+    looks = [{"step": 50, "pattern_db": 6.7}, {"step": 100, "pattern_db": -1.0}, {"step": 150, "pattern_db": 2.5}]
+    assert broken_steps(looks, 3.0) == [50, 150]  # from 0 dB, then from -1 dB
+    assert broken_steps(looks, 8.0) == []
+    assert broken_steps([{"step": 50, "psnr": 20.0}], 3.0) == []  # images too small for a score

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tsdsr.config.distill import DistillConfig, GuidanceConfig, LoRAConfig, OptimizerConfig, PhaseConfig
+from tsdsr.config.distill import DistillConfig, GuidanceConfig, OptimizerConfig, PhaseConfig, ScoreLoRAConfig
 from tsdsr.config.section import (
     Count,
     LearningRate,
@@ -51,7 +51,7 @@ class TSDPhaseConfig(PhaseConfig):
 
 class TSDSRConfig(DistillConfig):
     method: Literal["tsdsr"]
-    lora: LoRAConfig
+    lora: ScoreLoRAConfig
     guidance_scale: GuidanceConfig
     tsd: TSDConfig
     fake_score: FakeScoreConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tsdsr.config.distill import DistillConfig, GuidanceConfig, LoRAConfig
+from tsdsr.config.distill import DistillConfig, GuidanceConfig, ScoreLoRAConfig
 from tsdsr.config.methods.tsdsr import FakeScoreConfig, ScoreOptimizerConfig
 from tsdsr.config.section import Section, TimeRange
 
@@ -15,7 +15,7 @@ class VSDSection(Section):
 
 class VSDConfig(DistillConfig):
     method: Literal["vsd"]
-    lora: LoRAConfig
+    lora: ScoreLoRAConfig
     guidance_scale: GuidanceConfig
     vsd: VSDSection
     fake_score: FakeScoreConfig

@@ -1,0 +1,63 @@
+"""Which way TSM, VSD and TSD point: their cosines with z_hat - z by time, for both forms of the residual.
+
+    python -m pipeline.diagnose [--student data/students/full] [--teacher data/teacher] [--out FILE.csv]
+
+Takes the training pairs and latents of `--params`, degraded anew. VSD and TSD need a fake score, which no student's
+directory holds: it is fitted to the student's latents for `--fake-score-steps` steps first, by Eq. (9).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.stages import stage
+from tsdsr import files
+from tsdsr.config import Params
+from tsdsr.training.directions import Directions, measure
+
+logger = logging.getLogger(__name__)
+TIMES = (50.0, 100.0, 200.0, 350.0, 500.0, 700.0, 950.0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = stage.parser(__doc__)
+    parser.add_argument("--student", type=Path, default=Path("data/students/full"), help="its directory")
+    parser.add_argument("--teacher", type=Path, default=Path("data/teacher"), help="that the student was made from")
+    parser.add_argument("--samples", type=int, default=48, help="pairs that are looked at")
+    parser.add_argument("--fake-score-steps", type=int, default=100, help="updates that fit the fake score")
+    parser.add_argument("--out", type=Path, default=Path("reports/diagnostics/directions.csv"))
+    args = parser.parse_args(arguments)
+    rows = measure(
+        Params.load(args.params),
+        pairs=Path("data/pairs/train"),
+        latents=Path("data/latents"),
+        teacher=args.teacher,
+        student=args.student,
+        times=TIMES,
+        samples=args.samples,
+        fake_score_steps=args.fake_score_steps,
+    )
+    files.write_text(args.out, _csv(rows))
+    logger.info("cosine with z_hat - z, in %s:\n%s", args.out, _table(rows))
+
+
+def _csv(rows: Sequence[Directions]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["residual", "t", "tsm", "vsd", "tsd"])
+    for row in rows:
+        writer.writerow([row.residual, f"{row.t:g}", *(f"{value:.4f}" for value in (row.tsm, row.vsd, row.tsd))])
+    return text.getvalue()
+
+
+def _table(rows: Sequence[Directions]) -> str:
+    head = f"{'residual':>10} {'t':>5} {'TSM':>7} {'VSD':>7} {'TSD':>7}"
+    return "\n".join([head, *(f"{r.residual:>10} {r.t:5g} {r.tsm:+7.2f} {r.vsd:+7.2f} {r.tsd:+7.2f}" for r in rows)])
+
+
+if __name__ == "__main__":
+    stage.run(main)
