@@ -32,6 +32,7 @@ TERM_TITLES = {
     "vae_divergence": "Autoencoder's KL divergence",
     "flow": "Flow matching",
 }
+TERM_TITLES |= {f"grad_norm/{term}": f"{TERM_TITLES[term]}: gradient at ẑ" for term in ("lpips", "tsd", "latent_mse")}
 
 
 def main() -> None:

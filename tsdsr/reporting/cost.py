@@ -91,10 +91,11 @@ def _panel(axes: Axes, points: Sequence[Point], cost: Column, metric: Column) ->
         axes.set_axis_off()
         return
     axes.set_xscale("log", subs=[])
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    values = [point.costs[cost.key] for point in points]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < 300 * min(values) else (1,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel=cost.heading, ylabel=metric.heading)
-    axes.plot([point.costs[cost.key] for point in points], [point.quality for point in points], "o", color=PALETTE[0])
+    axes.plot(values, [point.quality for point in points], "o", color=PALETTE[0])
     for point in points:
         place = (point.costs[cost.key], point.quality)
         axes.annotate(point.label, place, (3, 3), textcoords="offset points", fontsize=7)

@@ -55,10 +55,8 @@ def _ablation(runs: Sequence[MethodScores], full: Sequence[MethodScores], varian
         return f"The ablation ({names}) shares no scored image with the full student."
     if told:
         return f"The ablation: by more than chance these differ from the full student: {'; '.join(told)}."
-    kinds = _listed(list(dict.fromkeys(compared)))
-    return (
-        f"The ablation tells nothing: neither in {kinds} does a variant ({names}) differ from Full by more than chance."
-    )
+    kinds = ", ".join(dict.fromkeys(compared))
+    return f"The ablation tells nothing: no variant ({names}) differs from Full by more than chance in {kinds}."
 
 
 def _variant(runs: Sequence[MethodScores], variant: str) -> list[MethodScores]:

@@ -26,14 +26,16 @@ EVERYWHERE = ("bicubic", "real_esrgan")  # baselines that stand in every table o
 
 
 def measured(runs: Sequence[MethodScores]) -> Table:
-    """Every method that was scored here, a row each, in a group a data set; all in a group are ranked together."""
+    """Every method that was scored here, a row each, in a group a data set; all in a group are ranked together. Its
+    columns are the metrics that were asked for."""
+    columns = [column for column in METRIC_COLUMNS if any(column.key in run.metrics for run in runs)]
     rows = []
     for (dataset, _), same in _by_variant(runs).items():
         full = [run for run in runs if run.variant == "full" and run.dataset == dataset]
-        cells = {column.key: _against(full, same, column, column.key) for column in METRIC_COLUMNS}
+        cells = {column.key: _against(full, same, column, column.key) for column in columns}
         rows.append(Row(_name(same[0]), cells, _capital(dataset_label(dataset)), _origin(same)))
     caption = f"{RANKS} on a data set. {DAGGER}"
-    return folded(ranked(Table("measured", "Measured here", "Method", METRIC_COLUMNS, rows, caption)))
+    return folded(ranked(Table("measured", "Measured here", "Method", columns, rows, caption)))
 
 
 def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
