@@ -202,10 +202,8 @@ def test_an_external_data_set_without_references_is_refused(small: Params) -> No
         small.overlay({"evaluate": {"external": [{"name": "A", "dataset": "drealsr", "dir": "x"}]}})
 
 
-def test_the_folder_form_writes_every_column_and_exits_0(workplace: Path) -> None:
-    with pytest.raises(SystemExit) as stop:
-        evaluate.main(["--restored", "data/pairs/test/hq", "--reference", "data/pairs/test/hq", "--out", "out/a.csv"])
-    assert stop.value.code == 0
+def test_the_folder_form_writes_every_column_and_returns(workplace: Path) -> None:
+    evaluate.main(["--restored", "data/pairs/test/hq", "--reference", "data/pairs/test/hq", "--out", "out/a.csv"])
     header, *rows = Path("out/a.csv").read_text().splitlines()
     assert header == "name,psnr,ssim,lpips,dists,niqe,musiq,maniqa,clipiqa"
     assert [row.split(",")[0] for row in rows] == ["p0.png", "p1.png"]
