@@ -114,10 +114,12 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
         "shape": preset.shape,
         "config": config.model_dump(exclude={"checkpoint", "finetune"}),
         "seed": params.seed,
+        "rounding": rounding(),
         "code": files.sha256_code(*CODE),
     }
 
-    vae = presets.build_vae(preset, seed=params.seed)
+    place = device.pick()
+    vae = presets.build_vae(preset, seed=params.seed).to(place)
     work.train(
         "autoencoder",
         config.vae.steps,
@@ -135,6 +137,7 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
     modes = encode_all(plain, images)
     vae.register_to_config(scaling_factor=round(1.0 / float(modes.std()), 6))
     latents = torch.cat([modes, encode_all(plain, images.flip(-1))]) * vae.config.scaling_factor
+    vae.cpu()
 
     distinct = [*sorted(set(captions) - {""}), ""]
     components = text.build_text(preset, [*distinct, params.prompts.default], seed=params.seed)
@@ -148,7 +151,7 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
         config.flow.steps,
         key,
         lambda session: train_flow(
-            transformer,
+            transformer.to(place),
             dict(transformer.named_parameters()),
             data,
             config.flow,
@@ -158,6 +161,7 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
             session=session,
         ),
     )
+    transformer.cpu()
     report = measure(pipe, test, statistics=(latents.mean((0, 2, 3)), latents.var((0, 2, 3))), params=params)
     with quiet():
         pipe.save_pretrained(work.teacher)
@@ -279,7 +283,7 @@ def measure(pipe: Any, test: PairFolder, *, statistics: tuple[Tensor, Tensor], p
 
 @torch.no_grad()
 def encode_all(codec: LatentCodec, images: Tensor, rows: int = 8) -> Tensor:
-    return torch.cat([codec.encode(part) for part in images.split(rows)])
+    return torch.cat([codec.encode(part.to(codec.vae.device)).cpu() for part in images.split(rows)])
 
 
 def _write_curve(path: Path, rows: list[Values]) -> None:

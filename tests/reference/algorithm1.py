@@ -13,7 +13,7 @@ Source: TSD-SR, arXiv 2411.18263, Algorithm 1 and Eqs. (3)-(9).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,16 +23,17 @@ from torch.nn import functional
 
 @dataclass
 class Settings:
-    """What Algorithm 1 leaves open."""
+    """What Algorithm 1 leaves open; guidance and the losses' weights are of the whole step."""
 
     lam: float
     dasm_steps: int
     dasm_step_size: float
     dasm_weight: float
-    teacher_scale: float
-    fake_scale: float
-    loss_weights: dict[str, float]  # lpips, latent_mse, tsd
+    teacher_scale: float = 1.0
+    fake_scale: float = 1.0
+    loss_weights: dict[str, float] = field(default_factory=dict)  # lpips, latent_mse, tsd
     shift: float = 3.0
+    residual: str = "velocity"
 
 
 @dataclass
@@ -115,25 +116,16 @@ class LiteralStep:
         return loss.detach()
 
     def _tsd(self, z_hat: Tensor, z: Tensor, caption: tuple[Tensor, Tensor], draws: Draws) -> Tensor:
-        """Algorithm 1, lines 9-23."""
-        settings = self.settings
         with torch.no_grad():
-            noisy_hat = self._noised(z_hat, draws.noise, draws.t)
-            noisy = self._noised(z, draws.noise, draws.t)
-            direction, pre = torch.zeros_like(z), draws.t
-            for i in range(settings.dasm_steps + 1):
-                psi_hat = self._teacher(noisy_hat, pre, caption)
-                psi = self._teacher(noisy, pre, caption)
-                phi_hat = self._fake(noisy_hat, pre, caption)
-                vsd, tsm = psi - phi_hat, psi_hat - psi
-                weight = 1.0 if i == 0 else settings.dasm_weight
-                direction = direction + weight * self._sigma(pre) ** 2 * (tsm + settings.lam * vsd)
-                # N + 1 steps end at 1 at the lowest, as in the released script.
-                last = (draws.t - (settings.dasm_steps + 1) * settings.dasm_step_size).clamp(min=1)
-                cur = draws.t + (last - draws.t) * (i + 1) / (settings.dasm_steps + 1)
-                noisy_hat = noisy_hat + (self._sigma(cur) - self._sigma(pre)) * phi_hat
-                noisy = noisy + (self._sigma(cur) - self._sigma(pre)) * psi
-                pre = cur
+            direction = literal_direction(
+                z_hat,
+                z,
+                draws.noise,
+                draws.t,
+                lambda z_t, t: self._teacher(z_t, t, caption),
+                lambda z_t, t: self._fake(z_t, t, caption),
+                self.settings,
+            )
         return 0.5 * functional.mse_loss(z_hat, (z_hat - direction).detach())
 
     def _teacher(self, z_t: Tensor, t: Tensor, caption: tuple[Tensor, Tensor]) -> Tensor:
@@ -155,10 +147,52 @@ class LiteralStep:
         )[0].chunk(2)
         return v_null + scale * (v_cond - v_null)
 
-    def _noised(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        return (1 - self._sigma(t)) * z + self._sigma(t) * noise
-
     def _sigma(self, t: Tensor) -> Tensor:
-        """[B] -> [B,1,1,1]."""
-        u = t / 1000
-        return (self.settings.shift * u / (1 + (self.settings.shift - 1) * u))[:, None, None, None]
+        return sigma_of(t, self.settings.shift)
+
+
+def sigma_of(t: Tensor, shift: float) -> Tensor:
+    """[B] -> [B,1,1,1]."""
+    u = t / 1000
+    return (shift * u / (1 + (shift - 1) * u))[:, None, None, None]
+
+
+def literal_direction(
+    z_hat: Tensor,
+    z: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    psi: Callable[[Tensor, Tensor], Tensor],
+    phi: Callable[[Tensor, Tensor], Tensor],
+    settings: Settings,
+    offset: Tensor | None = None,
+) -> Tensor:
+    """Algorithm 1, lines 9-23; psi and phi are (z_t, t) -> velocity, guidance inside.
+
+    Args:
+        offset: [B], added to the time that the N + 1 steps go through.
+    """
+
+    def sigma(t: Tensor) -> Tensor:
+        return sigma_of(t, settings.shift)
+
+    def prediction(z_t: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+        return velocity if settings.residual == "velocity" else z_t + (1 - sigma(t)) * velocity
+
+    # N + 1 steps end at 1 at the lowest, as in the released script.
+    reach = (settings.dasm_steps + 1) * settings.dasm_step_size + (0.0 if offset is None else offset)
+    last = (t - reach).clamp(min=1)
+    noisy_hat = (1 - sigma(t)) * z_hat + sigma(t) * noise
+    noisy = (1 - sigma(t)) * z + sigma(t) * noise
+    direction, pre = torch.zeros_like(z), t
+    for i in range(settings.dasm_steps + 1):
+        psi_hat, psi_z, phi_hat = psi(noisy_hat, pre), psi(noisy, pre), phi(noisy_hat, pre)
+        vsd = prediction(noisy, psi_z, pre) - prediction(noisy_hat, phi_hat, pre)
+        tsm = prediction(noisy_hat, psi_hat, pre) - prediction(noisy, psi_z, pre)
+        weight = 1.0 if i == 0 else settings.dasm_weight
+        direction = direction + weight * sigma(pre) ** 2 * (tsm + settings.lam * vsd)
+        cur = t + (last - t) * (i + 1) / (settings.dasm_steps + 1)
+        noisy_hat = noisy_hat + (sigma(cur) - sigma(pre)) * phi_hat
+        noisy = noisy + (sigma(cur) - sigma(pre)) * psi_z
+        pre = cur
+    return direction

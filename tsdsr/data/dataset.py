@@ -22,6 +22,7 @@ from tsdsr import seeding
 from tsdsr.data.cache import LatentCache, mirrored
 from tsdsr.data.images import normalized, read_pixels
 from tsdsr.data.pairs import PairFolder
+from tsdsr.device import send
 from tsdsr.errors import UserError
 from tsdsr.models.prompt import Prompt
 
@@ -47,7 +48,9 @@ class Batch:
     names: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
-        return replace(self, **{name: getattr(self, name).to(device) for name in ("lq", "hq", "z", "embeds", "pooled")})
+        return replace(
+            self, **{name: send(getattr(self, name), device) for name in ("lq", "hq", "z", "embeds", "pooled")}
+        )
 
 
 Degrade = Callable[[np.ndarray, str, int], np.ndarray]

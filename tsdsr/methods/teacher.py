@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tsdsr import seeding
 from tsdsr.config import AdamWConfig, ScheduleConfig, TeacherCropsConfig, TeacherFlowConfig, TeacherVAEConfig
 from tsdsr.data.cache import LatentCache
+from tsdsr.device import send
 from tsdsr.flow import FlowSchedule, add_noise
 from tsdsr.losses.flow_matching import flow_matching_loss
 from tsdsr.losses.texture import texture_loss
@@ -61,7 +62,7 @@ class CropBatch:
     generator: torch.Generator
 
     def to(self, device: torch.device) -> CropBatch:
-        return replace(self, crops=self.crops.to(device, non_blocking=True))
+        return replace(self, crops=send(self.crops, device))
 
 
 def reconstruction_loss(restored: Tensor, crops: Tensor) -> Tensor:
@@ -195,7 +196,7 @@ class FlowBatch:
 
     def to(self, device: torch.device) -> FlowBatch:
         names = ("z", "noise", "sigma", "embeds", "pooled")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        return replace(self, **{name: send(getattr(self, name), device) for name in names})
 
 
 def flow_data(

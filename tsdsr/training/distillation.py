@@ -19,7 +19,7 @@ from tsdsr.data.cache import LatentCache
 from tsdsr.data.dataset import Degrade, DistillationData
 from tsdsr.data.pairs import PairFolder
 from tsdsr.data.synthesis import degrade_again
-from tsdsr.device import require
+from tsdsr.device import require, use_tensor_cores
 from tsdsr.errors import UserError
 from tsdsr.losses.reconstruction import PerceptualLoss
 from tsdsr.methods import METHODS, Distillation
@@ -96,6 +96,8 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
     if device.type == "cpu":
         torch.set_num_threads(config.threads_per_worker)
     require(device, "distill.device")
+    if config.precision == "float32":
+        use_tensor_cores(device)
     cache = LatentCache.open(job.latents, verify=world.rank == 0)  # one worker reads it all for its checksums
     method = build_method(params, job.teacher, cache, device, seed=job.seed)
     if job.start is not None:

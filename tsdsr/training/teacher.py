@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tsdsr.config import PhaseConfig, TeacherDecoderConfig, TeacherFlowConfig, TeacherVAEConfig
+from tsdsr.device import use_tensor_cores
 from tsdsr.flow import FlowSchedule
 from tsdsr.methods.base import Method
 from tsdsr.methods.decoder import DecoderTraining
@@ -56,8 +57,9 @@ def train_vae(
         Stopped: by the session. NonFiniteError: it diverged.
     """
     every = -(-images[:, 0].numel() // START_PIXELS)  # its least squares hold 2 kB a pixel
-    linear_start(vae, images[::every])
-    vae.train()
+    device = vae.device
+    linear_start(vae.cpu(), images[::every])
+    vae.to(device).train()
     crops = crop_data(images, config, seed=seed, purpose="vae")
     curve = _fit(AutoencoderTraining(vae, config), crops, config, session, vae.device)
     vae.eval().requires_grad_(False)
@@ -120,6 +122,7 @@ def _fit(
         log_every=CURVE_EVERY,
         checkpoint_every=session.every,
     )
+    use_tensor_cores(device)
     callbacks = Callbacks(on_step=session.on_step, stop=session.stop)
     trainer = Trainer(method, data, session.store, plan=plan, device=device, callbacks=callbacks)
     trainer.run()

@@ -174,9 +174,7 @@ class Trainer:
             callbacks.on_step(done, {name: self._latest[name] for name in self._latest if name in self._terms})
             if self.guard and (done % plan.validation_every == 0 or done == plan.steps):
                 self._validate(done)
-            stopping = done < plan.steps and self.world.first_says(
-                self.world.rank == 0 and callbacks.stop(), self.device
-            )
+            stopping = done < plan.steps and self.world.first_says(self.world.rank == 0 and callbacks.stop())
             if stopping or done % plan.checkpoint_every == 0 or done == plan.steps:
                 self._save(done)
             if stopping:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+
+@cache
+def _group_of_cpus() -> distributed.ProcessGroup | None:
+    return None if distributed.get_backend() == "gloo" else distributed.new_group(backend="gloo")
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,12 @@ class World:
             distributed.all_gather(rows, values)
         return torch.stack(rows)
 
-    def first_says(self, asked: bool, device: torch.device) -> bool:
-        """The first worker's answer, for all of them."""
+    def first_says(self, asked: bool) -> bool:
+        """The first worker's answer, for all of them; it goes through the CPU, so that nobody waits for a GPU."""
         if self.size == 1:
             return asked
-        answer = torch.tensor(int(asked), device=device)
-        distributed.broadcast(answer, 0)
+        answer = torch.tensor(int(asked))
+        distributed.broadcast(answer, 0, group=_group_of_cpus())
         return bool(answer)
 
     def barrier(self) -> None:

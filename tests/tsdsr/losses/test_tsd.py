@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.reference.algorithm1 import Settings, literal_direction, sigma_of
 from tests.tiny import relative
 from tsdsr import seeding
 from tsdsr.flow import FlowSchedule, expand
@@ -50,42 +51,21 @@ def run(given: dict[str, Tensor], **changes):
     return tsd_loss(**(given | options | changes))
 
 
-def sigma_of(t: float) -> float:
-    u = t / 1000
-    return SHIFT * u / (1 + (SHIFT - 1) * u)
+def level(t: float) -> float:
+    return float(sigma_of(torch.tensor([t], dtype=torch.float64), SHIFT))
 
 
 def algorithm_1(given, *, lam, steps, stride, weight, residual="velocity", offsets=None) -> Tensor:
-    """Algorithm 1, lines 9-23, one sample after the other, one call a prediction, its times as Python floats."""
-    directions = []
-    for b in range(given["z"].shape[0]):
-        z_hat, z, noise = (given[name][b : b + 1] for name in ("z_hat", "z", "noise"))
-        t = float(given["t"][b])
-        sigma = sigma_of(t)
-        noisy_hat = (1 - sigma) * z_hat + sigma * noise
-        noisy = (1 - sigma) * z + sigma * noise
+    """The literal version, one sample after the other."""
+    settings = Settings(lam, steps, stride, weight, shift=SHIFT, residual=residual)
+    rows = range(given["z"].shape[0])
+    samples = [[given[name][b : b + 1] for name in ("z_hat", "z", "noise", "t")] for b in rows]
+    offset = [None if offsets is None else offsets[b : b + 1] for b in rows]
 
-        def term(noisy_hat, noisy, sigma):
-            timestep = torch.tensor([1000 * sigma], dtype=noisy.dtype)
-            teacher_hat, teacher, fake_hat = psi(noisy_hat, timestep), psi(noisy, timestep), phi(noisy_hat, timestep)
-            if residual == "noise":
-                teacher_hat = noisy_hat + (1 - sigma) * teacher_hat
-                teacher = noisy + (1 - sigma) * teacher
-                fake_hat = noisy_hat + (1 - sigma) * fake_hat
-            return sigma**2 * ((teacher_hat - teacher) + lam * (teacher - fake_hat))
+    def at(model):
+        return lambda z_t, t: model(z_t, 1000 * sigma_of(t, SHIFT).flatten())
 
-        g = term(noisy_hat, noisy, sigma)
-        reach = (steps + 1) * stride + (float(offsets[b]) if offsets is not None else 0.0)
-        last = max(t - reach, 1.0)
-        for i in range(1, steps + 1):
-            sigma_cur = sigma_of(t + (last - t) * i / (steps + 1))
-            timestep = torch.tensor([1000 * sigma], dtype=z.dtype)
-            noisy_hat = noisy_hat + (sigma_cur - sigma) * phi(noisy_hat, timestep)
-            noisy = noisy + (sigma_cur - sigma) * psi(noisy, timestep)
-            sigma = sigma_cur
-            g = g + weight * term(noisy_hat, noisy, sigma)
-        directions.append(g)
-    return torch.cat(directions)
+    return torch.cat([literal_direction(*samples[b], at(psi), at(phi), settings, offset[b]) for b in rows])
 
 
 @pytest.mark.parametrize("residual", ["velocity", "noise"])
@@ -105,7 +85,7 @@ def test_points_lie_closer_near_zero_and_none_is_free_of_noise(steps):
     found = run(given, dasm_steps=steps).direction
     assert relative(found, algorithm_1(given, lam=0.7, steps=steps, stride=50.0, weight=0.3)) < 1e-12
     sigmas = trajectory_sigmas(FlowSchedule(SHIFT), given["t"], steps, 50.0)
-    assert float(torch.stack(sigmas).min()) > sigma_of(1.0)
+    assert float(torch.stack(sigmas).min()) > level(1.0)
 
 
 def test_times_and_offset_are_those_of_the_released_script():
@@ -114,7 +94,7 @@ def test_times_and_offset_are_those_of_the_released_script():
         found = trajectory_sigmas(
             FlowSchedule(SHIFT), torch.tensor([t], dtype=torch.float64), 3, 50.0, torch.tensor([bias])
         )
-        assert [float(sigma) for sigma in found] == pytest.approx([sigma_of(1000 - index) for index in indices])
+        assert [float(sigma) for sigma in found] == pytest.approx([level(1000 - index) for index in indices])
 
 
 def test_the_offset_is_spread_over_the_further_points():
@@ -356,7 +336,7 @@ def test_cosines_are_with_the_straight_line_to_the_photograph():
     ).statistics
     torch.testing.assert_close(pleased["cosine_z"], torch.ones(3, dtype=z.dtype))
     b = 1
-    sigma = sigma_of(float(given["t"][b]))
+    sigma = level(float(given["t"][b]))
     away = (1 - sigma) * given["z_hat"][b] + sigma * noise[b] - z[b]
     told = noise[b] - given["z_hat"][b]
     cosine = float((away * told).sum() / (away.norm() * told.norm()))
