@@ -83,6 +83,7 @@ def _memory(params: Params, need: DistillMemory) -> Finding:
 def _savings(params: Params, on_gpu: bool) -> list[str]:
     """The settings that would lower it, the least costly first."""
     config = params.distill
+    lora = getattr(config, "lora", None)  # not every method has adapters
     rows = config.batch_size // max(1, config.num_workers) // config.accumulation
     wanted = [
         (on_gpu and config.precision == "float32", "distill.precision: bfloat16"),
@@ -90,7 +91,7 @@ def _savings(params: Params, on_gpu: bool) -> list[str]:
         (config.vae_slice != 1, "distill.vae_slice: 1"),
         (not config.gradient_checkpointing, "distill.gradient_checkpointing: true"),
         (not config.low_memory, "distill.low_memory: true"),
-        (config.lora.rank > 16, f"distill.lora.rank: {config.lora.rank // 2}"),
+        (lora is not None and lora.rank > 16, f"distill.lora.rank: {lora.rank // 2 if lora else 0}"),
         (params.data.crop_size > 256, f"data.crop_size: {params.data.crop_size // 2}"),
     ]
     return [cure for applies, cure in wanted if applies]

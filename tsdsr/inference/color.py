@@ -110,7 +110,8 @@ def noise_variance(image: np.ndarray) -> np.ndarray:
         image: (B, 3, h, w), h and w at least 4.
     """
     planes = np.concatenate([_chroma(image), _luma(image)], 1)
-    fine, coarse = _diagonal_variance(planes), 4 * _diagonal_variance(sum(_quarters(planes)) / 4)
+    halved = np.mean(_quarters(planes), axis=0)
+    fine, coarse = _diagonal_variance(planes), 4 * _diagonal_variance(halved)
     return np.maximum(fine, coarse)  # noise that was blurred or compressed shows in the second alone
 
 

@@ -128,7 +128,7 @@ def _finished(strips: Iterator[np.ndarray], picture: Picture, content: Content) 
         stop = start + strip.shape[2]
         planes = strip[0]
         if content.channels == 1:
-            planes = np.tensordot(np.float32(_LUMA), planes, axes=1)[None]
+            planes = np.tensordot(np.array(_LUMA, np.float32), planes, axes=1)[None]
         if alpha is not None:
             window = bicubic_window(alpha, content.size, rows=(start, stop), columns=(0, content.size[1]))
             cover = window[0].clip(0, 1)

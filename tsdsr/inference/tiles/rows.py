@@ -32,7 +32,7 @@ class RowStore:
         values = np.ascontiguousarray(strip.transpose(2, 0, 1, 3), np.float32)
         try:
             self._file.seek(self.height * self._row_bytes)
-            self._file.write(memoryview(values))
+            self._file.write(values.data)
         except OSError as error:
             if not is_no_space(error):
                 raise
@@ -43,7 +43,7 @@ class RowStore:
         """Rows [start, stop) as (B, C, n, W)."""
         rows = np.empty((stop - start, *self._row_shape), np.float32)
         self._file.seek(start * self._row_bytes)
-        view = memoryview(rows).cast("B")
+        view = rows.data.cast("B")
         while len(view) and (count := self._file.readinto(view)):
             view = view[count:]
         return rows.transpose(1, 2, 0, 3)
