@@ -10,14 +10,17 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline import distill, precompute, prepare_degradations, teacher
 from pipeline.cluster import runtime, storage
 from pipeline.process.interruption import Interrupted, Request
+from pipeline.stages import training
 from pipeline.stages.control import Control
 from tsdsr.config import Params
 
@@ -48,8 +51,24 @@ def test_each_of_rays_workers_takes_its_own_card(monkeypatch: pytest.MonkeyPatch
     """Ray shows a node's workers all cards of that node, so that the first one is not everybody's."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("ray.train.torch.get_device", lambda: torch.device("cuda:3"))
-    assert distill._device("cuda", in_ray=in_ray) == torch.device(wanted)
-    assert distill._device("cpu", in_ray=in_ray) == torch.device("cpu")
+    assert training._device("cuda", in_ray=in_ray) == torch.device(wanted)
+    assert training._device("cpu", in_ray=in_ray) == torch.device("cpu")
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def _image_series(name: str) -> dict[int, Path]:
+    """step -> file of the validation images of a run in MLflow."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient("sqlite:///mlflow.db")
+    (run,) = client.search_runs(["1"], f"tags.`tsdsr.name` = '{name}'")
+    files = [Path(item.path).name for item in client.list_artifacts(run.info.run_id, "images")]
+    folder = Path("mlruns", run.info.run_id, "artifacts/images")
+    return {int(file.split("+")[2]): folder / file for file in files if file.endswith(".png")}
 
 
 @pytest.mark.repro
@@ -60,10 +79,10 @@ def test_two_ray_workers_give_the_losses_of_one_process(workplace: Path) -> None
     distill.distill(alone, out=Path("data/students/alone"), name="alone", seed=0)
     distill.distill(together, out=Path("data/students/together"), name="together", seed=0)
     with Path("reports/validation/alone.csv").open(newline="") as file:
-        looks = [f"step-{int(row['step']):08d}" for row in csv.DictReader(file)]
-    sheets = sorted(Path("mlruns").glob("**/validation/step-*/alone.png"))
-    assert [sheet.parent.name for sheet in sheets] == looks
-    assert sheets[-1].read_bytes() == Path("reports/validation/alone.png").read_bytes()
+        looks = [int(row["step"]) for row in csv.DictReader(file)]
+    sheets = _image_series("alone")
+    assert sorted(sheets) == looks
+    assert np.array_equal(_pixels(sheets[looks[-1]]), _pixels(Path("reports/validation/alone.png")))
     assert not Path(".tsdsr/validation").exists()
     rows = list(zip(curve("alone"), curve("together"), strict=True))
     assert len(rows) == alone.distill.steps
@@ -92,10 +111,10 @@ def test_a_run_without_enough_hosts_says_what_it_waits_for_and_can_be_ended(
 
     monkeypatch.setattr(runtime, "start", lambda num_cpus: None)
     monkeypatch.setattr(runtime, "total", one_is_left)
-    monkeypatch.setattr(distill, "LOOK_AROUND", 0.01)
-    two = params.overlay({"distill": {"num_workers": 2, "device": "cpu"}})
+    monkeypatch.setattr(training, "LOOK_AROUND", 0.01)
+    two, place = params.overlay({"distill": {"num_workers": 2, "device": "cpu"}}), storage.here(params, {})
     with caplog.at_level(logging.WARNING), pytest.raises(Interrupted, match="SIGTERM: the last checkpoint is kept"):
-        distill._beside_main_thread(lambda: str(ended.wait()), two, Control(Path("unused")), request)
+        training._beside_main_thread(lambda: str(ended.wait()), two, Control(Path("unused")), place, request)
     ended.set()
     assert caplog.text.count("num_workers: 2 wants a CPU for each, and the cluster has 1.") == 1
 
@@ -107,11 +126,10 @@ def test_a_worker_on_another_host_learns_at_the_url_that_it_is_to_stop(
     driver, worker = (Control(place.root / ".tsdsr/running/full") for place in (here, there))
     for control in (driver, worker):
         control.clear()
-    monkeypatch.setattr(storage, "here", lambda params: here)
     monkeypatch.setattr(runtime, "start", lambda num_cpus: None)
     monkeypatch.setattr(runtime, "total", lambda resource: 1.0)
-    monkeypatch.setattr(distill, "LOOK_AROUND", 0.01)
-    asked, request = distill._asked_to_stop(there, worker), Request()
+    monkeypatch.setattr(training, "LOOK_AROUND", 0.01)
+    asked, request = training._asked_to_stop(there, worker), Request()
     assert not asked()
 
     def train() -> str:
@@ -122,7 +140,7 @@ def test_a_worker_on_another_host_learns_at_the_url_that_it_is_to_stop(
         return "its checkpoint is saved"
 
     one = params.overlay({"distill": {"num_workers": 1, "device": "cpu"}})
-    assert distill._beside_main_thread(train, one, driver, request) == "its checkpoint is saved"
+    assert training._beside_main_thread(train, one, driver, here, request) == "its checkpoint is saved"
     driver.clear()
     here.push_each(driver.stop.parent)
     time.sleep(0.02)

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import distill
 from pipeline.cluster import runtime
-from pipeline.stages import stage
+from pipeline.stages import stage, training
 from tests.tsdsr.training.rig import all_adapters, distill_config, trainer
 from tsdsr import files
 from tsdsr.errors import UserError
@@ -152,7 +151,7 @@ def test_a_training_worker_that_was_killed_is_a_matter_of_memory() -> None:
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried ...\nmore")])
 def test_memory_that_cannot_be_had_names_the_settings(error: Exception) -> None:
-    with pytest.raises(UserError) as caught, distill._memory_in_words():
+    with pytest.raises(UserError) as caught, training._memory_in_words():
         raise error
     memory = ("batch_size", "accumulation", "vae_slice", "gradient_checkpointing", "low_memory", "precision")
     for setting in (*memory, "num_workers"):
@@ -161,5 +160,5 @@ def test_memory_that_cannot_be_had_names_the_settings(error: Exception) -> None:
 
 
 def test_a_process_that_asks_for_too_much_is_told_the_same() -> None:
-    with pytest.raises(UserError, match="out of memory"), distill._memory_in_words():
+    with pytest.raises(UserError, match="out of memory"), training._memory_in_words():
         torch.empty(2**50)
