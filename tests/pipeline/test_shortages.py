@@ -77,7 +77,7 @@ def test_after_space_was_made_the_run_goes_on_to_the_same_bytes(small_disk: Path
     again = trainer(config, small_disk / "run", on_step=lambda step, values: steps.append(step))
     again.run()
     assert steps == [3, 4, 5, 6]
-    found, wanted = all_adapters(again.student), all_adapters(whole.student)
+    found, wanted = all_adapters(again.method.student), all_adapters(whole.method.student)
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
