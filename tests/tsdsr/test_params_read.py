@@ -137,16 +137,16 @@ class Reader:
         having = [kind for kind in of if name in kind.model_fields]
         self.read |= {(owner(kind, name), name) for kind in having}
         if having:
+            self.named_section(name)
             return frozenset().union(*(sections(kind.model_fields[name].annotation) for kind in having))
-        # A method of a section, or of what holds sections, gives one again; a section's name tells what it is of.
-        return of or self.attributes[name] or self.named_section(name)
+        # A section is known by its name; a method of one, or of what holds some, gives one again.
+        return self.named_section(name) or of or self.attributes[name]
 
     def named_section(self, name: str) -> Kinds:
-        having = [kind for kind in CLASSES.values() if name in kind.model_fields]
-        kinds = NOTHING.union(*(sections(kind.model_fields[name].annotation) for kind in having))
-        if kinds:
-            self.read |= {(owner(kind, name), name) for kind in having}
-        return kinds
+        of = {kind: kind.model_fields[name].annotation for kind in CLASSES.values() if name in kind.model_fields}
+        found = {kind: sections(annotation) for kind, annotation in of.items() if sections(annotation)}
+        self.read |= {(owner(kind, name), name) for kind in found}
+        return NOTHING.union(*found.values())
 
 
 def unread(read: set[tuple[str, str]]) -> list[str]:
