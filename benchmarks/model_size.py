@@ -42,7 +42,7 @@ from pipeline.tracking.provenance import git_commit, hardware
 from tsdsr.inference.networks.fold import streamline
 from tsdsr.inference.networks.merge import merge_adapter
 from tsdsr.inference.networks.streamlined import StreamlinedTransformer
-from tsdsr.models import adapters, presets
+from tsdsr.models import adapters, presets, restoring
 from tsdsr.models.compact_vae import CompactVAE
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.student import Student
@@ -50,12 +50,14 @@ from tsdsr.models.student import Student
 PRINTED = {"params_m": 2112.0, "macs_g": 2700.0}
 RANK = 64  # of both adapters, as the paper trains them
 TINY_RANKS = {"rank": 64, "vae_rank": 16}  # as params.yaml trains them
+RESTORING_STEPS = 15  # of TAD-SR's teacher
 WARM_UP, REPEATS = 3, 20
 TOLERANCE = 1e-4  # between pictures in [-1, 1]
 NAMES = {
     "tsdsr_trained": "as trained (LoRA beside the weights)",
     "tsdsr": "merged",
     "tsdsr_streamlined": "streamlined",
+    "restoring_teacher": "restoring teacher, in 15 steps",
 }
 COMPRESSED = {"tinysr": "TinySR: half of the blocks, compact VAE"}  # another network: counted here, timed in tinysr.py
 Parts = dict[str, tuple[list[nn.Module], Callable[[], object]]]
@@ -133,7 +135,22 @@ def count(preset: presets.Preset, side: int, ranks: dict[str, int]) -> dict[str,
     sizes["tsdsr"] = _sum(sizes, "encoder", "transformer", "decoder")
     sizes["tsdsr_streamlined"] = _sum(sizes, "encoder", "streamlined transformer", "decoder")
     sizes["tinysr"] = _sum(sizes, "cut transformer", "compact autoencoder")
+    steps = _measure(*_restorer(preset, latent, prompt, ranks["rank"]))
+    sizes["restoring_teacher"] = _sum(sizes, "encoder", "decoder") | {"steps": RESTORING_STEPS}
+    sizes["restoring_teacher"]["params_m"] += steps.pop("params_m")
+    for key, value in steps.items():
+        sizes["restoring_teacher"][key] += RESTORING_STEPS * value
     return {name: {key: round(value, 3) for key, value in size.items()} for name, size in sizes.items()}
+
+
+def _restorer(
+    preset: presets.Preset, latent: Tensor, prompt: Prompt, rank: int
+) -> tuple[list[nn.Module], Callable[[], object]]:
+    """One step of the multi-step teacher, on the meta device."""
+    transformer = presets.build_transformer(preset, seed=0, device="meta").half().requires_grad_(False)
+    restoring.attach(transformer, rank=rank, seed=0, trainable=False)
+    restorer = restoring.RestoringTeacher(transformer, prompt, RESTORING_STEPS)
+    return [transformer], lambda: restorer(latent, latent.new_empty(1), latent)
 
 
 def _measure(modules: list[Any], run: Callable[[], object]) -> dict[str, float]:

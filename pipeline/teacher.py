@@ -19,7 +19,7 @@ from torch import Tensor
 import tsdsr
 from pipeline.precompute import grow_cache, precision, rounding
 from pipeline.process import locks
-from pipeline.stages import lineage, stage
+from pipeline.stages import lineage, restorer, stage
 from pipeline.stages.teacher_work import Work
 from tsdsr import device, files
 from tsdsr.config import Params
@@ -48,6 +48,7 @@ LIBRARY = (
     "losses",
     "methods/base.py",
     "methods/decoder.py",
+    "methods/restorer.py",
     "methods/teacher.py",
     "models",
     "flow.py",
@@ -79,6 +80,8 @@ def make(params: Params, pairs: Path, out: Path, curve: Path, metrics: Path, unf
     report = train(preset, params, pairs, work)
     if params.teacher.finetune.enabled:
         report |= finetune(params, pairs, work)
+    if params.teacher.restorer.enabled:
+        restorer.train(params, pairs, work, CODE)
     files.put_in_place(work.teacher, out)
     _write_curve(curve, work.curve)
     files.write_json(metrics, report)
@@ -112,7 +115,7 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
         "captions": captions,
         "prompt": params.prompts.default,
         "shape": preset.shape,
-        "config": config.model_dump(exclude={"checkpoint", "finetune"}),
+        "config": config.model_dump(exclude={"checkpoint", "finetune", "restorer"}),
         "seed": params.seed,
         "rounding": rounding(),
         "code": files.sha256_code(*CODE),
@@ -289,7 +292,8 @@ def encode_all(codec: LatentCodec, images: Tensor, rows: int = 8) -> Tensor:
 def _write_curve(path: Path, rows: list[Values]) -> None:
     terms = ["reconstruction", "texture", "adversarial"]
     decoder = [*(f"decoder_{term}" for term in terms), "discriminator"]
-    columns = ["step", "vae_reconstruction", "vae_divergence", "vae_texture", *decoder, "flow", "finetune"]
+    flows = ["flow", "finetune", "restorer"]
+    columns = ["step", "vae_reconstruction", "vae_divergence", "vae_texture", *decoder, *flows]
     with files.atomic_file(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()

@@ -33,6 +33,14 @@ TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Other regularisers in place of TSD with DASM",
         ("vsd", "tsm_alone", "latent_mse_alone", "residual_velocity", "full"),
     ),
+    "ablation_methods": (
+        "Methods; full is TSD-SR",
+        ("full", "vsd", "tadsr", "tadsr_wo_hfsd", "tadsr_wo_gan", "tadsr_velocity"),
+    ),
+    "ablation_tadsr": (
+        "Terms of TAD-SR",
+        ("wo_hfsd", "wo_gan", "hfsd_velocity", "hfsd_all_times", "full"),
+    ),
 }
 
 Columns = dict[str, dict[str, float]]  # metric -> image -> score

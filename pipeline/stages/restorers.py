@@ -13,10 +13,12 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from tsdsr import compat, peers, weights
+from tsdsr import compat, device, peers, seeding, weights
 from tsdsr.config import Params
 from tsdsr.device import pick
 from tsdsr.errors import UserError
+from tsdsr.flow import gaussian_like
+from tsdsr.models.prompt import Prompt
 
 compat.apply()  # diffusers imports torchvision
 
@@ -69,10 +71,27 @@ def real_esrgan(scale: int) -> Restorer:
     return peers.real_esrgan(found.path)
 
 
+def restoring_teacher(params: Params, teacher: Path) -> Restorer:
+    """The teacher that restores in `teacher.restorer.sampling_steps` steps, the whole image at once.
+
+    Its noise is one for each size of image, so that equal input gives equal output.
+    """
+    loaded: list[Callable[[torch.Tensor], np.ndarray]] = []
+
+    def restore(lq: np.ndarray) -> np.ndarray:
+        if not loaded:
+            loaded.append(_multi_step(params, teacher))
+        images = torch.from_numpy(lq.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return _to_uint8(loaded[0](images)[0].transpose(1, 2, 0))
+
+    return restore
+
+
 # What can stand beside the student in every table (evaluate.baselines): name -> how to make one. One row each.
 BASELINES: dict[str, Callable[[Params, Path], Restorer]] = {
     "bicubic": lambda params, teacher: bicubic(params.data.scale),
     "round_trip": lambda params, teacher: round_trip(teacher, params.data.scale, params.teacher.use_shift),
+    "restoring_teacher": restoring_teacher,
     "real_esrgan": lambda params, teacher: real_esrgan(params.data.scale),
 }
 
@@ -96,6 +115,47 @@ def _pipeline(teacher: str | Path, directory: str | Path, scale: int, color: str
     pipe.set_progress_bar_config(disable=True)
     pipe.to(pick())
     return lambda lq: pipe(Image.fromarray(lq), scale=scale, color=color, output_type="np").images[0]
+
+
+def _multi_step(params: Params, directory: Path) -> Callable[[torch.Tensor], np.ndarray]:
+    """LQ [1,3,h,w] in [-1, 1] -> restored (1, 3, s h, s w) in [0, 1], its colours aligned as the student's are."""
+    from tsdsr.inference.color import ALIGNMENTS
+    from tsdsr.models import restoring, text
+    from tsdsr.models import teacher as teachers
+    from tsdsr.models.codec import LatentCodec
+    from tsdsr.models.student import upsample
+
+    place = device.pick()
+    prompt = text.encode_prompts(
+        teachers.load_text(teachers.locate(directory), dtype=torch.float32, device="cpu"), [params.prompts.default]
+    )[0]
+    teacher = teachers.load_teacher(directory, text_encoders=False, device=place)
+    restoring.load(teacher.transformer, directory)
+    steps = params.teacher.restorer.sampling_steps
+    told = Prompt(prompt.embeds.to(place), prompt.pooled.to(place))
+    restorer, codec = (
+        restoring.RestoringTeacher(teacher.transformer, told, steps),
+        LatentCodec(teacher.vae, params.teacher.use_shift),
+    )
+    unit = codec.factor * int(teacher.transformer.config.patch_size)
+
+    @torch.no_grad()
+    def run(lq: torch.Tensor) -> np.ndarray:
+        x_lq = upsample(lq.to(place), params.data.scale)
+        height, width = x_lq.shape[-2:]
+        z_lq = codec.encode(functional.pad(x_lq, (0, -width % unit, 0, -height % unit), mode="replicate"))
+        noise = gaussian_like(z_lq, [seeding.generator(0, "restorer")])
+        restored = codec.decode(restorer.restore(z_lq, noise, teacher.schedule))[..., :height, :width]
+        picture, reference, small = ((part / 2 + 0.5).cpu().numpy() for part in (restored, x_lq, lq))
+        align = ALIGNMENTS[params.evaluate.color_alignment].prepare(
+            small,
+            lambda start, stop: picture[..., start:stop, :],
+            lambda start, stop: reference[..., start:stop, :],
+            [(0, height)],
+        )
+        return align(picture, reference)
+
+    return run
 
 
 def _autoencoder(teacher: str | Path, use_shift: bool) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -120,7 +120,7 @@ def test_an_edit_runs_again_what_it_changes_and_no_more() -> None:
     assert run_again_by("tsdsr/reporting/page.py") == {"report"}
     assert run_again_by("tsdsr/metrics/images.py") == scoring | {"report"}
     assert run_again_by("tsdsr/inference/pipeline.py") == scoring | set(COMPRESSING)
-    assert run_again_by("tsdsr/degradation/model.py") == {"prepare-degradations"} | distilling
+    assert run_again_by("tsdsr/degradation/model.py") == {"prepare-degradations", "teacher"} | distilling
     assert run_again_by("pipeline/stages/progress.py") == set()
 
 

@@ -33,11 +33,15 @@ def test_the_merged_student_has_the_size_that_is_printed_for_it(benchmark: Modul
     assert trained["macs_g"] > merged["macs_g"] > slim["macs_g"]
     assert sizes["tinysr"]["params_m"] == pytest.approx(341.49, abs=0.005)  # ibid.: 341 M, 427 G
     assert sizes["tinysr"]["macs_without_attention_g"] == pytest.approx(426.55, abs=0.005)
+    teacher, step = sizes["restoring_teacher"], sizes["transformer with LoRA"]
+    autoencoder = sizes["encoder"]["macs_g"] + sizes["decoder"]["macs_g"]
+    assert teacher["steps"] == 15
+    assert teacher["macs_g"] == pytest.approx(autoencoder + 15 * step["macs_g"], rel=1e-3)  # and z_L's projection
 
 
 def test_the_three_forms_give_one_picture(benchmark: ModuleType) -> None:
     sizes = {"rank": 8, "vae_rank": 4}
     seconds, difference = benchmark.measure(presets.get("tiny"), 64, sizes, "cpu", torch.float32, 0, 1)
-    assert list(seconds) == list(benchmark.NAMES)
+    assert {*seconds, "restoring_teacher"} == {*benchmark.NAMES}
     assert all(value > 0 for value in seconds.values())
     assert 0 < difference < benchmark.TOLERANCE

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pipeline import teacher as stage
 from pipeline.process.interruption import Interrupted
+from pipeline.stages import restorers
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
@@ -217,3 +219,28 @@ def test_checkpoints_of_other_inputs_are_not_gone_on_from(short, pairs, tmp_path
     for name in ("disturbed", "anew"):
         make(short, pairs, tmp_path / name)
     assert content(tmp_path / "disturbed") == content(tmp_path / "anew")
+
+
+def test_a_restorer_is_trained_beside_the_teacher_and_restores(params, pairs, tmp_path, monkeypatch):
+    source = write_random_teacher(tmp_path / "source")
+    monkeypatch.setitem(teachers.presets.PRESETS, "sd3-medium", teachers.presets.Preset("tiny", trained=False))
+    recipe = {"enabled": True, "rank": 4, "steps": 20, "batch_size": 4, "learning_rate": 0.01, "sampling_steps": 3}
+    restoring = params.overlay({"teacher": {"preset": "sd3-medium", "source": str(source), "restorer": recipe}})
+    out, again = (make(restoring, pairs, tmp_path / name) for name in ("one", "two"))
+    assert sorted(path.name for path in out.iterdir()) == ["restorer.safetensors", "teacher.json"]
+    assert teachers.fingerprint(out) == teachers.fingerprint(again)
+
+    trained = load_file(out / "restorer.safetensors")
+    assert float(trained["lq_projection.weight"].abs().max()) > 0
+    with (tmp_path / "one" / "curve.csv").open() as file:
+        losses = [float(row["restorer"]) for row in csv.DictReader(file)]
+    assert losses[-1] < losses[0]
+
+    restore = restorers.restoring_teacher(restoring, out)
+    lq = np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8)  # sides that are no whole latents
+    restored = restore(lq)
+    assert restored.shape == (36, 56, 3)
+    assert restored.dtype == np.uint8
+    assert np.array_equal(restore(lq), restored)
+    with pytest.raises(UserError, match=r"source/restorer\.safetensors: no such file"):
+        restorers.restoring_teacher(restoring, source)(lq)

@@ -37,6 +37,7 @@ from tsdsr.config.teacher import (
     TeacherCropsConfig,
     TeacherDecoderConfig,
     TeacherFlowConfig,
+    TeacherRestorerConfig,
     TeacherVAEConfig,
 )
 from tsdsr.errors import UserError
@@ -72,6 +73,7 @@ __all__ = [
     "TeacherCropsConfig",
     "TeacherDecoderConfig",
     "TeacherFlowConfig",
+    "TeacherRestorerConfig",
     "TeacherVAEConfig",
     "TrackingConfig",
     "VSDConfig",

@@ -39,6 +39,15 @@ class TeacherFinetuneConfig(TeacherFlowConfig):
     rank: Count
 
 
+class TeacherRestorerConfig(Section):
+    enabled: bool
+    rank: Count
+    steps: Count
+    batch_size: Count
+    learning_rate: LearningRate
+    sampling_steps: Count
+
+
 class TeacherConfig(Section):
     preset: str
     source: str | None
@@ -49,6 +58,7 @@ class TeacherConfig(Section):
     decoder: TeacherDecoderConfig
     flow: TeacherFlowConfig
     finetune: TeacherFinetuneConfig
+    restorer: TeacherRestorerConfig
 
 
 class PromptsConfig(Section):

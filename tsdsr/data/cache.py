@@ -34,6 +34,7 @@ from tsdsr.models.prompt import Prompt
 MANIFEST = "manifest.json"
 FORMAT = 1
 NULL_PROMPT = ""
+MIRRORED = "~mirrored"  # what ids of mirror images end with
 
 CacheDtype = Literal["float32", "bfloat16"]
 # How a dtype is stored: torch's, and the integer of equal width that numpy can hold it as.
@@ -131,7 +132,7 @@ class LatentCache:
 
 def mirrored(name: str) -> str:
     """The id under which the latent of a pair's mirror image is stored: an encoder does not commute with mirroring."""
-    return f"{name}~mirrored"
+    return f"{name}{MIRRORED}"
 
 
 def encode(tensor: Tensor, dtype: str) -> bytes:

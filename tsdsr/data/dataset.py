@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tsdsr import seeding
-from tsdsr.data.cache import LatentCache, mirrored
+from tsdsr.data.cache import MIRRORED, LatentCache, mirrored
 from tsdsr.data.images import normalized, read_pixels
 from tsdsr.data.pairs import PairFolder
 from tsdsr.device import send
@@ -108,6 +108,12 @@ class DistillationData:
     def latent(self, name: str) -> Tensor:
         """[C,h,w], of one of `names`."""
         return self.cache.latent(self._row[name])
+
+    def low_quality(self, name: str) -> Tensor:
+        """[3,h,w] in [-1, 1], the image on disk of one of `names`."""
+        pair = name.removesuffix(MIRRORED)
+        image = normalized(read_pixels(self.pairs.lq_path(pair)))
+        return image if pair == name else image.flip(-1)
 
     def caption(self, name: str) -> Prompt:
         """Of one of `names`."""

@@ -6,6 +6,7 @@ from tsdsr import compat
 compat.apply()
 
 from tsdsr.methods.base import Distillation  # noqa: E402
+from tsdsr.methods.tadsr import TADSR  # noqa: E402
 from tsdsr.methods.tinysr import CompactDecoder, CompactEncoder, Prune, Restore  # noqa: E402
 from tsdsr.methods.tsdsr import TSDSR  # noqa: E402
 from tsdsr.methods.vsd import VSD  # noqa: E402
@@ -13,6 +14,7 @@ from tsdsr.methods.vsd import VSD  # noqa: E402
 METHODS: dict[str, type[Distillation]] = {
     "tsdsr": TSDSR,
     "vsd": VSD,
+    "tadsr": TADSR,
     "tinysr_prune": Prune,
     "tinysr_restore": Restore,
     "tinysr_encoder": CompactEncoder,

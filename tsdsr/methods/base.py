@@ -22,6 +22,7 @@ from tsdsr.data.dataset import DistillationData
 from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule
 from tsdsr.models.prompt import Prompt
+from tsdsr.models.restoring import RestoringTeacher
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -144,6 +145,7 @@ class MethodInputs:
         perceptual: (x_hat, hq) -> (B,).
         scale: HQ side / LQ side. use_shift: `teacher.use_shift`.
         seed: every draw belongs to (seed, purpose, position). adapter_seed: of the trainables' start.
+        restorer: the teacher that restores in several steps, where the method `restores`.
     """
 
     config: Any
@@ -157,6 +159,7 @@ class MethodInputs:
     use_shift: bool
     seed: int
     adapter_seed: int
+    restorer: RestoringTeacher | None = None
 
     def group(self, name: str, parameters: Mapping[str, nn.Parameter], lr: float, **options: Any) -> Group:
         """A group with the recipe's AdamW and schedule."""
@@ -168,10 +171,12 @@ class Distillation(Method):
 
     Attributes:
         title: as tables name it.
+        restores: whether it distils a teacher that restores (`MethodInputs.restorer`).
         pattern_period: pixels of a patch of the student's transformer, where periodic artefacts would show.
     """
 
     title: ClassVar[str]
+    restores: ClassVar[bool] = False
     pattern_period: int
 
     @classmethod

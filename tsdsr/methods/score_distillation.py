@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +18,8 @@ from tsdsr import seeding
 from tsdsr.data.dataset import Batch
 from tsdsr.flow import add_noise, gaussian_like, uniform
 from tsdsr.losses import flow_matching_loss
-from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
-from tsdsr.methods.student import RECONSTRUCTION, StudentTurn, Term, adapter_parameters, load_adapters, lora_student
+from tsdsr.methods.base import Group, MethodInputs, Moment, Turn, TurnOutput
+from tsdsr.methods.student import LoRADistillation, Term
 from tsdsr.models import adapters
 from tsdsr.models.velocity import GuidedVelocity, predict_velocity
 
@@ -97,16 +95,12 @@ class FakeScoreTurn(Turn):
         return TurnOutput({"fake_score": loss.detach()})
 
 
-class ScoreDistillation(Distillation):
-    """A LoRA student and its fake score.
-
-    Attributes:
-        student: a `tsdsr.models.student.Student`.
-    """
+class ScoreDistillation(LoRADistillation):
+    """A LoRA student and its fake score."""
 
     def __init__(self, inputs: MethodInputs) -> None:
+        super().__init__(inputs)
         config = inputs.config
-        self.inputs, self.student = inputs, lora_student(inputs)
         adapters.add_adapter(
             inputs.transformer,
             adapters.FAKE_SCORE,
@@ -116,29 +110,9 @@ class ScoreDistillation(Distillation):
             seed=inputs.adapter_seed,
         )
         phi = adapters.parameters(inputs.transformer, adapters.FAKE_SCORE)
-        own = adapter_parameters(self.student)
-        student = inputs.group("student", own, config.optimizer.student_lr, averaged=True)
         fake_score = inputs.group("fake_score", phi, config.optimizer.fake_score_lr)
-        self.turns = (
-            StudentTurn(inputs, self.student, [student], {**RECONSTRUCTION, **self.terms()}),
-            FakeScoreTurn(inputs, [fake_score]),
-        )
-        self.pattern_period = self.student.codec.factor * int(inputs.transformer.config.patch_size)
-
-    @classmethod
-    def build(cls, inputs: MethodInputs) -> Self:
-        return cls(inputs)
+        self.turns = (self.student_turn(self.terms()), FakeScoreTurn(inputs, [fake_score]))
 
     @abstractmethod
     def terms(self) -> Mapping[str, Term]:
         """The method's own, by name."""
-
-    def go_on_from(self, student: Path) -> None:
-        load_adapters(self.student, student)
-
-    def restore(self, x_lq: Tensor) -> Tensor:
-        return self.student.decode(self.student(x_lq, self.inputs.default))
-
-    def export(self, directory: Path, record: Mapping[str, Any]) -> None:
-        record = {**record, "lora": self.inputs.config.lora.model_dump()}
-        self.student.save(directory, record, self.inputs.default)

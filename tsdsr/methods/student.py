@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from tsdsr.data.dataset import Batch
 from tsdsr.errors import UserError
 from tsdsr.losses.reconstruction import latent_mse
 from tsdsr.losses.texture import texture_loss
-from tsdsr.methods.base import Group, MethodInputs, Moment, Turn, TurnOutput
+from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.models import adapters
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.student import Student, upsample
@@ -208,3 +209,35 @@ def _shares(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _norm(gradient: Tensor) -> Tensor:
     """(B,)."""
     return gradient.detach().flatten(1).float().norm(dim=1)
+
+
+class LoRADistillation(Distillation):
+    """A distillation whose student is the teacher's networks with LoRA adapters.
+
+    Attributes:
+        student: a `tsdsr.models.student.Student`.
+    """
+
+    def __init__(self, inputs: MethodInputs) -> None:
+        self.inputs, self.student = inputs, lora_student(inputs)
+        self.pattern_period = self.student.codec.factor * int(inputs.transformer.config.patch_size)
+
+    @classmethod
+    def build(cls, inputs: MethodInputs) -> Self:
+        return cls(inputs)
+
+    def student_turn(self, terms: Mapping[str, Term]) -> StudentTurn:
+        """That of the method's own terms and `RECONSTRUCTION`."""
+        parameters, lr = adapter_parameters(self.student), self.inputs.config.optimizer.student_lr
+        group = self.inputs.group("student", parameters, lr, averaged=True)
+        return StudentTurn(self.inputs, self.student, [group], {**RECONSTRUCTION, **terms})
+
+    def go_on_from(self, student: Path) -> None:
+        load_adapters(self.student, student)
+
+    def restore(self, x_lq: Tensor) -> Tensor:
+        return self.student.decode(self.student(x_lq, self.inputs.default))
+
+    def export(self, directory: Path, record: Mapping[str, Any]) -> None:
+        record = {**record, "lora": self.inputs.config.lora.model_dump()}
+        self.student.save(directory, record, self.inputs.default)

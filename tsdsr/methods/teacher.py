@@ -17,7 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from tsdsr import seeding
-from tsdsr.config import AdamWConfig, ScheduleConfig, TeacherCropsConfig, TeacherFlowConfig, TeacherVAEConfig
+from tsdsr.config import (
+    AdamWConfig,
+    ScheduleConfig,
+    TeacherCropsConfig,
+    TeacherFlowConfig,
+    TeacherRestorerConfig,
+    TeacherVAEConfig,
+)
 from tsdsr.data.cache import LatentCache
 from tsdsr.device import send
 from tsdsr.flow import FlowSchedule, add_noise
@@ -37,7 +44,12 @@ WARMUP_STEPS = 50
 SQUARED, ABSOLUTE, DIVERGENCE = 3.0, 1.0, 1e-5
 
 
-def _group(name: str, parameters: Mapping[str, nn.Parameter], config: TeacherVAEConfig | TeacherFlowConfig) -> Group:
+def training_group(
+    name: str,
+    parameters: Mapping[str, nn.Parameter],
+    config: TeacherVAEConfig | TeacherFlowConfig | TeacherRestorerConfig,
+) -> Group:
+    """With the optimiser that a teacher's trainings share."""
     warmup = min(WARMUP_STEPS, max(1, config.steps // 10))
     schedule = ScheduleConfig(name="cosine_with_restarts", warmup_steps=warmup, cycles=1)
     return Group(name, parameters, config.learning_rate, ADAMW, schedule)
@@ -77,7 +89,7 @@ class AutoencoderTurn(Turn):
 
     def __init__(self, vae: AutoencoderKL, config: TeacherVAEConfig) -> None:
         self.network, self.config = vae, config
-        self.groups = [_group(self.name, dict(vae.named_parameters()), config)]
+        self.groups = [training_group(self.name, dict(vae.named_parameters()), config)]
 
     def run(self, batch: CropBatch, moment: Moment) -> TurnOutput:
         crops = batch.crops
@@ -245,7 +257,7 @@ class FlowTurn(Turn):
         schedule: FlowSchedule,
     ) -> None:
         self.network, self.schedule = transformer, schedule
-        self.groups = [_group("transformer", parameters, config)]
+        self.groups = [training_group("transformer", parameters, config)]
 
     def run(self, batch: FlowBatch, moment: Moment) -> TurnOutput:
         z_t = add_noise(batch.z, batch.noise, batch.sigma)

@@ -19,6 +19,7 @@ METRIC_COLUMNS: tuple[Column, ...] = tuple(
 BASELINES: Mapping[str, str] = {
     "bicubic": "Bicubic",
     "round_trip": "Teacher's round trip",
+    "restoring_teacher": "Teacher, several steps",
     "real_esrgan": "Real-ESRGAN",
 }
 LABELS: Mapping[str, str] = {
@@ -30,6 +31,13 @@ LABELS: Mapping[str, str] = {
     "latent_mse_alone": "Latent MSE alone",
     "residual_velocity": "Velocity residual",
     "tadsr": "TAD-SR",
+    "tadsr_wo_hfsd": "TAD-SR w/o HFSD",
+    "tadsr_wo_gan": "TAD-SR w/o GAN",
+    "tadsr_velocity": "TAD-SR, velocity form",
+    "wo_hfsd": "w/o HFSD",
+    "wo_gan": "w/o GAN",
+    "hfsd_velocity": "HFSD in velocity form",
+    "hfsd_all_times": "HFSD at all times",
     "tinysr": "TinySR",
     **BASELINES,
 }

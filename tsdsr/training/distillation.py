@@ -24,7 +24,9 @@ from tsdsr.errors import UserError
 from tsdsr.losses.reconstruction import PerceptualLoss
 from tsdsr.methods import METHODS, Distillation
 from tsdsr.methods.base import MethodInputs
+from tsdsr.models import restoring
 from tsdsr.models.prompt import Prompt
+from tsdsr.models.restoring import RestoringTeacher
 from tsdsr.models.student import WEIGHTS
 from tsdsr.models.teacher import load_teacher
 from tsdsr.training.checkpoint import CheckpointStore
@@ -79,6 +81,7 @@ def run_key(params: Params, job: DistillJob, latents: dict[str, Any]) -> str:
         "distill": distill,
         "latents": latents,
         "start": [files.sha256_file(job.start / name) for name in WEIGHTS] if job.start else [],
+        "sampling_steps": params.teacher.restorer.sampling_steps,
     }
     return files.sha256_json(values)
 
@@ -201,6 +204,10 @@ def build_method(
     null, default = (
         Prompt(prompt.embeds.to(device), prompt.pooled.to(device)) for prompt in (cache.null, cache.default)
     )
+    method, restorer = METHODS[config.method], None
+    if method.restores:
+        restoring.load(teacher.transformer, teacher_directory)
+        restorer = RestoringTeacher(teacher.transformer, default, params.teacher.restorer.sampling_steps)
     inputs = MethodInputs(
         config,
         teacher.vae,
@@ -213,8 +220,9 @@ def build_method(
         use_shift=params.teacher.use_shift,
         seed=seeding.derive(seed, "distill"),
         adapter_seed=seed,
+        restorer=restorer,
     )
-    return METHODS[config.method].build(inputs)
+    return method.build(inputs)
 
 
 def _csv(rows: Sequence[Mapping[str, float | str]], first: Sequence[str]) -> str:

@@ -21,10 +21,11 @@ from tsdsr.flow import FlowSchedule
 from tsdsr.live_memory import LiveMemory, fused_attention
 from tsdsr.methods import METHODS, Distillation
 from tsdsr.methods.base import MethodInputs
-from tsdsr.models import adapters, presets
+from tsdsr.models import adapters, presets, restoring
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.quiet import quiet
+from tsdsr.models.restoring import RestoringTeacher
 from tsdsr.training.stepper import Stepper
 
 if TYPE_CHECKING:
@@ -128,6 +129,11 @@ class StepMemoryProbe:
         return vae, transformer
 
     def _method(self) -> Distillation:
+        method, restorer = METHODS[self.params.distill.method], None
+        if method.restores:
+            config = self.params.teacher.restorer
+            restoring.attach(self.transformer, rank=config.rank, seed=0, trainable=False)
+            restorer = RestoringTeacher(self.transformer, self.default, config.sampling_steps)
         inputs = MethodInputs(
             self.params.distill,
             self.vae,
@@ -140,9 +146,10 @@ class StepMemoryProbe:
             use_shift=self.params.teacher.use_shift,
             seed=0,
             adapter_seed=0,
+            restorer=restorer,
         )
         with quiet(), torch.device(self.device):
-            return METHODS[self.params.distill.method].build(inputs)
+            return method.build(inputs)
 
     def _prompt(self, *rows: int) -> Prompt:
         shape = self.preset.shape["transformer"]

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tsdsr.config import PhaseConfig, TeacherDecoderConfig, TeacherFlowConfig, TeacherVAEConfig
+from tsdsr.config import PhaseConfig, TeacherDecoderConfig, TeacherFlowConfig, TeacherRestorerConfig, TeacherVAEConfig
+from tsdsr.data.dataset import DistillationData
 from tsdsr.device import use_tensor_cores
 from tsdsr.flow import FlowSchedule
 from tsdsr.methods.base import Method
 from tsdsr.methods.decoder import DecoderTraining
-from tsdsr.methods.teacher import AutoencoderTraining, FlowData, FlowTraining, StepDraws, crop_data, flow_data
+from tsdsr.methods.restorer import RestorerTraining, RestorerTurn
+from tsdsr.methods.teacher import AutoencoderTraining, FlowData, FlowTraining, crop_data, flow_data, training_group
+from tsdsr.models import restoring
+from tsdsr.models.codec import LatentCodec
 from tsdsr.models.linear_start import linear_start
+from tsdsr.models.restoring import RestoringTeacher
 from tsdsr.training.checkpoint import CheckpointStore
-from tsdsr.training.trainer import Callbacks, Plan, Trainer
+from tsdsr.training.trainer import Callbacks, Plan, Trainer, TrainingData
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -107,10 +112,38 @@ def train_flow(
     return curve
 
 
+def train_restorer(
+    restorer: RestoringTeacher,
+    codec: LatentCodec,
+    data: DistillationData,
+    config: TeacherRestorerConfig,
+    schedule: FlowSchedule,
+    *,
+    scale: int,
+    seed: int,
+    session: Session,
+) -> list[Values]:
+    """Train a restorer in place; returns the curve of the loss.
+
+    Args:
+        restorer: on the device and in the dtype to train in. codec: of its frozen autoencoder.
+        scale: HQ side / LQ side.
+
+    Raises:
+        Stopped: by the session. NonFiniteError: it diverged.
+    """
+    restorer.transformer.train()
+    group = training_group("restorer", restoring.parameters(restorer.transformer), config)
+    turn = RestorerTurn(restorer, codec, schedule, [group], scale=scale, seed=seed)
+    curve = _fit(RestorerTraining(turn), data, config, session, restorer.transformer.device)
+    restorer.transformer.eval().requires_grad_(False)
+    return curve
+
+
 def _fit(
     method: Method,
-    data: StepDraws,
-    config: TeacherVAEConfig | TeacherDecoderConfig | TeacherFlowConfig,
+    data: TrainingData,
+    config: TeacherVAEConfig | TeacherDecoderConfig | TeacherFlowConfig | TeacherRestorerConfig,
     session: Session,
     device: torch.device,
 ) -> list[Values]:

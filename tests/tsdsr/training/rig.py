@@ -16,7 +16,8 @@ from tsdsr.data.dataset import Batch
 from tsdsr.flow import FlowSchedule
 from tsdsr.methods import METHODS
 from tsdsr.methods.base import Distillation, MethodInputs, Moment, TurnOutput
-from tsdsr.models import adapters
+from tsdsr.models import adapters, restoring
+from tsdsr.models.restoring import RestoringTeacher
 from tsdsr.models.student import Student
 from tsdsr.training.checkpoint import CheckpointStore
 from tsdsr.training.trainer import Callbacks, Plan, Trainer
@@ -89,9 +90,19 @@ def distill_config(**changes: Any) -> DistillConfig:
     return Params.load(ROOT / "params.yaml").overlay({"distill": SMALL}).overlay({"distill": changes}).distill
 
 
+def random_restorer(transformer: Any) -> RestoringTeacher:
+    restoring.attach(transformer, rank=3, seed=0, trainable=False)
+    randomize(transformer, restoring.RESTORER, scale=0.05)
+    projection = transformer.get_submodule(restoring.PROJECTION)
+    projection.weight.data = 0.1 * torch.randn(projection.weight.shape, generator=seeding.generator(0, "lq"))
+    return RestoringTeacher(transformer, random_prompt(10), 3)
+
+
 def method(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape: Any) -> Any:
     """The config's method on tiny networks; its adapters start at random values, not at nothing."""
-    transformer, vae = tiny_transformer(**shape).to(dtype), tiny_vae().to(dtype)
+    transformer, vae, restorer = tiny_transformer(**shape).to(dtype), tiny_vae().to(dtype), None
+    if METHODS[config.method].restores:
+        restorer = random_restorer(transformer)
     inputs = MethodInputs(
         config,
         vae,
@@ -104,6 +115,7 @@ def method(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape
         use_shift=False,
         seed=0,
         adapter_seed=0,
+        restorer=restorer,
     )
     made = METHODS[config.method].build(inputs)
     for model, name in [
@@ -151,6 +163,7 @@ def all_adapters(student: Student) -> dict[str, Tensor]:
     return {
         f"{part}/{key}": value
         for part, (model, name) in parts.items()
+        if adapters.has_adapter(model, name)
         for key, value in adapters.state_dict(model, name).items()
     }
 

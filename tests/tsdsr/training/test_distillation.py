@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.precompute import precompute
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+from tsdsr.inference import TSDSRPipeline
+from tsdsr.models import restoring
 from tsdsr.models.student import WEIGHTS
+from tsdsr.models.teacher import load_teacher
 from tsdsr.training.distillation import DistillJob, distill
 
 PLACES = ("pairs", "latents", "teacher", "out", "curve", "checkpoints", "diagnostics", "validation", "targets")
@@ -66,6 +71,25 @@ def test_a_student_goes_on_from_another(params: Params, tmp_path: Path) -> None:
     narrow = again.overlay({"distill": {"lora": {"rank": 2, "alpha": 2}}})
     with pytest.raises(UserError, match="does not fit this model's adapter"):
         distill(narrow, begun, device=torch.device("cpu"))
+
+
+def test_tadsr_makes_a_student_that_the_upscaler_opens(params: Params, root: Path, tmp_path: Path) -> None:
+    transformer = load_teacher(write_random_teacher(tmp_path / "teacher"), text_encoders=False).transformer
+    restoring.attach(transformer, rank=2, seed=0, trainable=True)
+    restoring.save(transformer, tmp_path / "teacher" / restoring.FILE)
+    write_pairs(tmp_path / "pairs", count=2, side=32)
+    recipe = yaml.safe_load((root / "params/tadsr.yaml").read_text())
+    short = {name: value for name, value in SHORT.items() if name != "tsd"}
+    params = params.overlay(recipe).overlay({"teacher": {"restorer": {"sampling_steps": 2}}, "distill": short})
+    precompute(params, tmp_path / "pairs", tmp_path / "teacher", tmp_path / "latents", tmp_path / "growing")
+    distill(params, job(tmp_path), device=torch.device("cpu"))
+    found = sorted((tmp_path / "targets").rglob("*.safetensors"))
+    assert len(found) == 4  # two photographs and their mirror images
+    assert load_file(found[0])["target"].shape == (2, 16, 4, 4)  # z_tea and z_L
+    header = (tmp_path / "curve").read_text().splitlines()[0].split(",")
+    assert {"regression", "hfsd", "gan", "discriminator", "discriminator_lr"} <= set(header)
+    pipe = TSDSRPipeline.from_pretrained(tmp_path / "teacher", student=tmp_path / "out")
+    assert pipe(Image.new("RGB", (16, 12))).images[0].size == (64, 48)
 
 
 def test_a_gpu_that_is_not_there_is_one_clear_line(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from tsdsr.config.distill import DistillConfig
+from tsdsr.config.methods.tadsr import TADSRConfig
 from tsdsr.config.methods.tinysr import (
     TinySRDecoderConfig,
     TinySREncoderConfig,
@@ -17,10 +18,16 @@ from tsdsr.config.methods.tinysr import (
 from tsdsr.config.methods.tsdsr import TSDSRConfig
 from tsdsr.config.methods.vsd import VSDConfig
 
-__all__ = ["MethodConfig", "TSDSRConfig", "VSDConfig", "common_keys", "validate"]
+__all__ = ["MethodConfig", "TADSRConfig", "TSDSRConfig", "VSDConfig", "common_keys", "validate"]
 
 MethodConfig = Annotated[
-    TSDSRConfig | VSDConfig | TinySRPruneConfig | TinySRRestoreConfig | TinySREncoderConfig | TinySRDecoderConfig,
+    TSDSRConfig
+    | VSDConfig
+    | TADSRConfig
+    | TinySRPruneConfig
+    | TinySRRestoreConfig
+    | TinySREncoderConfig
+    | TinySRDecoderConfig,
     Field(discriminator="method"),
 ]
 _CLASSES: dict[str, type[DistillConfig]] = {

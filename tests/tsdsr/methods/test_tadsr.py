@@ -1,0 +1,207 @@
+"""TAD-SR: what each of its two turns trains, its terms, its targets, and whole runs by the trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.caches import write_cache
+from tests.teachers import write_pairs
+from tests.tiny import random_prompt, relative
+from tests.tsdsr.training.rig import RandomData, all_adapters, distill_config, gradients, method, trainer
+from tsdsr import seeding
+from tsdsr.config import PhaseConfig
+from tsdsr.data.cache import Sample, mirrored
+from tsdsr.data.dataset import DistillationData
+from tsdsr.data.pairs import PairFolder
+from tsdsr.flow import gaussian_like, uniform
+from tsdsr.losses.hfsd import hfsd_loss
+from tsdsr.methods.base import Moment
+from tsdsr.models.student import upsample
+from tsdsr.training.checkpoint import Stopped
+
+OPTIMIZER = {"student_lr": 1e-2, "discriminator_lr": 1e-2, "weight_decay": 0.0, "betas": [0.9, 0.999], "clip_norm": 1.0}
+LOSSES = {"regression": 1.0, "hfsd": 1.0, "gan": 0.2}
+RECIPE: dict[str, Any] = {
+    "method": "tadsr",
+    "degradation": "offline",
+    "augment": {"crop_size": None, "flip": True},
+    "lora": {"rank": 4, "alpha": 4, "vae_rank": 3},
+    "hfsd": {"residual": "noise", "t_range": [10, 110]},
+    "discriminator": {"t_range": [20, 880], "outputs": 8},
+    "optimizer": OPTIMIZER,
+    "phases": {"all": {"share": 1.0, "losses": LOSSES}},
+    "ema_decay": 0.9,
+}
+POSITIONS = [3, 4, 5]
+
+
+def made(**changes: Any) -> Any:
+    """The method with the discriminator's zero convolutions opened, as a step of training opens them."""
+    found = method(distill_config(**RECIPE, **changes))
+    draw = seeding.generator(0, "opened")
+    for head in found.adversary.heads.heads:
+        head.spatial.weight.data = 0.1 * torch.randn(head.spatial.weight.shape, generator=draw)
+    return found
+
+
+def take(found: Any, turn: int, **losses: float):
+    phase = PhaseConfig(share=1.0, losses=losses or LOSSES)
+    return found.turns[turn].run(RandomData().batch(POSITIONS), Moment(0, 1, phase))
+
+
+def head_gradients(found: Any) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in found.adversary.heads.named_parameters() if p.grad is not None}
+
+
+def test_the_discriminator_comes_before_the_student_and_only_where_it_is_asked():
+    assert [turn.name for turn in made().turns] == ["discriminator", "student"]
+    without = distill_config(**{**RECIPE, "phases": {"all": {"share": 1.0, "losses": {**LOSSES, "gan": 0.0}}}})
+    assert [turn.name for turn in method(without).turns] == ["student"]
+
+
+def test_the_discriminators_turn_trains_the_discriminator_alone():
+    found = made()
+    output = take(found, 0)
+    assert head_gradients(found).keys() == dict(found.adversary.heads.named_parameters()).keys()
+    assert gradients(found.student) == {}
+    assert float(output.terms["discriminator"]) > 0
+
+
+def test_the_gan_term_trains_the_student_alone():
+    found = made()
+    before = {name: value.clone() for name, value in found.adversary.heads.state_dict().items()}
+    take(found, 1, gan=1.0)
+    reached = gradients(found.student)
+    assert all(".student." in name for name in reached)
+    for part in ("transformer", "vae"):
+        assert any(float(gradient.abs().max()) > 0 for name, gradient in reached.items() if name.startswith(part))
+    assert head_gradients(found) == {}
+    after = found.adversary.heads.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert found.adversary.heads.training
+
+
+def test_both_turns_judge_the_same_latents_at_the_same_noise(monkeypatch):
+    found, seen = made(), []
+    features = found.adversary.features
+    monkeypatch.setattr(found.adversary, "features", lambda z, *rest: seen.append((z, *rest)) or features(z, *rest))
+    take(found, 0)
+    take(found, 1, gan=1.0)
+    (both, noise, sigma, z_lq), (z_hat, its_noise, its_sigma, its_z_lq) = seen
+    real, fake = both.chunk(2)
+    assert torch.equal(real, RandomData().batch(POSITIONS).z)
+    assert relative(z_hat, fake) < 1e-5  # with autograd and without, an adapter rounds differently
+    for found, wanted in ((noise, its_noise), (sigma, its_sigma)):
+        assert torch.equal(found, torch.cat([wanted, wanted]))
+    assert torch.equal(z_lq, its_z_lq)
+
+
+def test_the_hfsd_term_is_hfsd_at_the_restoring_teacher():
+    found, batch = made(), RandomData().batch(POSITIONS)
+    z_tea, z_lq = batch.z + 0.2, batch.z - 0.1
+    found._targets = lambda batch: (z_tea, z_lq)
+
+    class Output:
+        z_hat = (batch.z + 0.3).requires_grad_(True)
+
+        def note(self, sigma, statistics):
+            self.sigma, self.statistics = sigma, statistics
+
+    output = Output()
+    output.batch = batch
+    terms = found.terms()
+    torch.testing.assert_close(terms["regression"](output), torch.full((3,), 0.01))
+    terms["hfsd"](output).mean().backward()
+    generators = [seeding.generator(0, "hfsd", position) for position in POSITIONS]
+    wanted = hfsd_loss(
+        output.z_hat.detach(),
+        z_tea,
+        t=uniform(generators, (10, 110), z_tea.device),
+        noise=gaussian_like(z_tea, generators),
+        teacher=lambda z_t, timestep: found.inputs.restorer(z_t, timestep, z_lq),
+        schedule=found.inputs.schedule,
+    )
+    assert relative(output.z_hat.grad, wanted.direction / wanted.direction.numel()) < 1e-5
+    assert torch.equal(output.sigma, wanted.sigma)
+    assert float(wanted.sigma.max()) < 0.271  # sigma of t = 110
+
+
+@pytest.mark.parametrize("saving", [{"gradient_checkpointing": True}, {"vae_slice": 1}])
+def test_saving_memory_gives_the_same_gradients(saving):
+    """The student's forward is repeated during backward, when the restorer has been at work in between."""
+    plain, again = made(), made(**saving)
+    take(plain, 1)
+    take(again, 1)
+    found, wanted = gradients(again.student), gradients(plain.student)
+    assert found.keys() == wanted.keys()
+    assert max(relative(found[name], value) for name, value in wanted.items() if float(value.norm()) > 1e-12) < 1e-4
+
+
+def state(of: Any) -> dict[str, Tensor]:
+    """All that a run of TAD-SR changes."""
+    kept = all_adapters(of.method.student) | dict(of.method.adversary.heads.state_dict())
+    return {name: value.detach().clone() for name, value in {**kept, **of.ema}.items()}
+
+
+def test_interrupted_it_ends_with_the_same_bytes(tmp_path):
+    config = distill_config(**{**RECIPE, "steps": 4, "checkpoint": {"every": 3, "keep": 2}})
+    whole = trainer(config, tmp_path / "whole")
+    start = state(whole)
+    whole.run()
+    wanted = state(whole)
+    changed = {name for name in start if not torch.equal(start[name], wanted[name])}
+    for kind in ("lora_B", "spatial.weight", "modulation.weight", "weight.0._u", "student/"):
+        assert any(kind in name for name in changed), kind
+    asked = iter([False, False, True])
+    with pytest.raises(Stopped):
+        trainer(config, tmp_path / "parts", stop=lambda: next(asked)).run()
+    again = trainer(config, tmp_path / "parts")
+    again.run()
+    found = state(again)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert again.history == whole.history
+    assert {"discriminator", "logit_real", "regression", "hfsd", "gan", "hfsd_norm"} <= whole.history[-1].keys()
+
+
+def data(root, flip: bool = True) -> DistillationData:
+    pairs = PairFolder(write_pairs(root / "pairs", count=2, side=16))
+    draw = seeding.generator(0, "cache")
+    names = [name for pair in pairs.ids for name in (pair, mirrored(pair))]
+    samples = [Sample(name, "a cup", torch.randn(4, 8, 8, generator=draw)) for name in names]
+    prompts = [(text, random_prompt(number)) for number, text in enumerate(("", "a cup", "a default"))]
+    cache = write_cache(root / "cache", samples, prompts, default_prompt="a default")
+    return DistillationData(pairs, cache, seed=0, flip=flip)
+
+
+def test_its_targets_are_the_multi_step_teachers_outputs_for_the_images_on_disk(tmp_path):
+    found, photographs = made(), data(tmp_path)
+    found.prepare(photographs, tmp_path / "targets")
+    batch = next(photographs.prefetched([[0, 1, 2, 3]]))
+    z_tea, z_lq = found.targets(batch)
+    assert any(name.endswith("mirrored") for name in batch.names)
+    with torch.no_grad():
+        own = found.student.codec.encode(upsample(batch.lq, 4))
+        noise = gaussian_like(own, [seeding.generator(0, "restorer", name) for name in batch.names])
+        restored = found.inputs.restorer.restore(own, noise, found.inputs.schedule)
+    assert relative(z_lq, own) < 1e-5
+    assert relative(z_tea, restored) < 1e-4
+
+
+def test_its_targets_are_made_once_for_all_seeds_and_again_for_other_images(tmp_path):
+    photographs = data(tmp_path)
+    made().prepare(photographs, tmp_path / "targets")
+    folder = next((tmp_path / "targets").iterdir())
+    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(times) == 4
+    made().prepare(photographs, tmp_path / "targets")
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+    image = photographs.pairs.lq_path(photographs.ids[0])
+    photographs.pairs.lq_path(photographs.ids[1]).replace(image)
+    image.with_name(f"{photographs.ids[1]}.png").write_bytes(image.read_bytes())
+    made().prepare(photographs, tmp_path / "targets")
+    assert len(list((tmp_path / "targets").iterdir())) == 2
