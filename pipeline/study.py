@@ -59,7 +59,7 @@ def write(runs: Mapping[str, Mapping[int, Columns]], folder: Path) -> None:
 def run_means(runs: Mapping[str, Mapping[int, Columns]]) -> list[dict[str, str | int | float]]:
     """A row a run: variant, seed, whether it diverged, and its mean over images by metric."""
     rows: list[dict[str, str | int | float]] = [
-        {"variant": variant, "seed": seed, "diverged": 0} | {name: _mean(column) for name, column in columns.items()}
+        {"variant": variant, "seed": seed, "diverged": 0, **{name: _mean(column) for name, column in columns.items()}}
         for variant, seeds in runs.items()
         for seed, columns in sorted(seeds.items())
     ]

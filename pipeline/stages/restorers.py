@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ def student(teacher: str | Path, directory: str | Path, scale: int, color: str) 
 def _pipeline(teacher: str | Path, directory: str | Path, scale: int, color: str) -> Callable[[np.ndarray], np.ndarray]:
     from tsdsr.inference import TSDSRPipeline
 
-    pipe = TSDSRPipeline.from_pretrained(teacher, student=directory)
+    pipe: Any = TSDSRPipeline.from_pretrained(teacher, student=directory)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(pick())
     return lambda lq: pipe(Image.fromarray(lq), scale=scale, color=color, output_type="np").images[0]

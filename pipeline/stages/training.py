@@ -173,7 +173,8 @@ def _work(config: dict[str, Any]) -> str | None:
     os.environ.update(config["environment"])
     place, root = storage.Place.at(**config["place"]), config["place"]["root"]
     control = Control(place.moved(config["control"].directory, root))
-    job = DistillJob(**{k: place.moved(v, root) if isinstance(v, Path) else v for k, v in config["job"].items()})
+    values: dict[str, Any] = {k: place.moved(v, root) if isinstance(v, Path) else v for k, v in config["job"].items()}
+    job = DistillJob(**values)
     if control.has_failed():
         return None
     # A worker of a run that was killed may live on for a moment: it must have ended before its checkpoints are read.

@@ -24,7 +24,7 @@ class StudentModel(PythonModel):  # type: ignore[misc]
 
         teacher, student = context.model_config["teacher"], context.artifacts["student"]
         self._color = context.model_config["color"]
-        self._pipe = TSDSRPipeline.from_pretrained(teacher, student=student)
+        self._pipe: Any = TSDSRPipeline.from_pretrained(teacher, student=student)
         self._pipe.set_progress_bar_config(disable=True)
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:

@@ -163,7 +163,7 @@ class Run:
 
         from pipeline.tracking import model
 
-        model_id = model.log(self._client, self.run_id, self.name, Path(student), config)
+        model_id = model.log(self._client, str(self.run_id), self.name, Path(student), config)
         digest = _digest(manifest)
         scores = [Metric(key, value, _now(), 0, model_id, data, digest, self.run_id) for key, value in metrics.items()]
         self._batches("metrics", scores)

@@ -10,7 +10,7 @@ from pydantic import field_validator, model_validator
 
 from tsdsr.config.section import Count, Section, Whole
 
-RUNS = {  # each run's method, and what the stage adds to its overlay
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {  # each run's method, and what the stage adds to its overlay
     "prune": ("tinysr_prune", {"source": ""}),
     "restore_latents": ("tinysr_restore", {"source": "", "blocks": [0], "start": None}),
     "restore_images": ("tinysr_restore", {"source": "", "blocks": [0], "start": None}),

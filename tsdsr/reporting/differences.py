@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from tsdsr.metrics.statistics import Interval
 from tsdsr.reporting.curves import FAINT, PALETTE, STYLE
 from tsdsr.reporting.table import ARROWS
 
-DIRECTIONS = {"higher": "up", "lower": "down"}
+DIRECTIONS: dict[str, Literal["up", "down"]] = {"higher": "up", "lower": "down"}
 
 
 def differences(variants: Mapping[str, Mapping[str, Interval]], reference: str) -> Figure:
@@ -27,12 +28,12 @@ def differences(variants: Mapping[str, Mapping[str, Interval]], reference: str) 
         panels = figure.subplots(1, len(shown), squeeze=False, sharey=True).ravel()
         for panel, metric in zip(panels, shown, strict=True):
             panel.axvline(0, color=FAINT, linewidth=1)
-            for place, found in enumerate(reversed(variants.values())):
+            for place, found in enumerate(reversed(list(variants.values()))):
                 if (value := found.get(metric.name)) is None or value.low is None:
                     continue
                 face = PALETTE[0] if value.excludes_zero else "white"
                 panel.plot([value.low, value.high], [place, place], color=PALETTE[0])
                 panel.plot(value.mean, place, "o", color=PALETTE[0], markerfacecolor=face)
             panel.set_title(f"{metric.label} {ARROWS[DIRECTIONS[metric.direction]]}, minus {reference}")
-        panels[0].set_yticks(range(len(variants)), list(reversed(variants)))
+        panels[0].set_yticks(range(len(variants)), list(reversed(list(variants))))
     return figure
