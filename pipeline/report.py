@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 SCORES, TABLES = Path("reports/scores"), Path("reports/tables")
 TERM_TITLES = {
     "lpips": "LPIPS loss",
+    "teacher_features": "Distance in the teacher's features",
     "tsd": "TSD (surrogate value)",
     "latent_mse": "Latent MSE",
     "fake_score": "Fake score's flow matching",

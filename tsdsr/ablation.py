@@ -41,6 +41,10 @@ TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Terms of TAD-SR",
         ("wo_hfsd", "wo_gan", "hfsd_velocity", "hfsd_all_times", "full"),
     ),
+    "ablation_perceptual": (
+        "Perceptual term: features of the teacher, of an untrained network, or none (full)",
+        ("perceptual_teacher", "perceptual_untrained", "full"),
+    ),
 }
 
 Columns = dict[str, dict[str, float]]  # metric -> image -> score

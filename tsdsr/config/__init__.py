@@ -229,10 +229,11 @@ def _has(values: Any, path: str) -> bool:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep-merge `changes` into a copy of `base`."""
+    """Deep-merge `changes` into a copy of `base`; `phases` that name one which is not there replace those that are."""
     merged = dict(base)
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        if both and not (key == "phases" and value.keys() - merged[key].keys()):
             merged[key] = merge(merged[key], value)
         else:
             merged[key] = value

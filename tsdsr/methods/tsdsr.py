@@ -25,6 +25,7 @@ from tsdsr.losses import TSDLoss, tsd_loss
 from tsdsr.losses.tsd import photograph_trajectory, trajectory_sigmas
 from tsdsr.methods.score_distillation import ScoreDistillation, fake_velocity, teacher_velocity
 from tsdsr.methods.student import StudentOutput, Term
+from tsdsr.methods.teacher_features import TeacherFeatures
 from tsdsr.models.prompt import Prompt
 
 
@@ -46,7 +47,7 @@ class TSDSR(ScoreDistillation):
         return config.model_copy(update={"tsd": config.tsd.model_copy(update={"dasm": dasm})})
 
     def terms(self) -> Mapping[str, Term]:
-        return {"tsd": self._tsd_term}  # Eqs. (5)-(6)
+        return {"tsd": self._tsd_term, "teacher_features": TeacherFeatures(self.inputs)}  # Eqs. (5)-(6); (7)
 
     def _tsd_term(self, output: StudentOutput) -> Tensor:
         loss = self.tsd(output.z_hat, output.batch, dasm=output.moment.phase.dasm)

@@ -35,6 +35,28 @@ def predict_velocity(
     return velocity.to(torch.promote_types(z_t.dtype, torch.float32))
 
 
+def block_features(
+    transformer: SD3Transformer2DModel, z_t: Tensor, timestep: Tensor, embeds: Tensor, pooled: Tensor
+) -> list[Tensor]:
+    """The image tokens after each block, [R,T,D] each, with their graph; arguments as of `predict_velocity`.
+
+    Without gradient checkpointing: it would repeat the forward later, with whatever adapters are active then.
+    """
+    features: list[Tensor] = []
+    hooks = [
+        block.register_forward_hook(lambda module, given, outputs: features.append(outputs[1]))
+        for block in transformer.transformer_blocks
+    ]
+    checkpointing, transformer.gradient_checkpointing = transformer.gradient_checkpointing, False
+    try:
+        predict_velocity(transformer, z_t, timestep, embeds, pooled)
+    finally:
+        transformer.gradient_checkpointing = checkpointing
+        for hook in hooks:
+            hook.remove()
+    return features
+
+
 @dataclass(frozen=True)
 class GuidedVelocity:
     """v = v_null + g (v_cond - v_null), for B samples or n stacked blocks of them.

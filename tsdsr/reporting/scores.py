@@ -30,6 +30,8 @@ LABELS: Mapping[str, str] = {
     "tsm_alone": "TSM alone",
     "latent_mse_alone": "Latent MSE alone",
     "residual_velocity": "Velocity residual",
+    "perceptual_teacher": "Teacher's features",
+    "perceptual_untrained": "Untrained network",
     "tadsr": "TAD-SR",
     "tadsr_wo_hfsd": "TAD-SR w/o HFSD",
     "tadsr_wo_gan": "TAD-SR w/o GAN",

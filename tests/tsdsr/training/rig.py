@@ -44,6 +44,7 @@ SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change 
         "trajectory_draws": 0,
         "dasm": {"steps": 3, "step_size": 50, "weight": 0.3, "random_offset": False},
     },
+    "teacher_features": {"t": 50},
     "fake_score": {"t_range": [50, 950], "updates_per_step": 1, "caption_dropout": 0.1},
     "phases": {
         "early": {"share": 0.6, "dasm": False, "losses": {"lpips": 1.0, "tsd": 1.0, "latent_mse": 1.0}},

@@ -35,6 +35,10 @@ class TSDConfig(Section):
     dasm: DASMConfig
 
 
+class TeacherFeaturesConfig(Section):
+    t: Time
+
+
 class FakeScoreConfig(Section):
     t_range: TimeRange
     updates_per_step: Count
@@ -55,6 +59,7 @@ class TSDSRConfig(DistillConfig):
     guidance_scale: GuidanceConfig
     tsd: TSDConfig
     fake_score: FakeScoreConfig
+    teacher_features: TeacherFeaturesConfig
     phases: Mapping[str, TSDPhaseConfig]
     optimizer: ScoreOptimizerConfig
 
