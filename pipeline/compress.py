@@ -72,8 +72,8 @@ def restore(params: Params) -> None:
     """Writes the cut transformer, restored."""
     decision = Decision.read(ROOT / DECISION)
     given = {"source": source_hash(SOURCE), "blocks": list(decision.blocks)}
-    first = _run(params, "restore_latents", **given, start=None)
-    second = _run(params, "restore_images", **given, start=str(first.resolve()))
+    first = _run(params, "restore_latents", **given, network=None)
+    second = _run(params, "restore_images", **given, network=str(first.resolve()))
     files.put_in_place(second, TRANSFORMER)
     _clear("restore_latents", "restore_images")
 
@@ -82,7 +82,7 @@ def vae(params: Params) -> None:
     """Writes the compact autoencoder."""
     source = source_hash(SOURCE)
     encoder = _run(params, "encoder", source=source)
-    files.put_in_place(_run(params, "decoder", source=source, start=str(encoder.resolve())), VAE)
+    files.put_in_place(_run(params, "decoder", source=source, network=str(encoder.resolve())), VAE)
     _clear("encoder", "decoder")
 
 
@@ -106,7 +106,7 @@ def _run(params: Params, name: str, **added: Any) -> Path:
 
 def recipe(params: Params, name: str, **added: Any) -> Params:
     """The params of a run: `distill` with the run's overlay and what earlier runs give."""
-    overlay = {"method": RUNS[name][0], **params.compress.runs[name], **added}
+    overlay = {"method": RUNS[name][0], **params.compress.runs[name], **added, "start": None}
     return params.overlay({"distill": overlay}, origin=f"compress.runs.{name}")
 
 

@@ -28,7 +28,15 @@ from tsdsr.config.experiment import (
     SweepConfig,
     TrackingConfig,
 )
-from tsdsr.config.methods import MethodConfig, TSDSRConfig, VSDConfig
+from tsdsr.config.methods import (
+    MethodConfig,
+    TinySRDecoderConfig,
+    TinySREncoderConfig,
+    TinySRPruneConfig,
+    TinySRRestoreConfig,
+    TSDSRConfig,
+    VSDConfig,
+)
 from tsdsr.config.section import Section, Seed
 from tsdsr.config.teacher import (
     PrecomputeConfig,
@@ -75,6 +83,10 @@ __all__ = [
     "TeacherFlowConfig",
     "TeacherRestorerConfig",
     "TeacherVAEConfig",
+    "TinySRDecoderConfig",
+    "TinySREncoderConfig",
+    "TinySRPruneConfig",
+    "TinySRRestoreConfig",
     "TrackingConfig",
     "VSDConfig",
     "merge",

@@ -12,10 +12,10 @@ from tsdsr.config.section import Count, Section, Whole
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {  # each run's method, and what the stage adds to its overlay
     "prune": ("tinysr_prune", {"source": ""}),
-    "restore_latents": ("tinysr_restore", {"source": "", "blocks": [0], "start": None}),
-    "restore_images": ("tinysr_restore", {"source": "", "blocks": [0], "start": None}),
+    "restore_latents": ("tinysr_restore", {"source": "", "blocks": [0], "network": None}),
+    "restore_images": ("tinysr_restore", {"source": "", "blocks": [0], "network": None}),
     "encoder": ("tinysr_encoder", {"source": ""}),
-    "decoder": ("tinysr_decoder", {"source": "", "start": ""}),
+    "decoder": ("tinysr_decoder", {"source": "", "network": ""}),
 }
 
 

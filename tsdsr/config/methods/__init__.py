@@ -18,7 +18,18 @@ from tsdsr.config.methods.tinysr import (
 from tsdsr.config.methods.tsdsr import TSDSRConfig
 from tsdsr.config.methods.vsd import VSDConfig
 
-__all__ = ["MethodConfig", "TADSRConfig", "TSDSRConfig", "VSDConfig", "common_keys", "validate"]
+__all__ = [
+    "MethodConfig",
+    "TADSRConfig",
+    "TSDSRConfig",
+    "TinySRDecoderConfig",
+    "TinySREncoderConfig",
+    "TinySRPruneConfig",
+    "TinySRRestoreConfig",
+    "VSDConfig",
+    "common_keys",
+    "validate",
+]
 
 MethodConfig = Annotated[
     TSDSRConfig

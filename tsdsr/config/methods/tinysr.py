@@ -1,6 +1,6 @@
 """`distill.method: tinysr_prune`, `tinysr_restore`, `tinysr_encoder`, `tinysr_decoder`: the runs of a compression.
 
-They are the overlays `compress.runs`; the stage adds what comes from earlier runs: `source`, `blocks` and `start`.
+They are the overlays `compress.runs`; the stage adds what comes from earlier runs: `source`, `blocks` and `network`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class TinySRPruneConfig(_Compression):
 class TinySRRestoreConfig(_Compression):
     method: Literal["tinysr_restore"]
     blocks: Annotated[tuple[Whole, ...], Field(min_length=1)]
-    start: str | None
+    network: str | None
     critic: CriticConfig
     optimizer: CriticOptimizerConfig
 
@@ -66,6 +66,6 @@ class TinySREncoderConfig(_Compression):
 
 class TinySRDecoderConfig(_Compression):
     method: Literal["tinysr_decoder"]
-    start: str
+    network: str
     critic: CriticConfig
     optimizer: CriticOptimizerConfig

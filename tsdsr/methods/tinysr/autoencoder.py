@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tsdsr import seeding
+from tsdsr.config import TinySRDecoderConfig, TinySREncoderConfig
 from tsdsr.data.dataset import Batch
 from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.methods.student import RECONSTRUCTION, StudentOutput, StudentTurn
@@ -95,7 +96,8 @@ class CompactEncoder(_Autoencoder):
 
     @classmethod
     def build(cls, inputs: MethodInputs) -> Self:
-        config, further = inputs.config, len(inputs.vae.config.block_out_channels) - 1  # resolutions below the first
+        config: TinySREncoderConfig = inputs.config
+        further = len(inputs.vae.config.block_out_channels) - 1  # resolutions below the first
         with torch.random.fork_rng(devices=[]), torch.device(inputs.transformer.device):
             torch.manual_seed(seeding.derive(inputs.adapter_seed, "compact autoencoder"))
             vae = CompactVAE(
@@ -122,7 +124,8 @@ class CompactDecoder(_Autoencoder):
 
     @classmethod
     def build(cls, inputs: MethodInputs) -> Self:
-        return cls(inputs, CompactVAE.from_pretrained(inputs.config.start))
+        config: TinySRDecoderConfig = inputs.config
+        return cls(inputs, CompactVAE.from_pretrained(config.network))
 
     def _turns(self) -> Sequence[Turn]:
         critic = CriticTurn(self.inputs)

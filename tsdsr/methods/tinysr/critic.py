@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from tsdsr import seeding
+from tsdsr.config import TinySRDecoderConfig, TinySRRestoreConfig
 from tsdsr.data.dataset import Batch
 from tsdsr.flow import add_noise, gaussian_like, uniform
 from tsdsr.losses.adversarial import discriminator_hinge, generator_hinge
@@ -29,11 +30,12 @@ class CriticTurn(Turn):
     def __init__(self, inputs: MethodInputs) -> None:
         shape, self.inputs = inputs.transformer.config, inputs
         width = shape.num_attention_heads * shape.attention_head_dim
-        levels, outputs = len(feature_blocks(inputs.transformer)), inputs.config.critic.outputs
+        self.config: TinySRRestoreConfig | TinySRDecoderConfig = inputs.config
+        levels, outputs = len(feature_blocks(inputs.transformer)), self.config.critic.outputs
         heads = LatentDiscriminator(levels, width, outputs, seed=inputs.adapter_seed).to(inputs.transformer.device)
         self.network = self.heads = heads
         parameters, buffers = dict(heads.named_parameters()), dict(heads.named_buffers())
-        lr = inputs.config.optimizer.discriminator_lr
+        lr = self.config.optimizer.discriminator_lr
         self.groups = [inputs.group("discriminator", parameters, lr, buffers=buffers)]
 
     def run(self, batch: Batch, moment: Moment) -> TurnOutput:
@@ -58,7 +60,7 @@ class CriticTurn(Turn):
         """The source's levels on noised latents, and their time; each sample has its own, the same for every copy."""
         inputs = self.inputs
         generators = [seeding.generator(inputs.seed, "discriminator", position) for position in batch.positions]
-        sigma = inputs.schedule.sigma(uniform(generators, inputs.config.critic.t_range, z.device)).repeat(copies)
+        sigma = inputs.schedule.sigma(uniform(generators, self.config.critic.t_range, z.device)).repeat(copies)
         noise = gaussian_like(batch.z, generators).repeat(copies, 1, 1, 1)
         embeds, pooled = batch.embeds.repeat(copies, 1, 1), batch.pooled.repeat(copies, 1)
         timestep = inputs.schedule.timestep(sigma)

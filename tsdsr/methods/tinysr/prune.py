@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tsdsr import files, seeding
 from tsdsr.compression.deciders import learnt
 from tsdsr.compression.gates import BlockGates, gated
+from tsdsr.config import TinySRPruneConfig
 from tsdsr.data.dataset import Batch
 from tsdsr.errors import UserError
 from tsdsr.methods.base import Distillation, MethodInputs, Moment, TurnOutput
@@ -59,7 +60,8 @@ class PruneTurn(StudentTurn):
     """The search's objective under one draw of the gates for the whole micro-batch."""
 
     def __init__(self, inputs: MethodInputs, source: Source, gates: BlockGates) -> None:
-        rank, lr = inputs.config.gates.lora_rank, inputs.config.optimizer
+        config: TinySRPruneConfig = inputs.config
+        rank, lr = config.gates.lora_rank, config.optimizer
         adapters.add_adapter(
             inputs.transformer,
             adapters.STUDENT,
@@ -74,7 +76,7 @@ class PruneTurn(StudentTurn):
             inputs.group("student", adapter, lr.student_lr),
         ]
         super().__init__(inputs, source.student, groups, {**RECONSTRUCTION, **TERMS})
-        self.seed, self.tau, self.source = inputs.seed, inputs.config.gates.temperature, source
+        self.seed, self.tau, self.source = inputs.seed, config.gates.temperature, source
         self.network = self.gated = GatedNetwork(source.student, inputs, gates)
 
     def run(self, batch: Batch, moment: Moment) -> TurnOutput:
@@ -94,7 +96,9 @@ class Prune(Distillation):
     title = "TinySR, search"
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.inputs, self.source, config = inputs, Source(inputs), inputs.config.gates
+        self.inputs, self.source = inputs, Source(inputs)
+        recipe: TinySRPruneConfig = inputs.config
+        config = recipe.gates
         try:
             self.gates = BlockGates(
                 len(inputs.transformer.transformer_blocks), config.group_size, config.keep, expansion=config.expansion
@@ -120,6 +124,7 @@ class Prune(Distillation):
 
     def export(self, directory: Path, record: Mapping[str, Any]) -> None:
         """The decision file, beside what its run was."""
+        config: TinySRPruneConfig = self.inputs.config
         with files.atomic_directory(directory) as aside:
-            learnt(self.gates, source=self.inputs.config.source).write(aside / DECISION)
+            learnt(self.gates, source=config.source).write(aside / DECISION)
             files.write_json(aside / "run.json", dict(record))

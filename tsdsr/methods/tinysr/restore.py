@@ -15,6 +15,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from tsdsr.compression.cut import cut, without_text
+from tsdsr.config import TinySRRestoreConfig
 from tsdsr.data.dataset import Batch
 from tsdsr.errors import UserError
 from tsdsr.methods.base import Distillation, MethodInputs, Moment, Turn, TurnOutput
@@ -30,7 +31,8 @@ class RestoreTurn(StudentTurn):
     """The cut network's objective against the whole network's output."""
 
     def __init__(self, inputs: MethodInputs, source: Source, student: Student, critic: CriticTurn) -> None:
-        group = inputs.group("student", trained(student.transformer), inputs.config.optimizer.student_lr, averaged=True)
+        config: TinySRRestoreConfig = inputs.config
+        group = inputs.group("student", trained(student.transformer), config.optimizer.student_lr, averaged=True)
         super().__init__(inputs, student, [group], {**RECONSTRUCTION, **TERMS, "gan": critic.gan})
         self.source = source
         self.network = StudentNetwork(student, without_text(inputs.default))
@@ -60,13 +62,14 @@ class Restore(Distillation):
 
     def _network(self) -> Any:
         """In float32, whatever the source's precision: all of it is trained."""
-        config, whole = self.inputs.config, self.inputs.transformer
+        config: TinySRRestoreConfig = self.inputs.config
+        whole = self.inputs.transformer
         count = len(whole.transformer_blocks)
         if max(config.blocks) >= count:
             raise UserError(f"distill.blocks: {list(config.blocks)} names a block that is not among the {count}")
         network = cut(whole, sorted(config.blocks)).float()
-        if config.start is not None and whole.device.type != "meta":
-            network = type(network).from_pretrained(config.start).to(whole.device)
+        if config.network is not None and whole.device.type != "meta":
+            network = type(network).from_pretrained(config.network).to(whole.device)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         return network
