@@ -193,7 +193,8 @@ class Literal:
         for turn, optimizer in turns:
             optimizer.zero_grad()
             turn()
-            optimizer.update()
+            optimizer.clip()
+            optimizer.step(number)
 
     def gradients(self) -> dict[str, Tensor]:
         for optimizer in self.optimizers.values():
@@ -217,6 +218,8 @@ class PlainOptimizer:
     def zero_grad(self) -> None:
         self.adamw.zero_grad(set_to_none=True)
 
-    def update(self) -> None:
+    def clip(self) -> None:
         nn.utils.clip_grad_norm_(self.named.values(), self.config.clip_norm)
+
+    def step(self, step: int) -> None:
         self.adamw.step()
