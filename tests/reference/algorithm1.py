@@ -91,7 +91,7 @@ class LiteralStep:
         losses = {"tsd": self._tsd(z_hat, z, caption, draws)}
         if weights.get("lpips"):
             x_hat = self.vae.decode(z_hat / self.vae.config.scaling_factor, return_dict=False)[0]
-            losses["lpips"] = self.perceptual(x_hat, hq).mean()
+            losses["lpips"] = self.perceptual(x_hat.clamp(-1, 1), hq).mean()
         if weights.get("latent_mse"):
             losses["latent_mse"] = functional.mse_loss(z_hat, z)
         sum(weights[name] * loss for name, loss in losses.items()).backward()

@@ -33,6 +33,7 @@ def settings_of(config: Any, losses: dict[str, float]) -> Settings:
         teacher_scale=guidance.teacher,
         fake_scale=guidance.fake_score,
         loss_weights=losses,
+        residual=tsd.residual,
     )
 
 

@@ -12,12 +12,10 @@ def test_a_term_that_no_phase_asks_for_costs_nothing():
 
     def decode(z_hat):
         decoded.append(z_hat)
-        return torch.full((2, 3, 16, 16), 2.0)
+        return torch.full((2, 3, 16, 16), 2.0)  # beyond white, which a term of the image takes for white
 
     batch = RandomData().batch([0, 1])
-    output = StudentOutput(
-        batch.z + 1, batch, Moment(0, 1, None), decode, lambda x_hat, hq: (x_hat - 1).mean((1, 2, 3))
-    )
+    output = StudentOutput(batch.z + 1, batch, Moment(0, 1, None), decode, lambda x_hat, hq: x_hat.mean((1, 2, 3)))
     torch.testing.assert_close(RECONSTRUCTION["latent_mse"](output), torch.ones(2))
     assert decoded == []
     for _ in range(2):
@@ -35,7 +33,7 @@ def test_each_terms_gradient_at_z_hat_is_measured():
 
     z_hat = student_turn(method(distill_config()), batch, phase).carried["z_hat"].requires_grad_(True)
     terms = {
-        "lpips": perceptual(made.student.decode(z_hat), batch.hq),
+        "lpips": perceptual(made.student.decode(z_hat).clamp(-1, 1), batch.hq),
         "tsd": made.tsd(z_hat, batch, dasm=False).per_sample,
         "latent_mse": (z_hat - batch.z).pow(2).mean((1, 2, 3)),
     }
