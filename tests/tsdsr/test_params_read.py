@@ -12,7 +12,7 @@ import typing
 from collections import defaultdict
 from pathlib import Path
 
-from tsdsr.config import Params
+from tsdsr.config import DistillConfig, Params, PhaseConfig
 from tsdsr.config.section import Section
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,9 @@ class Reader:
     def __init__(self, sources: typing.Iterable[str]) -> None:
         self.trees = [ast.parse(source) for source in sources]
         self.read: set[tuple[str, str]] = set()
-        self.attributes: dict[str, Kinds] = defaultdict(lambda: NOTHING)  # of objects that are no sections
+        # Of objects that are no sections. `tsdsr.methods.base` has these two as `Any`: they are of whichever method.
+        self.attributes: dict[str, Kinds] = defaultdict(lambda: NOTHING)
+        self.attributes |= {"config": frozenset({DistillConfig}), "phase": frozenset({PhaseConfig})}
         self.by_name: set[str] = set()  # sections of which a field is read by a name in a variable
         self.strings: set[str] = set()
         for _ in range(3):  # what is found of attributes in one file helps in another
@@ -134,11 +136,11 @@ class Reader:
         return NOTHING
 
     def attribute(self, of: Kinds, name: str) -> Kinds:
-        having = [kind for kind in of if name in kind.model_fields]
+        derived = [kind for kind in CLASSES.values() if issubclass(kind, tuple(of))]
+        having = [kind for kind in derived if name in kind.model_fields]
         self.read |= {(owner(kind, name), name) for kind in having}
         if having:
-            self.named_section(name)
-            return frozenset().union(*(sections(kind.model_fields[name].annotation) for kind in having))
+            return self.named_section(name)
         # A section is known by its name; a method of one, or of what holds some, gives one again.
         return self.named_section(name) or of or self.attributes[name]
 
