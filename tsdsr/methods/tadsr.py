@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from tsdsr import files, seeding
+from tsdsr.config.methods.tadsr import TADSRConfig
 from tsdsr.data.dataset import Batch, DistillationData
 from tsdsr.data.targets import PhotographTargets
 from tsdsr.flow import add_noise, gaussian_like, uniform
@@ -121,7 +122,8 @@ class TADSR(LoRADistillation):
         ).to(self.inputs.transformer.device)
 
     def _discriminator_turn(self) -> DiscriminatorTurn:
-        heads, lr = self.adversary.heads, self.inputs.config.optimizer.discriminator_lr
+        config: TADSRConfig = self.inputs.config
+        heads, lr = self.adversary.heads, config.optimizer.discriminator_lr
         parameters, buffers = dict(heads.named_parameters()), dict(heads.named_buffers())
         group = self.inputs.group("discriminator", parameters, lr, buffers=buffers)
         group = replace(group, schedule=group.schedule.model_copy(update={"warmup_steps": 0}))  # the student's alone

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tsdsr import seeding
 from tsdsr.config import TSDSRConfig
+from tsdsr.config.methods.tsdsr import TSDPhaseConfig
 from tsdsr.data.dataset import Batch, DistillationData
 from tsdsr.data.targets import PhotographTargets
 from tsdsr.flow import gaussian_like, uniform
@@ -50,7 +51,8 @@ class TSDSR(ScoreDistillation):
         return {"tsd": self._tsd_term, "teacher_features": TeacherFeatures(self.inputs)}  # Eqs. (5)-(6); (7)
 
     def _tsd_term(self, output: StudentOutput) -> Tensor:
-        loss = self.tsd(output.z_hat, output.batch, dasm=output.moment.phase.dasm)
+        phase: TSDPhaseConfig = output.moment.phase
+        loss = self.tsd(output.z_hat, output.batch, dasm=phase.dasm)
         output.note(loss.sigma, loss.statistics)
         return loss.per_sample
 
