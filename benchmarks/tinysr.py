@@ -146,10 +146,10 @@ def show(title: str, rows: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, and at most 256 pixels")
+    parser.add_argument("--quick", action="store_true", help="fewer repeats, and at most 128 pixels")
     parser.add_argument("--side", type=int, default=512, help="pixels along a side of the restored image")
     options = parser.parse_args()
-    side, repeats = (min(options.side, 256), 3) if options.quick else (options.side, 15)
+    side, repeats = (min(options.side, 128), 3) if options.quick else (options.side, 15)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
     torch.manual_seed(0)
