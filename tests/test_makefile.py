@@ -24,8 +24,9 @@ def archive(tmp_path: Path) -> Path:
         shutil.copy(ROOT / ".dvc" / name, tmp_path / ".dvc")
     tools = tmp_path / ".venv/bin"
     tools.mkdir(parents=True)
-    for name in ("dvc", "python"):
-        (tools / name).symlink_to(Path(sys.executable).parent / name)
+    for name in ("dvc", "python"):  # a link to python would start it outside of its environment
+        (tools / name).write_text(f'#!/bin/sh\nexec "{Path(sys.executable).parent / name}" "$@"\n')
+        (tools / name).chmod(0o755)
     installed = tmp_path / ".venv/.installed"
     installed.touch()
     os.utime(installed, (time.time() + 60, time.time() + 60))  # later than what it is made from
@@ -47,13 +48,18 @@ def test_repro_runs_in_an_archive_without_git(archive: Path) -> None:
 
 
 def test_a_stages_error_comes_below_what_dvc_says(archive: Path) -> None:
-    script = "from pipeline.stages import stage; stage.run(lambda: stage.Params.load('absent.yaml'))"
-    (archive / "stage.py").write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}\n")
-    (archive / "dvc.yaml").write_text("stages: {one: {cmd: python stage.py, deps: [stage.py], outs: [out]}}\n")
+    (archive / "one.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pipeline.stages import stage\n"
+        "from tsdsr.errors import UserError\n"
+        "def main(): raise UserError('captions: no such folder; make it')\n"
+        "stage.run(main)\n"
+    )
+    (archive / "dvc.yaml").write_text("stages: {one: {cmd: python one.py, deps: [one.py], outs: [out]}}\n")
     done = make(archive, "repro")
     assert done.returncode != 0
     *before, error, makes_own = done.stderr.strip().splitlines()
-    assert error == "error: absent.yaml: no such file; give --params the path of a params.yaml"
+    assert error == "error: captions: no such folder; make it", done.stdout + done.stderr
     assert makes_own.startswith("make: ***")
     assert any("failed to reproduce" in line for line in before)
 
