@@ -98,5 +98,5 @@ def test_sd3_mediums_params_fit_24_gb(params: Params, root: Path) -> None:
     overlay = yaml.safe_load((root / "params/sd3-medium.yaml").read_text())
     found = memory.count(params.overlay(overlay))
     assert 3.8 * GIB < found.weights < 4.2 * GIB  # 2.03 B and 0.08 B parameters of 2 bytes, and the prompts
-    assert found.trained < 2 * GIB
+    assert found.trained < 2.5 * GIB  # 1.9 with gradients and moments, 0.35 of the average
     assert found.total < 0.5 * 24 * GIB
