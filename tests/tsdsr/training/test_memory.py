@@ -47,6 +47,15 @@ def test_the_count_is_what_a_real_step_allocates(params: Params, options: dict[s
     assert live.peak - start == pytest.approx(measured, rel=0.03)
 
 
+def test_a_discriminator_is_counted_and_not_averaged(params: Params, root: Path) -> None:
+    recipe = yaml.safe_load((root / "params/tadsr.yaml").read_text())
+    params = params.overlay(recipe).overlay({"data": {"crop_size": 64}, "distill": {"batch_size": 2}})
+    found, probe = memory.count(params), StepMemoryProbe(params, torch.device("meta"))
+    discriminator, student = (sum(p.numel() for p in group.parameters.values()) for group in probe.method.groups())
+    assert found.trained == 4 * (4 * (student + discriminator) + student)  # with gradient and two moments; EMA
+    assert found.activations > 0
+
+
 def test_weights_and_adapters_are_counted_exactly(params: Params) -> None:
     params = params.overlay(TINY).overlay({"distill": {"ema_decay": 0.9, "precision": "bfloat16"}})
     found = memory.count(params)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 from torch.multiprocessing import spawn
 
+from tests.tsdsr.methods.test_tadsr import RECIPE as TADSR
 from tests.tsdsr.training.rig import all_adapters, distill_config, gradients, trainer
 from tsdsr import files
 from tsdsr.training.checkpoint import Stopped
@@ -41,6 +42,27 @@ def train(directory: Path, rank: int = 0, **changes: Any) -> None:
     save_file(first, directory / f"gradients-{rank}.safetensors")
     files.write_json(directory / f"history-{rank}.json", made.history)
     files.write_json(directory / f"diagnostics-{rank}.json", made.by_noise.rows(made.world))
+
+
+def train_tadsr(directory: Path, rank: int = 0) -> None:
+    """Two steps of TAD-SR; writes this worker's first gradients, all that it trained, and its curve."""
+    made = trainer(distill_config(**{**TADSR, "steps": 2, "log_every": 1}), directory / "run", World.current())
+    first: dict[str, Tensor] = {}
+
+    def keep_gradients(update: Update) -> None:
+        for group in made.method.groups():
+            if update.step == 0 and group.name == update.turn:
+                first.update({f"{group.name}/{name}": p.grad.clone() for name, p in group.parameters.items()})
+        note(update)
+
+    note, made.stepper.on_update = made.stepper.on_update, keep_gradients
+    made.run()
+    ended = {f"{group.name}/{name}": p for group in made.method.groups() for name, p in group.parameters.items()}
+    ended |= {f"buffers/{name}": value for group in made.method.groups() for name, value in group.buffers.items()}
+    for name, tensors in (("gradients", first), ("ended", ended)):
+        kept = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
+        save_file(kept, directory / f"{name}-{rank}.safetensors")
+    files.write_json(directory / f"history-{rank}.json", made.history)
 
 
 def break_off(directory: Path, rank: int) -> None:
@@ -85,6 +107,7 @@ def work(rank: int, size: int, directory: str) -> None:
     with warnings.catch_warnings(record=True) as said:
         for name, changes in CASES.items():
             train(root / name, rank, **changes)
+        train_tadsr(root / "tadsr", rank)
     files.write_json(root / f"warnings-{rank}.json", [str(warning.message) for warning in said])
     break_off(root / "broken", rank)
     stop_and_go_on(root / "stopped", rank)
@@ -94,9 +117,10 @@ def work(rank: int, size: int, directory: str) -> None:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("workers")
-    for name in ("1x4", *CASES, "broken", "stopped"):
+    for name in ("1x4", *CASES, "tadsr", "tadsr-1x4", "broken", "stopped"):
         (root / name).mkdir()
     train(root / "1x4")
+    train_tadsr(root / "tadsr-1x4")
     spawn(work, (2, str(root)), nprocs=2)
     return root
 
@@ -143,6 +167,20 @@ def test_two_workers_count_one_workers_samples_by_noise_level(ran, case):
         for found, row in zip(files.read_json(ran / case / f"diagnostics-{rank}.json"), wanted, strict=True):
             assert found.pop("phase") == row["phase"]
             assert found == pytest.approx({name: value for name, value in row.items() if name != "phase"}, rel=1e-3)
+
+
+def test_two_workers_train_tadsr_and_its_discriminator_as_one_does(ran):
+    first, second = (weights(ran, "tadsr", "ended", rank) for rank in range(2))
+    assert {key.split("/")[0] for key in first} == {"student", "discriminator", "buffers"}
+    assert all(torch.equal(second[key], value) for key, value in first.items())
+    found, wanted = weights(ran, "tadsr", "gradients"), weights(ran, "tadsr-1x4", "gradients")
+    assert {key.split("/")[0] for key in wanted} == {"student", "discriminator"}
+    for group in ("student", "discriminator"):
+        largest = max(float(value.norm()) for key, value in wanted.items() if key.startswith(group))
+        for key in (key for key in wanted if key.startswith(group)):
+            assert float((found[key] - wanted[key]).norm()) <= 1e-4 * largest, key
+    curves = [files.read_json(ran / place / "history-0.json") for place in ("tadsr", "tadsr-1x4")]
+    assert curves[0][0] == pytest.approx(curves[1][0], rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("rank", range(2))
