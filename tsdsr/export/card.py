@@ -13,6 +13,7 @@ SCORES = Path("reports/scores")
 # Per teacher preset: the hub's word for the licence of the base weights, and what it means in a sentence.
 _BASE_LICENCES = {
     "tiny": ("apache-2.0", "The base was trained from scratch by this project's teacher stage."),
+    "nano": ("apache-2.0", "The base was trained from scratch by this project's teacher stage."),
     "sd3-medium": (
         "other",
         "The base is Stable Diffusion 3 Medium: its weights, and this model made from them, are under the Stability AI "
