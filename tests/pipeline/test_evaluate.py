@@ -316,7 +316,7 @@ class Pool(scoring_workers.Spread):
 
     started = 0
 
-    def _spread(self, stream: Iterator[metrics.Batch]) -> Iterator[Any]:
+    def _spread(self, stream: Iterator[metrics.ImageBatch]) -> Iterator[Any]:
         self.started += 1
         return self._local(stream)
 
@@ -327,7 +327,7 @@ def test_workers_start_only_above_the_threshold(images: int, expected: int) -> N
 
     pool = Pool(metrics.LocalExecutor(torch.device("cpu")), 2, above_images=3, folders=[])
     pixels = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 3), dtype=np.uint8)
-    batches = [metrics.Batch((f"{index}.png",), ("psnr",), pixels, pixels) for index in range(images)]
+    batches = [metrics.ImageBatch((f"{index}.png",), ("psnr",), pixels, pixels) for index in range(images)]
     results = list(pool(iter(batches)))
     assert pool.started == expected
     assert sorted(result.names[0] for result in results) == [f"{index}.png" for index in range(images)]

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tsdsr import weights
+from tsdsr.commands import weights as command
 from tsdsr.errors import UserError
 from tsdsr.weights import search
 
@@ -46,8 +47,8 @@ def write(path: Path, content: bytes = CONTENT) -> Path:
 
 def run(*words: str) -> int:
     parser = argparse.ArgumentParser()
-    weights.add_arguments(parser)
-    return weights.run(parser.parse_args(list(words)))
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(list(words)))
 
 
 @pytest.mark.parametrize("variable", ["TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", None])

@@ -9,7 +9,7 @@ TINY, MEDIUM = presets.get("tiny"), presets.get("sd3-medium")
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(UserError, match="unknown preset 'sd4'; known: tiny, sd3-medium"):
+    with pytest.raises(UserError, match="unknown preset 'sd4'; known: tiny, nano, sd3-medium"):
         presets.get("sd4")
 
 

@@ -141,7 +141,13 @@ def fake_score_turn(made: Distillation, batch: Batch, z_hat: Tensor, update: int
 
 
 def trainer(
-    config: DistillConfig, directory: Path, world: World | None = None, *, key: str = "key", **callbacks: Any
+    config: DistillConfig,
+    directory: Path,
+    world: World | None = None,
+    *,
+    key: str = "key",
+    guard: Any = None,
+    **callbacks: Any,
 ) -> Trainer:
     return Trainer(
         method(config),
@@ -151,6 +157,7 @@ def trainer(
         device=torch.device("cpu"),
         world=world,
         callbacks=Callbacks(**callbacks),
+        guard=guard,
     )
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from PIL import Image
 from skimage import data as pictures
 from torch import Tensor
 
-from tests.tiny import random_prompt
 from tests.tsdsr.training.rig import distill_config, trainer
 from tsdsr.config.distill import ValidationConfig
 from tsdsr.data.pairs import PairFolder
@@ -20,24 +18,21 @@ from tsdsr.errors import UserError
 from tsdsr.training.validation import ArtefactGuard, Validation, broken_steps, held_out
 
 CONFIG = ValidationConfig(every=2, images=2, max_pattern_rise_db=3.0)
-SIDE, FACTOR, PATCH = 128, 4, 2
+SIDE, PERIOD = 128, 8
 
 
 class Painter:
-    """In the student's place: returns its upsampled input, with a grid of the patches' size painted over it."""
+    """In a method's place: returns its upsampled input, with a grid of the patches' size painted over it."""
+
+    pattern_period = PERIOD
 
     def __init__(self, strength: float = 0.0) -> None:
         self.strength = strength
-        self.codec = SimpleNamespace(factor=FACTOR)
-        self.transformer = SimpleNamespace(config=SimpleNamespace(patch_size=PATCH))
 
-    def __call__(self, x_lq: Tensor, prompt: object) -> Tensor:
-        return x_lq
-
-    def decode(self, z_hat: Tensor) -> Tensor:
-        grid = torch.zeros(z_hat.shape[-2:])
-        grid[:: FACTOR * PATCH] = self.strength
-        return z_hat + grid
+    def restore(self, x_lq: Tensor) -> Tensor:
+        grid = torch.zeros(x_lq.shape[-2:])
+        grid[::PERIOD] = self.strength
+        return x_lq + grid
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +46,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> PairFolder:
     return PairFolder(root)
 
 
-def guard(student: object, pairs: PairFolder, **options: object) -> ArtefactGuard:
+def guard(method: object, pairs: PairFolder, **options: object) -> ArtefactGuard:
     return ArtefactGuard(
-        student,  # type: ignore[arg-type]
-        random_prompt(10),
+        method,  # type: ignore[arg-type]
         pairs,
         pairs.ids[:2],
         scale=4,
@@ -128,15 +122,17 @@ def test_the_loop_looks_at_its_steps_and_at_the_end_and_remembers_after_a_kill(t
     assert watcher.looks == seen == [2, 4, 5]
     shutil.rmtree(tmp_path / "step-00000005")  # as if it had been killed before
     again = trainer(config, tmp_path, guard=watcher)
-    again._resume()
+    again.resume()
     assert again.validations == made.validations[:2]
 
 
 def test_the_averaged_weights_are_what_is_looked_at(tmp_path: Path):
+    config, watcher = distill_config(steps=2, ema_decay=0.9, validation={"every": 1}), Watcher()
+    trained: list[Tensor] = []
     made = trainer(
-        distill_config(steps=2, ema_decay=0.9, validation={"every": 1}), tmp_path, guard=(watcher := Watcher())
+        config, tmp_path, guard=watcher, on_step=lambda step, values: trained.append(parameter.detach().clone())
     )
-    name, parameter = next(iter(made.student_optimizer.named.items()))
+    name, parameter = next(iter(made._averaged_parameters.items()))
     original = watcher.look
 
     def look(step, earlier):
@@ -145,8 +141,6 @@ def test_the_averaged_weights_are_what_is_looked_at(tmp_path: Path):
         return original(step, earlier)
 
     watcher.look = look  # type: ignore[method-assign]
-    trained = []
-    made.on_step = lambda step, values: trained.append(parameter.detach().clone())
     made.run()
     assert len(watcher.weights) == 2
     assert not torch.equal(watcher.weights[0], trained[0])
