@@ -33,6 +33,7 @@ from tsdsr.losses.reconstruction import latent_mse
 from tsdsr.methods.base import Group, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.methods.student import LoRADistillation, StudentOutput, Term
 from tsdsr.models.discriminator import LatentDiscriminator, feature_blocks
+from tsdsr.models.restoring import RestoringTeacher
 from tsdsr.models.student import Student, upsample
 
 Targets = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -59,7 +60,7 @@ class Adversary:
     def features(self, z: Tensor, noise: Tensor, sigma: Tensor, z_lq: Tensor) -> tuple[list[Tensor], Tensor]:
         """The teacher's levels on noised latents, and their time."""
         timestep = self.inputs.schedule.timestep(sigma)
-        return self.inputs.restorer.features(add_noise(z, noise, sigma), timestep, z_lq), timestep
+        return _restorer(self.inputs).features(add_noise(z, noise, sigma), timestep, z_lq), timestep
 
     def judge(self, z_hat: Tensor, batch: Batch, z_lq: Tensor) -> Tensor:
         """Logits (B, N) of z_hat, differentiable in it alone; neither parameters nor the norms' estimates change."""
@@ -149,7 +150,7 @@ class TADSR(LoRADistillation):
             z_tea,
             t=uniform(generators, config.t_range, z_tea.device),
             noise=gaussian_like(z_tea, generators),
-            teacher=lambda z_t, timestep: inputs.restorer(z_t, timestep, z_lq),
+            teacher=lambda z_t, timestep: _restorer(inputs)(z_t, timestep, z_lq),
             schedule=inputs.schedule,
             residual=config.residual,
         )
@@ -167,7 +168,7 @@ class TADSR(LoRADistillation):
             "what": "the restoring teacher's outputs",
             "latents": data.cache.manifest,  # the teacher among them
             "low_quality": [files.sha256_file(data.pairs.lq_path(name)) for name in data.pairs.ids],
-            "steps": inputs.restorer.steps,
+            "steps": _restorer(inputs).steps,
             "scale": inputs.scale,
             "precision": inputs.config.precision,
             "shift": [inputs.schedule.shift, inputs.use_shift],
@@ -188,4 +189,9 @@ class TADSR(LoRADistillation):
         x_lq = upsample(lq[None].to(inputs.null.embeds.device), inputs.scale)
         z_lq = self.student.codec.encode(x_lq).float()
         noise = gaussian_like(z_lq, [seeding.generator(0, "restorer", name)])
-        return torch.cat([inputs.restorer.restore(z_lq, noise, inputs.schedule), z_lq])
+        return torch.cat([_restorer(inputs).restore(z_lq, noise, inputs.schedule), z_lq])
+
+
+def _restorer(inputs: MethodInputs) -> RestoringTeacher:
+    assert inputs.restorer is not None, "a method that `restores` is given its teacher"
+    return inputs.restorer
