@@ -144,7 +144,7 @@ def test_a_stage_finds_what_it_reads_and_leaves_what_it_writes_under_a_url(
     (home / "data/teacher/model_index.json").write_text("{}")
     for name in ("data/pairs", "data/teacher"):
         TreeStore(url).push(home, name)
-    monkeypatch.setattr(storage, "_module", lambda: "pipeline.precompute")
+    monkeypatch.setattr(storage.dvc_yaml, "command", lambda: "pipeline.precompute")
     arguments = stored_at(url)
     with storage.workplace(arguments, JOB):
         assert Path("data/pairs/train/hq/a.png").read_text() == "data/pairs/train/hq/a.png"
@@ -155,7 +155,7 @@ def test_a_stage_finds_what_it_reads_and_leaves_what_it_writes_under_a_url(
         assert not (tmp_path / "bucket/data/latents").exists()
     assert (tmp_path / "bucket/data/latents/manifest.json").read_text() == "{}"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another host"))
-    monkeypatch.setattr(storage, "_module", lambda: "pipeline.distill")
+    monkeypatch.setattr(storage.dvc_yaml, "command", lambda: "pipeline.distill")
     with storage.workplace(arguments, JOB):
         assert Path("data/latents/manifest.json").read_text() == "{}"
 
