@@ -39,7 +39,7 @@ def train_loop(directory: Path) -> None:
     config = distill_config(steps=STEPS, ema_decay=0.9)
     loop = trainer(config, directory / "checkpoints")
     loop.run()
-    save_file(all_adapters(loop.student), directory / "final.safetensors.part")
+    save_file(all_adapters(loop.method.student), directory / "final.safetensors.part")
     (directory / "final.safetensors.part").replace(directory / "final.safetensors")
     (directory / "curve.json").write_text(json.dumps(loop.history, sort_keys=True))
 
