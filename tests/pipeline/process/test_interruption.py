@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -163,7 +162,8 @@ def with_dvc(target: Target) -> Target:
 
 def refuse_a_second(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the stage's script beside the one that is at work."""
-    holder = json.loads((target.directory / ".tsdsr/running/full/lock").read_text())["pid"]
+    note = (target.directory / ".tsdsr/running/full/lock.holder").read_text()
+    holder = note.removeprefix("process ").partition(" ")[0]
     monkeypatch.chdir(target.directory)
     monkeypatch.setattr("sys.argv", ["distill"])
     with pytest.raises(UserError, match=f"the distillation of full is under way already, in process {holder} on "):
