@@ -98,6 +98,6 @@ def test_the_trained_student_upscales_a_photograph(clone: Path) -> None:
     from PIL import Image
 
     lq = sorted((clone / "data/pairs/test/lq").iterdir())[0]
-    run(clone, "tsdsr", "upscale", str(lq), "-o", "out.png")
+    run(clone, "tsdsr", "upscale", str(lq), "-o", "out.png", "--model", "full")
     with Image.open(lq) as small, Image.open(clone / "out.png") as large:
         assert large.size == (4 * small.width, 4 * small.height)

@@ -82,7 +82,7 @@ def test_without_a_stream_for_errors_none_goes_to_the_output() -> None:
 @pytest.fixture
 def stopped_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[signal.Signals], int]]:
     """Run a command that gets the signal, for its exit status; handlers are put back afterwards."""
-    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
 
     def run(number: signal.Signals) -> int:
         def work(args: object) -> int:
@@ -103,6 +103,7 @@ def test_whoever_ends_a_command_it_ends_in_order(
     number: signal.Signals, stopped_by: Callable[[signal.Signals], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     assert stopped_by(number) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
