@@ -106,8 +106,9 @@ class Target:
 
     def worker(self) -> int | None:
         """The Ray worker that saves the checkpoints, while it trains."""
-        with suppress(OSError, ValueError, KeyError):
-            pid = int(json.loads((self.directory / ".tsdsr/running/full/writer").read_text())["pid"])
+        with suppress(OSError, ValueError):
+            note = (self.directory / ".tsdsr/running/full/writer.holder").read_text()
+            pid = int(note.removeprefix("process ").partition(" ")[0])
             return pid if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes() else None
         return None
 
