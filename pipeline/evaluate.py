@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 TEST, TEACHER, STUDENT = Path("data/pairs/test"), Path("data/teacher"), Path("data/students/full")
 MANIFEST = Path("data/pairs/manifest.json")
 RESTORED, SCORES, METRICS = Path("data/restored"), Path("reports/scores"), Path("reports/metrics")
-RUNS = Path("reports/runs")  # which run, commit and params gave a file of scores
+RUNS = Path("reports/runs")  # which run, commit and params gave a file of scores, and what a picture cost
 EXTERNAL = "outputs"  # in the provenance of scores whose images were made elsewhere: their folder
 TEST_DATA = "test pairs"  # in MLflow
 TEST_SET = "test"  # the name of our own test set among the data sets
@@ -152,6 +152,7 @@ def _score(
             "commit": provenance.git_commit(),
             "params": provenance.params_hash(params),
             "run": run.run_id,
+            "cost": made_by.pop("cost", {}),
         }
         files.write_json(RUNS / f"{out.stem}.json", made_in)
         summary = metrics.write(
