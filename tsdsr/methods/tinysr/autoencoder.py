@@ -8,6 +8,7 @@ Source: TinySR, arXiv 2508.17434, Sec. 3.2.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,8 +84,9 @@ class _Autoencoder(Distillation):
         self.pattern_period = self.source.pattern_period
         self.turns: Sequence[Turn] = self._turns()
 
+    @abstractmethod
     def _turns(self) -> Sequence[Turn]:
-        raise NotImplementedError
+        """The half that is trained."""
 
     def export(self, directory: Path, record: Mapping[str, Any]) -> None:
         """The autoencoder, both halves."""
