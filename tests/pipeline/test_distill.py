@@ -64,7 +64,8 @@ def _image_series(name: str) -> dict[int, Path]:
     """step -> file of the validation images of a run in MLflow."""
     from mlflow import MlflowClient
 
-    client = MlflowClient("sqlite:///mlflow.db")
+    # an absolute address: MLflow keeps one engine per address, and a relative one may name the store of another test
+    client = MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")
     (run,) = client.search_runs(["1"], f"tags.`tsdsr.name` = '{name}'")
     files = [Path(item.path).name for item in client.list_artifacts(run.info.run_id, "images")]
     folder = Path("mlruns", run.info.run_id, "artifacts/images")

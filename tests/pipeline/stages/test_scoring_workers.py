@@ -16,7 +16,7 @@ from pipeline.cluster import runtime
 from pipeline.process import interruption
 from pipeline.stages import scoring_workers
 from tsdsr import metrics
-from tsdsr.metrics import Batch
+from tsdsr.metrics import ImageBatch
 
 STORE = 80 * 2**20  # bytes; Ray takes no less than 75 MiB
 SIDE = 4000
@@ -36,12 +36,12 @@ def small_store() -> Iterator[Any]:
         ray.shutdown()
 
 
-def batch(number: int) -> Batch:
+def batch(number: int) -> ImageBatch:
     """Two pictures in one, of one grey each: 92 MiB."""
     shape = (1, SIDE, SIDE, 3)
     images, references = (np.full(shape, grey, np.uint8) for grey in (100, 101 + 3 * number))
     assert images.nbytes + references.nbytes > STORE
-    return Batch((f"{number}.png",), ("psnr",), images, references)
+    return ImageBatch((f"{number}.png",), ("psnr",), images, references)
 
 
 @pytest.mark.repro

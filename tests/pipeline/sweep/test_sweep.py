@@ -317,7 +317,7 @@ def test_a_sweep_runs_what_is_left_and_then_nothing(here: Path, monkeypatch: pyt
 
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri="sqlite:///mlflow.db")
+    client = MlflowClient(tracking_uri=f"sqlite:///{Path('mlflow.db').resolve()}")
     experiment = client.get_experiment_by_name(params.tracking.experiment)
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     child, above = runs["trial-02"], runs[f"sweep {params.sweep.name}"]
