@@ -149,7 +149,7 @@ def _restorer(
     """One step of the multi-step teacher, on the meta device."""
     transformer = presets.build_transformer(preset, seed=0, device="meta").half().requires_grad_(False)
     restoring.attach(transformer, rank=rank, seed=0, trainable=False)
-    restorer = restoring.RestoringTeacher(transformer, prompt, RESTORING_STEPS)
+    restorer = restoring.RestoringTeacher(transformer, prompt)
     return [transformer], lambda: restorer(latent, latent.new_empty(1), latent)
 
 

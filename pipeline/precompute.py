@@ -1,35 +1,39 @@
 """precompute: the training pairs' HQ latents and every prompt's embeddings, data/latents.
 
-Reads the params sections prompts, precompute and teacher.use_shift, data/pairs/train and data/teacher. After it neither
-the text encoders nor the HQ images' encoding are needed in training. A run that was interrupted is continued by the
-next one of the same inputs; it ends with the same bytes.
+Reads the params sections prompts, precompute, teacher.use_shift and teacher.restorer, data/pairs/train and
+data/teacher. After it neither the text encoders nor the HQ images' encoding are needed in training; nor is the sampling
+of a teacher that restores (`teacher.restorer.enabled`), whose outputs for the pairs' LQ images are stored as well. A
+run that was interrupted is continued by the next one of the same inputs; it ends with the same bytes.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import tsdsr
 from pipeline.process import locks
 from pipeline.stages import lineage, stage
-from tsdsr import device, files
+from tsdsr import device, files, seeding
 from tsdsr.config import Params, PrecomputeConfig
 from tsdsr.data.cache import NULL_PROMPT, Sample, mirrored
 from tsdsr.data.cache_writer import CacheWriter
 from tsdsr.data.images import read_image
 from tsdsr.data.pairs import PairFolder
+from tsdsr.flow import gaussian_like
+from tsdsr.models import restoring, text
 from tsdsr.models import teacher as teachers
-from tsdsr.models import text
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.prompt import Prompt
+from tsdsr.models.student import upsample
 
 PAIRS = Path("data/pairs/train")
 TEACHER = Path("data/teacher")
@@ -37,7 +41,10 @@ OUT = Path("data/latents")
 GROWING = Path(".tsdsr/latents")
 LOCK = Path(".tsdsr/running/precompute/lock")
 # A change of these makes what an interrupted run left behind worthless.
-CODE = [Path(__file__), *(Path(tsdsr.__file__).parent / name for name in ("data", "models"))]
+CODE = [Path(__file__), *(Path(tsdsr.__file__).parent / name for name in ("data", "flow.py", "models"))]
+
+Restore = Callable[[Sequence[str], Tensor], Tensor]
+"""Ids and upsampled LQ images [B,3,H,W] -> z_tea and z_L, [B,2,C,h,w]."""
 
 log = logging.getLogger("precompute")
 
@@ -57,6 +64,7 @@ def precompute(params: Params, pairs: Path, teacher: Path, out: Path, growing: P
         default_prompt=params.prompts.default,
         use_shift=params.teacher.use_shift,
         config=params.precompute,
+        restoring_steps=params.teacher.restorer.sampling_steps if params.teacher.restorer.enabled else None,
     )
     files.put_in_place(cache, out)
     shutil.rmtree(growing)
@@ -64,18 +72,28 @@ def precompute(params: Params, pairs: Path, teacher: Path, out: Path, growing: P
 
 
 def grow_cache(
-    pairs: Path, teacher: Path, growing: Path, *, default_prompt: str, use_shift: bool, config: PrecomputeConfig
+    pairs: Path,
+    teacher: Path,
+    growing: Path,
+    *,
+    default_prompt: str,
+    use_shift: bool,
+    config: PrecomputeConfig,
+    restoring_steps: int | None = None,
 ) -> Path:
     """Compute a cache, or what an interrupted run of equal input left to compute of it; returns its directory.
 
     Equal input gives equal bytes. `growing` is the writer's own, and whoever calls removes it.
+
+    Args:
+        restoring_steps: K of the teacher's restorer; None leaves its outputs out.
     """
     folder = PairFolder(pairs)
     texts = sorted({folder.caption(name) for name in folder.ids} | {default_prompt, NULL_PROMPT})
-    origin = {"teacher": teachers.fingerprint(teacher), "use_shift": use_shift}
+    origin = {"teacher": teachers.fingerprint(teacher), "use_shift": use_shift, "restoring_steps": restoring_steps}
     key = files.sha256_json(
         {
-            "pairs": _digests(folder),
+            "pairs": _digests(folder, with_lq=restoring_steps is not None),
             "texts": texts,
             "origin": origin,
             "config": config.model_dump(),
@@ -88,15 +106,21 @@ def grow_cache(
         log.info("%d prompts and %d latents were computed before", writer.num_prompts, writer.num_samples)
     if left := texts[writer.num_prompts :]:
         writer.add_prompts(_prompts(teacher, left))
-    writer.add_samples(_samples(folder, teacher, use_shift, config, writer.num_samples))
+    if writer.num_samples < len(folder) * _rows(config):
+        vae = teachers.load_vae(teachers.locate(teacher), dtype=torch.float32, device=device.pick())
+        codec, restore = LatentCodec(vae, use_shift), None
+        if restoring_steps is not None:
+            restore = _restoring(teacher, writer.prompt(default_prompt), codec, restoring_steps)
+        writer.add_samples(_samples(folder, codec, config, restore, writer.num_samples))
     return writer.finish(default_prompt=default_prompt, origin=origin)
 
 
-def _digests(folder: PairFolder) -> list[tuple[str, str, str]]:
-    """Each photograph's id, caption and sha256."""
+def _digests(folder: PairFolder, with_lq: bool) -> list[tuple[str, ...]]:
+    """Each pair's id, caption and sha256 of what is read of it."""
+    paths = (folder.hq_path, folder.lq_path) if with_lq else (folder.hq_path,)
     with ThreadPoolExecutor() as pool:
-        sums = list(pool.map(files.sha256_file, map(folder.hq_path, folder.ids)))
-    return [(name, folder.caption(name), digest) for name, digest in zip(folder.ids, sums, strict=True)]
+        sums = [list(pool.map(files.sha256_file, map(path, folder.ids))) for path in paths]
+    return [(name, folder.caption(name), *digests) for name, *digests in zip(folder.ids, *sums, strict=True)]
 
 
 def _prompts(teacher: Path, texts: list[str]) -> Iterator[tuple[str, Prompt]]:
@@ -106,33 +130,56 @@ def _prompts(teacher: Path, texts: list[str]) -> Iterator[tuple[str, Prompt]]:
         yield prompt, text.encode_prompts(pipe, [prompt])[0]
 
 
+def _restoring(teacher: Path, prompt: Prompt, codec: LatentCodec, steps: int) -> Restore:
+    """The restoring teacher, from noise that belongs to the image alone."""
+    place = device.pick()
+    loaded = teachers.load_teacher(teacher, text_encoders=False, dtype=precision(), device=place)
+    restoring.load(loaded.transformer, teacher)
+    restorer = restoring.RestoringTeacher(loaded.transformer, Prompt(prompt.embeds.to(place), prompt.pooled.to(place)))
+
+    def restore(names: Sequence[str], x_lq: Tensor) -> Tensor:
+        z_lq = codec.encode(x_lq)
+        noise = gaussian_like(z_lq, [seeding.generator(0, "restorer", name) for name in names])
+        return torch.stack([restorer.restore(z_lq, noise, loaded.schedule, steps), z_lq], dim=1)
+
+    return restore
+
+
+def _rows(config: PrecomputeConfig) -> int:
+    """Of a photograph."""
+    return 2 if config.flips else 1
+
+
 def _samples(
-    folder: PairFolder, teacher: Path, use_shift: bool, config: PrecomputeConfig, first: int
+    folder: PairFolder, codec: LatentCodec, config: PrecomputeConfig, restore: Restore | None, first: int
 ) -> Iterator[Sample]:
     """From number `first` on. Batches begin where they always do: what a row shares its batch with may round it."""
-    a_photograph = 2 if config.flips else 1
-    if first == len(folder) * a_photograph:
-        return
-    whole, begun = divmod(first, config.batch_size * a_photograph)
+    whole, begun = divmod(first, config.batch_size * _rows(config))
     names = folder.ids[whole * config.batch_size :]
-    vae = teachers.load_vae(teachers.locate(teacher), dtype=torch.float32, device=device.pick())
-    codec = LatentCodec(vae, use_shift)
-    yield from islice(_encoded(folder, names, codec, config), begun, None)
-
-
-@torch.no_grad()
-def _encoded(folder: PairFolder, names: list[str], codec: LatentCodec, config: PrecomputeConfig) -> Iterator[Sample]:
-    """Each batch's latents, then those of its mirror images."""
     with tqdm(total=len(names), desc="precompute: latents", unit="image") as bar:
         for start in range(0, len(names), config.batch_size):
             batch = names[start : start + config.batch_size]
-            images = torch.stack([read_image(folder.hq_path(name)) for name in batch]).to(device.pick())
-            for name, latent in zip(batch, codec.encode(images).cpu(), strict=True):
-                yield Sample(name, folder.caption(name), latent)
-            if config.flips:
-                for name, latent in zip(batch, codec.encode(images.flip(-1)).cpu(), strict=True):
-                    yield Sample(mirrored(name), folder.caption(name), latent)
+            yield from islice(_encoded(folder, batch, codec, config, restore), begun, None)
+            begun = 0
             bar.update(len(batch))
+
+
+@torch.no_grad()
+def _encoded(
+    folder: PairFolder, names: list[str], codec: LatentCodec, config: PrecomputeConfig, restore: Restore | None
+) -> Iterator[Sample]:
+    """A batch's samples, then those of its mirror images."""
+    hq = torch.stack([read_image(folder.hq_path(name)) for name in names]).to(device.pick())
+    for flipped in (False, True)[: _rows(config)]:
+        ids = [mirrored(name) if flipped else name for name in names]
+        latents = codec.encode(hq.flip(-1) if flipped else hq).cpu()
+        restored: Sequence[Tensor | None] = [None] * len(names)
+        if restore is not None:
+            lq = torch.stack([read_image(folder.lq_path(name)) for name in names]).to(hq)
+            x_lq = upsample(lq.flip(-1) if flipped else lq, hq.shape[-1] // lq.shape[-1])
+            restored = restore(ids, x_lq).cpu().unbind()
+        for name, its_id, latent, its_restored in zip(names, ids, latents, restored, strict=True):
+            yield Sample(its_id, folder.caption(name), latent, its_restored)
 
 
 def rounding() -> list[object]:

@@ -45,7 +45,11 @@ _PHOTOGRAPHS = (f"{PAIRS}/train/hq", f"{PAIRS}/train/captions", EDITS)
 ARTIFACTS = {
     PAIRS: Artifact("prepare-degradations", ("seed", "data", "captions", "degradation")),
     TEACHER: Artifact("teacher", ("seed", "teacher", "prompts"), _PHOTOGRAPHS),
-    LATENTS: Artifact("precompute", ("prompts", "precompute", "teacher.use_shift"), (*_PHOTOGRAPHS, TEACHER)),
+    LATENTS: Artifact(
+        "precompute",
+        ("prompts", "precompute", "teacher.use_shift", "teacher.restorer.enabled", "teacher.restorer.sampling_steps"),
+        (*_PHOTOGRAPHS, f"{PAIRS}/train/lq", TEACHER),
+    ),
     STUDENTS: Artifact(
         "distill",
         ("seed", "data.scale", "degradation", "prompts", "teacher.use_shift", "distill"),

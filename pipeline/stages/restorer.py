@@ -61,7 +61,7 @@ def train(params: Params, pairs: Path, work: Work, code: Sequence[Path]) -> None
         config.steps,
         key,
         lambda session: train_restorer(
-            RestoringTeacher(teacher.transformer, prompt, config.sampling_steps),
+            RestoringTeacher(teacher.transformer, prompt),
             LatentCodec(teacher.vae, params.teacher.use_shift),
             data,
             config,

@@ -134,10 +134,8 @@ def _multi_step(params: Params, directory: Path) -> Callable[[torch.Tensor], np.
     restoring.load(teacher.transformer, directory)
     steps = params.teacher.restorer.sampling_steps
     told = Prompt(prompt.embeds.to(place), prompt.pooled.to(place))
-    restorer, codec = (
-        restoring.RestoringTeacher(teacher.transformer, told, steps),
-        LatentCodec(teacher.vae, params.teacher.use_shift),
-    )
+    restorer = restoring.RestoringTeacher(teacher.transformer, told)
+    codec = LatentCodec(teacher.vae, params.teacher.use_shift)
     unit = codec.factor * int(teacher.transformer.config.patch_size)
 
     @torch.no_grad()
@@ -146,7 +144,7 @@ def _multi_step(params: Params, directory: Path) -> Callable[[torch.Tensor], np.
         height, width = x_lq.shape[-2:]
         z_lq = codec.encode(functional.pad(x_lq, (0, -width % unit, 0, -height % unit), mode="replicate"))
         noise = gaussian_like(z_lq, [seeding.generator(0, "restorer")])
-        restored = codec.decode(restorer.restore(z_lq, noise, teacher.schedule))[..., :height, :width]
+        restored = codec.decode(restorer.restore(z_lq, noise, teacher.schedule, steps))[..., :height, :width]
         picture, reference, small = ((part / 2 + 0.5).cpu().numpy() for part in (restored, x_lq, lq))
         align = ALIGNMENTS[params.evaluate.color_alignment].prepare(
             small,

@@ -8,20 +8,34 @@ import torch
 
 from pipeline import precompute as stage
 from tests.teachers import write_pairs, write_random_teacher
-from tsdsr import files
+from tsdsr import files, seeding
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache, mirrored
 from tsdsr.data.images import read_image
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
+from tsdsr.flow import gaussian_like
+from tsdsr.models import restoring, text
 from tsdsr.models import teacher as teachers
-from tsdsr.models import text
 from tsdsr.models.codec import LatentCodec
+from tsdsr.models.student import upsample
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Path:
     return write_random_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def restorer(teacher, tmp_path_factory) -> Path:
+    """The teacher, as one that restores: what it makes follows from z_L."""
+    directory = tmp_path_factory.mktemp("restorer") / "teacher"
+    shutil.copytree(teacher, directory)
+    transformer = teachers.load_teacher(directory, text_encoders=False).transformer
+    restoring.attach(transformer, rank=2, seed=0, trainable=True)
+    torch.nn.init.constant_(transformer.get_submodule(restoring.PROJECTION).weight, 0.1)
+    restoring.save(transformer, directory / restoring.FILE)
+    return directory
 
 
 @pytest.fixture
@@ -32,7 +46,11 @@ def pairs(tmp_path: Path) -> Path:
 @pytest.fixture
 def small(params: Params) -> Params:
     return params.overlay(
-        {"precompute": {"batch_size": 2, "shard_rows": 3, "flips": False}, "prompts": {"default": "a sharp photo"}}
+        {
+            "precompute": {"batch_size": 2, "shard_rows": 3, "flips": False},
+            "prompts": {"default": "a sharp photo"},
+            "teacher": {"restorer": {"sampling_steps": 2}},
+        }
     )
 
 
@@ -51,8 +69,13 @@ def test_the_cache_holds_what_the_teacher_makes_of_the_pairs(small, pairs, teach
     default, null = text.encode_prompts(loaded.text, ["a sharp photo", ""])
     assert cache.default.pooled.equal(default.pooled)
     assert cache.null.embeds.equal(null.embeds)
-    assert cache.manifest["origin"] == {"teacher": teachers.fingerprint(teacher), "use_shift": False}
+    assert cache.manifest["origin"] == {
+        "teacher": teachers.fingerprint(teacher),
+        "use_shift": False,
+        "restoring_steps": None,
+    }
     assert len(cache.texts) == 4
+    assert not cache.restores
 
 
 def test_mirror_images_have_latents_of_their_own(small, pairs, teacher, tmp_path):
@@ -67,6 +90,39 @@ def test_mirror_images_have_latents_of_their_own(small, pairs, teacher, tmp_path
         wanted = codec.encode(read_image(folder.hq_path(name))[None].flip(-1))[0]
     found = cache.latent(cache.ids.index(mirrored(name)))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_that_restores_is_sampled_for_every_low_quality_image_and_its_mirror_image(
+    small, pairs, restorer, tmp_path
+):
+    small = small.overlay({"precompute": {"flips": True}, "teacher": {"restorer": {"enabled": True}}})
+    stage.precompute(small, pairs, restorer, tmp_path / "latents", tmp_path / "growing")
+    cache, folder = LatentCache.open(tmp_path / "latents"), PairFolder(pairs)
+    loaded = teachers.load_teacher(restorer, text_encoders=False)
+    restoring.load(loaded.transformer, restorer)
+    sampler = restoring.RestoringTeacher(loaded.transformer, cache.default)
+    for number, name in enumerate(cache.ids):
+        lq = read_image(folder.lq_path(name.removesuffix("~mirrored")))[None]
+        with torch.no_grad():
+            x_lq = upsample(lq.flip(-1) if name.endswith("~mirrored") else lq, 4)
+            z_lq = LatentCodec(loaded.vae, use_shift=False).encode(x_lq)
+            noise = gaussian_like(z_lq, [seeding.generator(0, "restorer", name)])
+            wanted = torch.cat([sampler.restore(z_lq, noise, loaded.schedule, 2), z_lq])
+        torch.testing.assert_close(cache.restored(number), wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("changed", ["photograph", "steps"])
+def test_outputs_of_other_images_or_of_another_number_of_steps_are_made_anew(small, pairs, restorer, tmp_path, changed):
+    small = small.overlay({"teacher": {"restorer": {"enabled": True}}})
+    killed_at(4, small, pairs, restorer, tmp_path)
+    if changed == "photograph":
+        first, other = (PairFolder(pairs).lq_path(name) for name in PairFolder(pairs).ids[:2])
+        shutil.copyfile(other, first)
+    else:
+        small = small.overlay({"teacher": {"restorer": {"sampling_steps": 3}}})
+    for name, growing in (("latents", "growing"), ("anew", "elsewhere")):
+        stage.precompute(small, pairs, restorer, tmp_path / name, tmp_path / growing)
+    assert content(tmp_path / "latents") == content(tmp_path / "anew")
 
 
 def test_equal_input_gives_equal_bytes(small, pairs, teacher, tmp_path):
@@ -135,10 +191,13 @@ def killed_at(photograph: int, small: Params, pairs: Path, teacher: Path, tmp_pa
             stage.precompute(small, pairs, teacher, tmp_path / "latents", tmp_path / "growing")
 
 
-@pytest.mark.parametrize("flips", [False, True])
-def test_a_killed_run_is_gone_on_with_to_the_same_bytes(small, pairs, teacher, tmp_path, monkeypatch, encoded, flips):
+@pytest.mark.parametrize(("flips", "restores"), [(False, False), (True, False), (True, True)])
+def test_a_killed_run_is_gone_on_with_to_the_same_bytes(
+    small, pairs, teacher, restorer, tmp_path, monkeypatch, encoded, flips, restores
+):
     """Shards of three rows end within batches of two photographs: a batch that has begun is encoded whole again."""
-    small = small.overlay({"precompute": {"flips": flips}})
+    small = small.overlay({"precompute": {"flips": flips}, "teacher": {"restorer": {"enabled": restores}}})
+    teacher = restorer if restores else teacher
     stage.precompute(small, pairs, teacher, tmp_path / "whole", tmp_path / "growing")
     batches = len(encoded)
     killed_at(2, small, pairs, teacher, tmp_path)

@@ -1,7 +1,8 @@
 """What training needs of the teacher, computed once: HQ latents and prompt embeddings in memory-mapped Arrow shards.
 
     manifest.json            format, dtype, shapes, the teacher's fingerprint, and every shard's rows, bytes and sha256
-    latents-00000.arrow ...  columns id (string), prompt (int32, a row of the prompts), latent (raw bytes)
+    latents-00000.arrow ...  columns id (string), prompt (int32, a row of the prompts), latent (raw bytes), and restored
+                             (raw bytes) where the teacher restores
     prompts-00000.arrow ...  columns text (string), embeds (raw bytes), pooled (raw bytes); each distinct text once
 
 Tensors are little-endian float32, or bfloat16 (half the size; what SD3 runs in). Arrow's IPC file format is read
@@ -51,6 +52,7 @@ class Sample:
     id: str
     caption: str
     latent: Tensor  # [C,h,w]
+    restored: Tensor | None = None  # [2,C,h,w], see `LatentCache.restored`
 
 
 class LatentCache:
@@ -59,8 +61,8 @@ class LatentCache:
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._latents = _Table(directory, manifest["shards"]["latents"])
-        self._prompts = _Table(directory, manifest["shards"]["prompts"])
+        self._latents = Table(directory, manifest["shards"]["latents"])
+        self._prompts = Table(directory, manifest["shards"]["prompts"])
 
     @classmethod
     def open(cls, directory: str | Path, *, verify: bool = True) -> LatentCache:
@@ -99,6 +101,15 @@ class LatentCache:
         """The latent of sample `index`: float32 [C,h,w]."""
         return self._tensor(self._latents.value(index, "latent"), "latent")
 
+    @property
+    def restores(self) -> bool:
+        """Whether it holds a restoring teacher's outputs."""
+        return "restored" in self.manifest["shapes"]
+
+    def restored(self, index: int) -> Tensor:
+        """What a restoring teacher makes of sample `index`, and what it was told: z_tea and z_L, float32 [2,C,h,w]."""
+        return self._tensor(self._latents.value(index, "restored"), "restored")
+
     def prompt(self, index: int) -> Prompt:
         """The embeddings of sample `index`'s caption, float32."""
         return self._prompt(self.prompt_index(index))
@@ -121,10 +132,7 @@ class LatentCache:
         return self._prompt(self.texts.index(text))
 
     def _prompt(self, row: int) -> Prompt:
-        return Prompt(
-            embeds=self._tensor(self._prompts.value(row, "embeds"), "embeds"),
-            pooled=self._tensor(self._prompts.value(row, "pooled"), "pooled"),
-        )
+        return read_prompt(self._prompts, row, self.manifest["dtype"], self.manifest["shapes"])
 
     def _tensor(self, value: Any, name: str) -> Tensor:
         return decode(value.as_buffer(), self.manifest["dtype"], self.manifest["shapes"][name])
@@ -151,8 +159,16 @@ def decode(buffer: Any, dtype: str, shape: Sequence[int]) -> Tensor:
     return values.view(stored).float().reshape(*shape)
 
 
+def read_prompt(prompts: Table, row: int, dtype: str, shapes: Mapping[str, Sequence[int]]) -> Prompt:
+    """A row of the prompts, float32."""
+    embeds, pooled = (
+        decode(prompts.value(row, name).as_buffer(), dtype, shapes[name]) for name in ("embeds", "pooled")
+    )
+    return Prompt(embeds, pooled)
+
+
 @dataclass
-class _Table:
+class Table:
     """Rows spread over shards, each mapped into memory when first touched."""
 
     directory: Path

@@ -18,7 +18,18 @@ import pyarrow as pa
 from torch import Tensor
 
 from tsdsr import files
-from tsdsr.data.cache import FORMAT, MANIFEST, NULL_PROMPT, CacheDtype, Sample, Shard, damage, encode
+from tsdsr.data.cache import (
+    FORMAT,
+    MANIFEST,
+    NULL_PROMPT,
+    CacheDtype,
+    Sample,
+    Shard,
+    Table,
+    damage,
+    encode,
+    read_prompt,
+)
 from tsdsr.models.prompt import Prompt
 
 RECORD_BATCH_BYTES = 64 * 2**20  # what a writer holds in memory, at most (a single row may be more)
@@ -56,6 +67,10 @@ class CacheWriter:
     @property
     def num_samples(self) -> int:
         return len(self._ids)
+
+    def prompt(self, text: str) -> Prompt:
+        """One of the prompts, as it is stored."""
+        return read_prompt(Table(self.directory, self._shards["prompts"]), self._texts[text], self._dtype, self._shapes)
 
     def add_prompts(self, prompts: Iterable[tuple[str, Prompt]]) -> None:
         """Write the prompts from number `num_prompts` to the last: distinct texts with their embeddings.
@@ -157,9 +172,13 @@ class CacheWriter:
             if sample.caption not in self._texts:
                 raise ValueError(f"{sample.id}: its caption {sample.caption!r} is not among the prompts")
             self._ids.add(sample.id)
-            self._same_shape("latent", sample.latent, sample.id)
-            row = self._texts[sample.caption]
-            yield {"id": sample.id, "prompt": row, "latent": encode(sample.latent, self._dtype)}
+            tensors = {"latent": sample.latent}
+            if sample.restored is not None:
+                tensors["restored"] = sample.restored
+            for name, tensor in tensors.items():
+                self._same_shape(name, tensor, sample.id)
+            stored = {name: encode(tensor, self._dtype) for name, tensor in tensors.items()}
+            yield {"id": sample.id, "prompt": self._texts[sample.caption], **stored}
 
     def _same_shape(self, name: str, tensor: Tensor, label: str) -> None:
         wanted = self._shapes.setdefault(name, list(tensor.shape))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tsdsr import seeding
-from tsdsr.data.cache import MIRRORED, LatentCache, mirrored
+from tsdsr.data.cache import LatentCache, mirrored
 from tsdsr.data.images import normalized, read_pixels
 from tsdsr.data.pairs import PairFolder
 from tsdsr.device import send
@@ -109,11 +109,10 @@ class DistillationData:
         """[C,h,w], of one of `names`."""
         return self.cache.latent(self._row[name])
 
-    def low_quality(self, name: str) -> Tensor:
-        """[3,h,w] in [-1, 1], the image on disk of one of `names`."""
-        pair = name.removesuffix(MIRRORED)
-        image = normalized(read_pixels(self.pairs.lq_path(pair)))
-        return image if pair == name else image.flip(-1)
+    def restored(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """z_tea and z_L of some of `names`, both [B,C,h,w]."""
+        z_tea, z_lq = torch.stack([self.cache.restored(self._row[name]) for name in names], dim=1)
+        return z_tea, z_lq
 
     def caption(self, name: str) -> Prompt:
         """Of one of `names`."""

@@ -1,6 +1,7 @@
-"""Tensors that belong to a photograph and not to the student, computed once before training.
+"""Tensors that belong to a photograph and not to the student, computed once by the first run that needs them.
 
-Such are the teacher's predictions on a photograph's own trajectories, or what a teacher of many steps makes of it.
+Such are the teacher's predictions on a photograph's own trajectories. What a restoring teacher makes of a photograph is
+in the latent cache.
 """
 
 from __future__ import annotations

@@ -198,6 +198,9 @@ class Distillation(Method):
 
         Args:
             data: the training data. directory: shared by runs; what is kept there must be keyed by all it depends on.
+
+        Raises:
+            UserError: the latent cache lacks what the method needs of it.
         """
 
     def go_on_from(self, student: Path) -> None:

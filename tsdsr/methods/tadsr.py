@@ -5,7 +5,7 @@ then the student's, by regression to the teacher's output z_tea, HFSD at low noi
 updated discriminator at the same noise and time. The two turns share no forward, so the student's is run twice a step,
 once of them without gradient.
 
-z_tea and the low-quality latent z_L that its teacher is told are made once for each pair, before the first step.
+z_tea and the low-quality latent z_L that its teacher is told are read from the latent cache (the stage precompute).
 
 Legend: B batch, H W pixels, C h w latent.
 
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from tsdsr import files, seeding
+from tsdsr import seeding
 from tsdsr.config.methods.tadsr import TADSRConfig
 from tsdsr.data.dataset import Batch, DistillationData
-from tsdsr.data.targets import PhotographTargets
+from tsdsr.errors import UserError
 from tsdsr.flow import add_noise, gaussian_like, uniform
 from tsdsr.losses.adversarial import discriminator_hinge, generator_hinge
 from tsdsr.losses.hfsd import hfsd_loss
@@ -107,7 +107,7 @@ class TADSR(LoRADistillation):
 
     def __init__(self, inputs: MethodInputs) -> None:
         super().__init__(inputs)
-        self._targets: Targets = lambda batch: (batch.z, batch.z)  # of the right size, until `prepare` has made them
+        self._targets: Targets = lambda batch: (batch.z, batch.z)  # of the right size, until `prepare` has found them
         self.adversary = Adversary(inputs, self._heads())
         student = self.student_turn(self.terms())
         judged = any(phase.losses.get("gan") for phase in inputs.config.phases.values())
@@ -162,34 +162,17 @@ class TADSR(LoRADistillation):
         return generator_hinge(self.adversary.judge(output.z_hat, output.batch, z_lq))
 
     def prepare(self, data: DistillationData, directory: Path) -> None:
-        """z_tea and z_L of every pair and its mirror image; the teacher starts from noise of the pair's own."""
-        inputs = self.inputs
-        key = {
-            "what": "the restoring teacher's outputs",
-            "latents": data.cache.manifest,  # the teacher among them
-            "low_quality": [files.sha256_file(data.pairs.lq_path(name)) for name in data.pairs.ids],
-            "steps": _restorer(inputs).steps,
-            "scale": inputs.scale,
-            "precision": inputs.config.precision,
-            "shift": [inputs.schedule.shift, inputs.use_shift],
-        }
-        kept = PhotographTargets(directory, key)
-        kept.prepare(data.names, lambda name: self._restored(name, data.low_quality(name)))
+        if not data.cache.restores:
+            raise UserError(
+                f"{data.cache.directory}: holds no outputs of a restoring teacher. Set teacher.restorer.enabled: true, "
+                "as params/tadsr.yaml does, and run `dvc repro precompute`"
+            )
 
         def read(batch: Batch) -> tuple[Tensor, Tensor]:
-            z_tea, z_lq = kept.read(batch.names).to(batch.z.device).unbind(1)
+            z_tea, z_lq = (part.to(batch.z.device) for part in data.restored(batch.names))
             return z_tea, z_lq
 
         self._targets = read
-
-    @torch.no_grad()
-    def _restored(self, name: str, lq: Tensor) -> Tensor:
-        """z_tea and z_L [2,C,h,w] of one image [3,h,w]."""
-        inputs = self.inputs
-        x_lq = upsample(lq[None].to(inputs.null.embeds.device), inputs.scale)
-        z_lq = self.student.codec.encode(x_lq).float()
-        noise = gaussian_like(z_lq, [seeding.generator(0, "restorer", name)])
-        return torch.cat([_restorer(inputs).restore(z_lq, noise, inputs.schedule), z_lq])
 
 
 def _restorer(inputs: MethodInputs) -> RestoringTeacher:

@@ -119,12 +119,11 @@ class RestoringTeacher(nn.Module):
 
     Args:
         transformer: with a restorer attached.
-        steps: K, of `restore`.
     """
 
-    def __init__(self, transformer: SD3Transformer2DModel, prompt: Prompt, steps: int) -> None:
+    def __init__(self, transformer: SD3Transformer2DModel, prompt: Prompt) -> None:
         super().__init__()
-        self.transformer, self._prompt, self.steps = transformer, prompt, steps
+        self.transformer, self._prompt = transformer, prompt
 
     def forward(self, z_t: Tensor, timestep: Tensor, z_lq: Tensor) -> Tensor:
         """z_t [nB,C,h,w], timestep [nB] = 1000 sigma, z_lq [B,C,h,w] -> velocity like z_t, float32 or wider."""
@@ -137,9 +136,9 @@ class RestoringTeacher(nn.Module):
             return discriminator.features(self.transformer, z_t, timestep, self._prompt.embeds, self._prompt.pooled)
 
     @torch.no_grad()
-    def restore(self, z_lq: Tensor, noise: Tensor, schedule: FlowSchedule) -> Tensor:
-        """K Euler steps over evenly spaced linear times from 1000 to 0, from `noise`; both [B,C,h,w]."""
-        t = torch.linspace(NUM_TRAIN_TIMESTEPS, 0, self.steps + 1, device=z_lq.device)
+    def restore(self, z_lq: Tensor, noise: Tensor, schedule: FlowSchedule, steps: int) -> Tensor:
+        """K = `steps` Euler steps over evenly spaced linear times from 1000 to 0, from `noise`; both [B,C,h,w]."""
+        t = torch.linspace(NUM_TRAIN_TIMESTEPS, 0, steps + 1, device=z_lq.device)
         sigmas = schedule.sigma(t)[:, None].expand(-1, len(z_lq))
         z_t = noise
         for sigma, following in pairwise(sigmas):

@@ -81,7 +81,6 @@ def run_key(params: Params, job: DistillJob, latents: dict[str, Any]) -> str:
         "distill": distill,
         "latents": latents,
         "start": [files.sha256_file(job.start / name) for name in WEIGHTS] if job.start else [],
-        "sampling_steps": params.teacher.restorer.sampling_steps,
     }
     return files.sha256_json(values)
 
@@ -207,7 +206,7 @@ def build_method(
     method, restorer = METHODS[config.method], None
     if method.restores:
         restoring.load(teacher.transformer, teacher_directory)
-        restorer = RestoringTeacher(teacher.transformer, default, params.teacher.restorer.sampling_steps)
+        restorer = RestoringTeacher(teacher.transformer, default)
     inputs = MethodInputs(
         config,
         teacher.vae,

@@ -133,7 +133,7 @@ class StepMemoryProbe:
         if method.restores:
             config = self.params.teacher.restorer
             restoring.attach(self.transformer, rank=config.rank, seed=0, trainable=False)
-            restorer = RestoringTeacher(self.transformer, self.default, config.sampling_steps)
+            restorer = RestoringTeacher(self.transformer, self.default)
         inputs = MethodInputs(
             self.params.distill,
             self.vae,

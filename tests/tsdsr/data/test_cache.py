@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,16 @@ def test_what_is_written_is_read(tmp_path):
     assert cache.default.embeds.equal(texts[DEFAULT].embeds)
     assert cache.null.pooled.equal(texts[""].pooled)
     assert cache.manifest["shapes"] == {"latent": [C, SIDE, SIDE], "embeds": [L, D], "pooled": [P]}
+
+
+def test_a_restoring_teachers_outputs_are_kept_beside_the_latents(tmp_path):
+    assert not LatentCache.open(write(tmp_path / "without")).restores
+    wanted = [replace(sample, restored=draw(2, C, SIDE, SIDE, label=f"r{sample.id}")) for sample in samples(7)]
+    cache = write_cache(tmp_path / "cache", wanted, prompts(), default_prompt=DEFAULT, shard_rows=3)
+    assert cache.restores
+    for number, sample in enumerate(wanted):
+        assert cache.restored(number).equal(sample.restored)
+        assert cache.latent(number).equal(sample.latent)
 
 
 def test_bfloat16_rounds_once_and_halves_the_size(tmp_path):

@@ -33,7 +33,7 @@ def test_at_first_it_is_the_base():
     transformer, prompt, (z_t, timestep, z_lq) = tiny_transformer(), random_prompt(0), inputs()
     wanted = predict_velocity(transformer, z_t, timestep, prompt.embeds, prompt.pooled)
     restoring.attach(transformer, rank=3, seed=0, trainable=True)
-    torch.testing.assert_close(RestoringTeacher(transformer, prompt, 1)(z_t, timestep, z_lq), wanted)
+    torch.testing.assert_close(RestoringTeacher(transformer, prompt)(z_t, timestep, z_lq), wanted)
 
 
 def test_the_low_quality_latent_enters_as_further_input_channels():
@@ -47,7 +47,7 @@ def test_the_low_quality_latent_enters_as_further_input_channels():
     state["pos_embed.proj.weight"] = torch.cat([state["pos_embed.proj.weight"], added], dim=1)
     wide.load_state_dict(state)
     wanted = predict_velocity(wide, torch.cat([z_t, z_lq], dim=1), timestep, prompt.embeds, prompt.pooled)
-    found = RestoringTeacher(transformer, prompt, 1)(z_t, timestep, z_lq)
+    found = RestoringTeacher(transformer, prompt)(z_t, timestep, z_lq)
     assert relative(found, wanted) < 1e-5
 
 
@@ -55,13 +55,13 @@ def test_the_base_and_other_adapters_do_not_notice_it():
     prompt, (z_t, timestep, z_lq) = random_prompt(0), inputs()
     wanted = predict_velocity(tiny_transformer(), z_t, timestep, prompt.embeds, prompt.pooled)
     transformer = attached()
-    restored = RestoringTeacher(transformer, prompt, 1)(z_t, timestep, z_lq)
+    restored = RestoringTeacher(transformer, prompt)(z_t, timestep, z_lq)
     assert relative(restored, wanted) > 0.01
     torch.testing.assert_close(predict_velocity(transformer, z_t, timestep, prompt.embeds, prompt.pooled), wanted)
 
 
 def test_stacked_blocks_share_their_low_quality_latents():
-    teacher, (z_t, timestep, z_lq) = RestoringTeacher(attached(), random_prompt(0), 15), inputs()
+    teacher, (z_t, timestep, z_lq) = RestoringTeacher(attached(), random_prompt(0)), inputs()
     stacked = teacher(torch.cat([z_t, 2 * z_t]), torch.cat([timestep, timestep]), z_lq)
     apart = torch.cat([teacher(z_t, timestep, z_lq), teacher(2 * z_t, timestep, z_lq)])
     torch.testing.assert_close(stacked, apart)
@@ -70,14 +70,14 @@ def test_stacked_blocks_share_their_low_quality_latents():
 def test_its_steps_are_diffusers_euler_steps():
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    teacher, (noise, _, z_lq) = RestoringTeacher(attached(), random_prompt(0), 15), inputs()
+    teacher, (noise, _, z_lq) = RestoringTeacher(attached(), random_prompt(0)), inputs()
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 15, 15).tolist())
     z_t = noise
     with torch.no_grad():
         for timestep in scheduler.timesteps:
             z_t = scheduler.step(teacher(z_t, timestep.expand(2), z_lq), timestep, z_t).prev_sample
-    found = teacher.restore(z_lq, noise, FlowSchedule(3.0))
+    found = teacher.restore(z_lq, noise, FlowSchedule(3.0), 15)
     assert relative(found, z_t) < 1e-5
 
 
@@ -86,8 +86,8 @@ def test_it_comes_back_from_its_file(tmp_path):
     restoring.save(transformer, tmp_path / restoring.FILE)
     other = tiny_transformer()
     restoring.load(other, tmp_path)
-    wanted = RestoringTeacher(transformer, random_prompt(0), 1)(z_t, timestep, z_lq)
-    assert relative(RestoringTeacher(other, random_prompt(0), 1)(z_t, timestep, z_lq), wanted) < 1e-5
+    wanted = RestoringTeacher(transformer, random_prompt(0))(z_t, timestep, z_lq)
+    assert relative(RestoringTeacher(other, random_prompt(0))(z_t, timestep, z_lq), wanted) < 1e-5
     for name, parameter in restoring.parameters(transformer).items():
         assert torch.equal(restoring.parameters(other)[name], parameter)
     assert not any(parameter.requires_grad for parameter in other.parameters())

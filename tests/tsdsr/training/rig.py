@@ -96,7 +96,7 @@ def random_restorer(transformer: Any) -> RestoringTeacher:
     randomize(transformer, restoring.RESTORER, scale=0.05)
     projection = transformer.get_submodule(restoring.PROJECTION)
     projection.weight.data = 0.1 * torch.randn(projection.weight.shape, generator=seeding.generator(0, "lq"))
-    return RestoringTeacher(transformer, random_prompt(10), 3)
+    return RestoringTeacher(transformer, random_prompt(10))
 
 
 def method(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape: Any) -> Any:

@@ -83,9 +83,6 @@ def test_tadsr_makes_a_student_that_the_upscaler_opens(params: Params, root: Pat
     params = params.overlay(recipe).overlay({"teacher": {"restorer": {"sampling_steps": 2}}, "distill": short})
     precompute(params, tmp_path / "pairs", tmp_path / "teacher", tmp_path / "latents", tmp_path / "growing")
     distill(params, job(tmp_path), device=torch.device("cpu"))
-    found = sorted((tmp_path / "targets").rglob("*.safetensors"))
-    assert len(found) == 4  # two photographs and their mirror images
-    assert load_file(found[0])["target"].shape == (2, 16, 4, 4)  # z_tea and z_L
     header = (tmp_path / "curve").read_text().splitlines()[0].split(",")
     assert {"regression", "hfsd", "gan", "discriminator", "discriminator_lr"} <= set(header)
     pipe = TSDSRPipeline.from_pretrained(tmp_path / "teacher", student=tmp_path / "out")
