@@ -207,21 +207,12 @@ def startup(model: Model, repeats: int) -> dict[str, float]:
         _photographs_of_the_project(1)[0].resize((128, 128), Image.Resampling.BOX).save(small)
         ways = {"graphs": [str(model.place)], "torch": [str(model.student), "--teacher", _teacher(model)]}
         for name, words in ways.items():
-            command = [
-                sys.executable,
-                "-m",
-                "tsdsr",
-                "upscale",
-                str(small),
-                "-o",
-                f"{folder}/out.png",
-                "--model",
-                *words,
-            ]
+            program = [sys.executable, "-m", "tsdsr", "upscale", str(small), "-o", f"{folder}/out.png"]
+            command = [*program, "--model", *words]
             times = []
             for _ in range(repeats):
                 started = time.perf_counter()
-                subprocess.run([*command, "--model", *words], check=True, capture_output=True)
+                subprocess.run(command, check=True, capture_output=True)
                 times.append(time.perf_counter() - started)
             found[name] = median(times)
             print(f"  one picture of 128 px, whole process, {name:<8}{found[name]:6.2f} s")

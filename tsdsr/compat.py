@@ -6,13 +6,21 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+
+UNUSED = ("bitsandbytes", "scipy", "torchvision")  # imported by diffusers, PEFT and transformers where they are there
 
 
 @cache
@@ -51,14 +59,26 @@ def _declare_torchvision_operators() -> None:
 
 
 def _alias_functional_tensor() -> None:
-    """basicsr 1.4.2 imports `torchvision.transforms.functional_tensor`, which torchvision 0.17 renamed.
+    """basicsr 1.4.2 imports `torchvision.transforms.functional_tensor`, which torchvision 0.17 renamed. The old name is
+    looked up when somebody asks for it: importing torchvision takes a second.
 
     Ends with the next release of basicsr.
     """
-    name = "torchvision.transforms.functional_tensor"
-    if name in sys.modules or importlib.util.find_spec("torchvision") is None:
-        return
-    sys.modules[name] = importlib.import_module("torchvision.transforms._functional_tensor")
+    if not any(isinstance(finder, _FunctionalTensor) for finder in sys.meta_path):
+        sys.meta_path.append(_FunctionalTensor())
+
+
+class _FunctionalTensor(MetaPathFinder, Loader):
+    """Finds the module that was renamed, under its old name."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name == "torchvision.transforms.functional_tensor" else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return importlib.import_module("torchvision.transforms._functional_tensor")
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It has run under its new name."""
 
 
 def _quiet() -> None:
@@ -73,6 +93,29 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """Within the block the packages of `UNUSED` count as absent, and no garbage is collected: of the 6 s that a first
+    import of diffusers and PEFT takes, half goes to these.
+
+    diffusers and transformers remember what was absent, so this is for programs that need none of them, such as
+    `tsdsr upscale`. Ends when those two import their quantizers and detection losses on demand.
+    """
+    apply()
+    absent = [name for name in UNUSED if name not in sys.modules]
+    collecting = gc.isenabled()
+    gc.disable()
+    for name in absent:
+        sys.modules[name] = None  # type: ignore[assignment]  # as Python marks what cannot be imported
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
+        if collecting:
+            gc.enable()
 
 
 _KEPT_ALIVE: list[object] = []

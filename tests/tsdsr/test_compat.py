@@ -10,6 +10,13 @@ STATEMENTS = {
     "import torchvision.transforms, basicsr.data.degradations; from diffusers import StableDiffusion3Pipeline",
     "after tsdsr.models": "import tsdsr.models, torchvision.transforms",
     "after tsdsr.losses": "import tsdsr.losses, torchvision.transforms",
+    "the old name is the new module": "from tsdsr import compat; compat.apply(); import sys; "
+    "assert 'torchvision' not in sys.modules; import torchvision.transforms.functional_tensor as old; "
+    "import torchvision.transforms._functional_tensor as new; assert old is new",
+    "after lean imports": "from tsdsr import compat; import gc, sys\n"
+    "with compat.lean_imports(): from diffusers import AutoencoderKL, SD3Transformer2DModel\n"
+    "assert not any(name in sys.modules for name in compat.UNUSED) and gc.isenabled()\n"
+    "import scipy.optimize, torchvision.transforms",
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tsdsr import files
+from tsdsr import compat, files
 from tsdsr.errors import UserError
 from tsdsr.inference.networks.in_onnx import RECORD, OnnxNetworks, Record
 from tsdsr.inference.upscaler import Upscaler
@@ -82,7 +82,9 @@ class Model:
             return Upscaler(OnnxNetworks(self.graphs), self.scale)
         if not (self.student / SAVED).is_file() and (self.student / RECORD).is_file():
             raise UserError(f"{self.place}: holds ONNX graphs alone, which run on a CPU in float32, without a teacher")
-        return self.pipeline().upscaler()
+        _torch()
+        with compat.lean_imports():
+            return self.pipeline().upscaler()
 
     def pipeline(self) -> TSDSRPipeline:
         """Load it as a diffusers pipeline, on its device. Raises as `open` does."""
@@ -157,8 +159,6 @@ def find_device(device: str) -> torch.device:
 def _torch() -> Any:
     try:
         import torch
-
-        from tsdsr import compat
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
