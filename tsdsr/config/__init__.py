@@ -35,10 +35,12 @@ from tsdsr.config.methods import (
     TinySRPruneConfig,
     TinySRRestoreConfig,
     TSDSRConfig,
+    TSDSRDecoderConfig,
     VSDConfig,
 )
 from tsdsr.config.section import Section, Seed
 from tsdsr.config.teacher import (
+    DecoderTermsConfig,
     PrecomputeConfig,
     PromptsConfig,
     TeacherConfig,
@@ -59,6 +61,7 @@ __all__ = [
     "ClusterConfig",
     "CompressConfig",
     "DataConfig",
+    "DecoderTermsConfig",
     "DegradationConfig",
     "DegradationRound",
     "DistillConfig",
@@ -77,6 +80,7 @@ __all__ = [
     "ScheduleConfig",
     "SweepConfig",
     "TSDSRConfig",
+    "TSDSRDecoderConfig",
     "TeacherConfig",
     "TeacherCropsConfig",
     "TeacherDecoderConfig",

@@ -20,11 +20,17 @@ class TeacherVAEConfig(TeacherCropsConfig):
     texture_weight: NonNegative
 
 
-class TeacherDecoderConfig(TeacherCropsConfig):
-    steps: Whole
+class DecoderTermsConfig(Section):
+    """A decoder against a patch discriminator; the weights are in units of the reconstruction's gradient norm."""
+
+    learning_rate: LearningRate
     discriminator_learning_rate: LearningRate
     texture_weight: NonNegative
     adversarial_weight: NonNegative
+
+
+class TeacherDecoderConfig(TeacherCropsConfig, DecoderTermsConfig):
+    steps: Whole
 
 
 class TeacherFlowConfig(Section):

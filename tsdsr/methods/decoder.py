@@ -1,21 +1,24 @@
-"""Refining an autoencoder's decoder against a patch discriminator; the encoder, and so every latent, stays.
+"""Training a decoder against a patch discriminator; what encodes, and so every latent, stays.
 
 A step has two turns: the decoder's, on reconstruction, texture and the discriminator's opinion, then the
 discriminator's, on the same pictures. The terms' weights are in units of the reconstruction's gradient norm at the
 decoded picture, so that they say what share each has (the adaptive weight of Esser et al., arXiv 2012.09841).
 
-Legend: B batch, H W pixels.
+The latents are an autoencoder's own (`DecoderTraining`, of a teacher) or a student's (`TSDSRDecoder`).
+
+Legend: B batch, H W pixels, C h w latent.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsdsr import seeding
-from tsdsr.config import AdamWConfig, ScheduleConfig, TeacherDecoderConfig
+from tsdsr.config import AdamWConfig, DecoderTermsConfig, ScheduleConfig, TeacherDecoderConfig
 from tsdsr.losses.adversarial import discriminator_hinge, generator_hinge
 from tsdsr.losses.texture import texture_loss
 from tsdsr.methods.base import Group, Method, Moment, Turn, TurnOutput
@@ -30,28 +33,48 @@ WARMUP_STEPS = 50
 RAMP_STEPS = 150  # in which the discriminator's share grows to its weight, since it starts ignorant
 
 
+class DecoderNetwork(nn.Module):
+    """(B, C, h, w) latents -> (B, 3, H, W), through a VAE's decoder alone.
+
+    Args:
+        decode: what calls it.
+    """
+
+    def __init__(self, vae: AutoencoderKL, decode: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.decoder, self._decode = vae.decoder, decode
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self._decode(z)
+
+
 class DecoderTurn(Turn):
-    """The decoder's update; `vae`'s encoder is frozen."""
+    """The decoder's update.
+
+    Args:
+        latents: the batch and the moment -> latents, without gradient, and the images (B, 3, H, W) to make of them.
+    """
 
     name = "decoder"
 
-    def __init__(self, vae: AutoencoderKL, discriminator: PatchDiscriminator, config: TeacherDecoderConfig) -> None:
-        self.network, self.discriminator, self.config = vae, discriminator, config
-        schedule = ScheduleConfig(name="cosine_with_restarts", warmup_steps=min(WARMUP_STEPS, config.steps), cycles=1)
-        parameters = dict(vae.decoder.named_parameters())
-        self.groups = [Group(self.name, parameters, config.learning_rate, ADAMW, schedule)]
+    def __init__(
+        self,
+        network: DecoderNetwork,
+        discriminator: PatchDiscriminator,
+        config: DecoderTermsConfig,
+        groups: Sequence[Group],
+        latents: Callable[[Any, Moment], tuple[Tensor, Tensor]],
+    ) -> None:
+        self.network, self.discriminator, self.config = network, discriminator, config
+        self.groups, self.latents = groups, latents
 
-    def run(self, batch: CropBatch, moment: Moment) -> TurnOutput:
-        crops = batch.crops
-        with torch.no_grad():
-            posterior = self.network.encode(crops).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=batch.generator).to(crops.device)
-            z = posterior.mean + posterior.std * noise
-        restored = self.network.decode(z).sample
+    def run(self, batch: Any, moment: Moment) -> TurnOutput:
+        z, images = self.latents(batch, moment)
+        restored = self.network(z)
         leaf = restored.detach().requires_grad_()
         terms = {
-            "decoder_reconstruction": reconstruction_loss(leaf, crops),
-            "decoder_texture": texture_loss(leaf, crops).mean(),
+            "decoder_reconstruction": reconstruction_loss(leaf, images),
+            "decoder_texture": texture_loss(leaf, images).mean(),
             "decoder_adversarial": generator_hinge(self.discriminator.eval()(leaf)).mean(),
         }
         gradient, texture, adversarial = (torch.autograd.grad(term, leaf)[0] for term in terms.values())
@@ -60,24 +83,25 @@ class DecoderTurn(Turn):
         gradient = gradient + self.config.texture_weight * _scaled(texture, unit)
         gradient = gradient + ramp * self.config.adversarial_weight * _scaled(adversarial, unit)
         restored.backward(moment.share * gradient)
-        return TurnOutput({name: term.detach() for name, term in terms.items()}, {"restored": restored.detach()})
+        pictures = {"images": images, "restored": restored.detach()}
+        return TurnOutput({name: term.detach() for name, term in terms.items()}, pictures)
 
 
 class PatchDiscriminatorTurn(Turn):
-    """The discriminator's update, on the crops and what the decoder made of them."""
+    """The discriminator's update, on the images and what the decoder made of them."""
 
     name = "discriminator"
 
-    def __init__(self, discriminator: PatchDiscriminator, config: TeacherDecoderConfig) -> None:
+    def __init__(self, discriminator: PatchDiscriminator, learning_rate: float) -> None:
         self.network = discriminator
         schedule = ScheduleConfig(name="constant", warmup_steps=0, cycles=1)
         parameters, buffers = dict(discriminator.named_parameters()), dict(discriminator.named_buffers())
-        rate = config.discriminator_learning_rate
-        self.groups = [Group(self.name, parameters, rate, ADAMW, schedule, buffers=buffers)]
+        self.groups = [Group(self.name, parameters, learning_rate, ADAMW, schedule, buffers=buffers)]
 
-    def run(self, batch: CropBatch, moment: Moment) -> TurnOutput:
+    def run(self, batch: Any, moment: Moment) -> TurnOutput:
         self.network.train()
-        loss = discriminator_hinge(self.network(batch.crops), self.network(moment.carried["restored"])).mean()
+        real, restored = self.network(moment.carried["images"]), self.network(moment.carried["restored"])
+        loss = discriminator_hinge(real, restored).mean()
         (moment.share * loss).backward()
         return TurnOutput({"discriminator": loss.detach()})
 
@@ -91,10 +115,27 @@ class DecoderTraining(Method):
     """
 
     def __init__(self, vae: AutoencoderKL, config: TeacherDecoderConfig, *, seed: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeding.derive(seed, "teacher", "discriminator"))
-            discriminator = PatchDiscriminator().to(vae.device)
-        self.turns = (DecoderTurn(vae, discriminator, config), PatchDiscriminatorTurn(discriminator, config))
+        self.vae, discriminator = vae, patch_discriminator(seeding.derive(seed, "teacher", "discriminator"), vae.device)
+        network = DecoderNetwork(vae, lambda z: vae.decode(z).sample)
+        schedule = ScheduleConfig(name="cosine_with_restarts", warmup_steps=min(WARMUP_STEPS, config.steps), cycles=1)
+        group = Group("decoder", dict(vae.decoder.named_parameters()), config.learning_rate, ADAMW, schedule)
+        self.turns = (
+            DecoderTurn(network, discriminator, config, [group], self._latents),
+            PatchDiscriminatorTurn(discriminator, config.discriminator_learning_rate),
+        )
+
+    @torch.no_grad()
+    def _latents(self, batch: CropBatch, moment: Moment) -> tuple[Tensor, Tensor]:
+        posterior = self.vae.encode(batch.crops).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=batch.generator).to(batch.crops.device)
+        return posterior.mean + posterior.std * noise, batch.crops
+
+
+def patch_discriminator(seed: int, device: torch.device) -> PatchDiscriminator:
+    """A new one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PatchDiscriminator().to(device)
 
 
 def _scaled(gradient: Tensor, norm: Tensor) -> Tensor:

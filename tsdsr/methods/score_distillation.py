@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,13 @@ class FakeScoreTurn(Turn):
 
 
 class ScoreDistillation(LoRADistillation):
-    """A LoRA student and its fake score."""
+    """A LoRA student and its fake score, which is not trained where no phase weighs `score`.
+
+    Attributes:
+        score: the term that asks it.
+    """
+
+    score: ClassVar[str]
 
     def __init__(self, inputs: MethodInputs) -> None:
         super().__init__(inputs)
@@ -111,7 +118,9 @@ class ScoreDistillation(LoRADistillation):
         )
         phi = adapters.parameters(inputs.transformer, adapters.FAKE_SCORE)
         fake_score = inputs.group("fake_score", phi, config.optimizer.fake_score_lr)
-        self.turns = (self.student_turn(self.terms()), FakeScoreTurn(inputs, [fake_score]))
+        student = self.student_turn(self.terms())
+        asked = any(phase.losses.get(self.score) for phase in config.phases.values())
+        self.turns: tuple[Turn, ...] = (student, FakeScoreTurn(inputs, [fake_score])) if asked else (student,)
 
     @abstractmethod
     def terms(self) -> Mapping[str, Term]:

@@ -25,7 +25,7 @@ from tsdsr.losses.texture import texture_loss
 from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.models import adapters
 from tsdsr.models.prompt import Prompt
-from tsdsr.models.student import Student, upsample
+from tsdsr.models.student import Student, load_weights, upsample
 
 
 class StudentOutput:
@@ -89,16 +89,6 @@ def lora_student(inputs: MethodInputs) -> Student:
     return student
 
 
-def load_adapters(student: Student, directory: Path) -> None:
-    """Give a LoRA student the weights of a student's directory.
-
-    Raises:
-        UserError: for a directory that is not a student's, or weights of another shape.
-    """
-    adapters.load(student.transformer, adapters.STUDENT, directory / "transformer.safetensors")
-    adapters.load(student.vae, adapters.STUDENT, directory / "vae.safetensors")
-
-
 def adapter_parameters(student: Student) -> dict[str, nn.Parameter]:
     """What a LoRA student learns."""
     return {
@@ -114,7 +104,7 @@ class StudentNetwork(nn.Module):
     def __init__(self, student: Student, default: Prompt) -> None:
         super().__init__()
         # Convolutions take channels-last weights without reordering their input: the VAE costs a third less on a CPU.
-        self.vae, self.transformer = student.vae.to(memory_format=torch.channels_last), student.transformer
+        self.encoder, self.transformer = student.vae.to(memory_format=torch.channels_last).encoder, student.transformer
         self._student, self._default = student, default
 
     def forward(self, x_lq: Tensor) -> Tensor:
@@ -233,7 +223,7 @@ class LoRADistillation(Distillation):
         return StudentTurn(self.inputs, self.student, [group], {**RECONSTRUCTION, **terms})
 
     def go_on_from(self, student: Path) -> None:
-        load_adapters(self.student, student)
+        load_weights(self.student, student)
 
     def restore(self, x_lq: Tensor) -> Tensor:
         return self.student.decode(self.student(x_lq, self.inputs.default))

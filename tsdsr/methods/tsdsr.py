@@ -34,6 +34,7 @@ class TSDSR(ScoreDistillation):
     """Attributes: trajectories: psi on the photographs' trajectories, where `tsd.trajectory_draws` asks for them."""
 
     title = "TSD-SR"
+    score = "tsd"
     statistics = ("tsd_norm", "vsd_norm", "tsm_norm", "cosine_z_hat", "cosine_z")
     trajectories: PhotographTargets | None = None
 

@@ -20,6 +20,7 @@ from tsdsr.methods.student import StudentOutput, Term
 
 class VSD(ScoreDistillation):
     title = "VSD (OSEDiff)"
+    score = "vsd"
     statistics = ("vsd_norm",)
 
     def terms(self) -> Mapping[str, Term]:

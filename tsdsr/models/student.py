@@ -32,6 +32,7 @@ STUDENT_TIMESTEP = 1000.0  # sigma = 1: the student always takes its step from t
 FORMAT = 1
 WEIGHTS = ("transformer.safetensors", "vae.safetensors")
 PROMPT_FILE = "prompt.safetensors"
+DECODER_FILE = "decoder.safetensors"  # only of a student that has trained its own
 
 
 def upsample(lq: Tensor, scale: int) -> Tensor:
@@ -100,7 +101,9 @@ class Student:
         """z_hat -> x_hat [B,3,H,W], nominally in [-1, 1]; the decoder carries no adapter."""
         return self.codec.decode(z_hat)
 
-    def save(self, directory: str | Path, config: Mapping[str, Any], prompt: Prompt) -> None:
+    def save(
+        self, directory: str | Path, config: Mapping[str, Any], prompt: Prompt, *, own_decoder: bool = False
+    ) -> None:
         """Write a student directory, whole or not at all.
 
         Args:
@@ -108,12 +111,18 @@ class Student:
             config: what `student.json` records; must hold `lora` (rank, alpha; vae_rank where it differs), `use_shift`
                 and `scale`.
             prompt: the default prompt's embeddings, so that inference needs no text encoder.
+            own_decoder: write the VAE's decoder too, which is the teacher's otherwise.
         """
         with files.atomic_directory(directory) as aside:
             adapters.save(self.transformer, adapters.STUDENT, aside / "transformer.safetensors")
             adapters.save(self.vae, adapters.STUDENT, aside / "vae.safetensors")
             tensors = {"prompt_embeds": prompt.embeds, "pooled_embeds": prompt.pooled}
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, aside / PROMPT_FILE)
+            if own_decoder:
+                decoder = self.vae.decoder.state_dict()
+                save_file(
+                    {key: value.detach().cpu().contiguous() for key, value in decoder.items()}, aside / DECODER_FILE
+                )
             files.write_json(aside / "student.json", {"format": FORMAT, **config})
 
 
@@ -165,6 +174,22 @@ def read_prompt(directory: str | Path) -> Prompt:
     return Prompt(embeds=tensors["prompt_embeds"], pooled=tensors["pooled_embeds"])
 
 
+def load_weights(student: Student, directory: Path) -> None:
+    """Give a student that has its adapters a directory's weights, and its decoder where it has one of its own.
+
+    Raises:
+        UserError: for a directory that is not a student's, or weights of another shape.
+    """
+    adapters.load(student.transformer, adapters.STUDENT, directory / "transformer.safetensors")
+    adapters.load(student.vae, adapters.STUDENT, directory / "vae.safetensors")
+    path = directory / DECODER_FILE
+    if path.is_file():
+        try:
+            student.vae.decoder.load_state_dict(adapters.read_weights(path))
+        except RuntimeError as error:
+            raise UserError(f"{path}: not the decoder of this student's teacher: {error}") from None
+
+
 def load_student(
     vae: AutoencoderKL, transformer: SD3Transformer2DModel, directory: str | Path
 ) -> tuple[Student, dict[str, Any]]:
@@ -182,6 +207,5 @@ def load_student(
     transformer.requires_grad_(False)
     lora = config["lora"]
     student.add_adapters(rank=lora["rank"], alpha=lora["alpha"], vae_rank=lora.get("vae_rank"), seed=0, trainable=False)
-    adapters.load(transformer, adapters.STUDENT, directory / "transformer.safetensors")
-    adapters.load(vae, adapters.STUDENT, directory / "vae.safetensors")
+    load_weights(student, directory)
     return student, config

@@ -15,13 +15,14 @@ from tsdsr.config.methods.tinysr import (
     TinySRPruneConfig,
     TinySRRestoreConfig,
 )
-from tsdsr.config.methods.tsdsr import TSDSRConfig
+from tsdsr.config.methods.tsdsr import TSDSRConfig, TSDSRDecoderConfig
 from tsdsr.config.methods.vsd import VSDConfig
 
 __all__ = [
     "MethodConfig",
     "TADSRConfig",
     "TSDSRConfig",
+    "TSDSRDecoderConfig",
     "TinySRDecoderConfig",
     "TinySREncoderConfig",
     "TinySRPruneConfig",
@@ -33,6 +34,7 @@ __all__ = [
 
 MethodConfig = Annotated[
     TSDSRConfig
+    | TSDSRDecoderConfig
     | VSDConfig
     | TADSRConfig
     | TinySRPruneConfig

@@ -1,4 +1,4 @@
-"""`distill.method: tsdsr` - target score distillation."""
+"""`distill.method: tsdsr`, target score distillation, and `tsdsr_decoder`, which trains the student's decoder too."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tsdsr.config.section import (
     TimeRange,
     Whole,
 )
+from tsdsr.config.teacher import DecoderTermsConfig
 
 
 class DASMConfig(Section):
@@ -53,8 +54,7 @@ class TSDPhaseConfig(PhaseConfig):
     dasm: bool
 
 
-class TSDSRConfig(DistillConfig):
-    method: Literal["tsdsr"]
+class _TSDConfig(DistillConfig):
     lora: ScoreLoRAConfig
     guidance_scale: GuidanceConfig
     tsd: TSDConfig
@@ -71,3 +71,12 @@ class TSDSRConfig(DistillConfig):
                 "crops of them: set one to 0 or null"
             )
         return self
+
+
+class TSDSRConfig(_TSDConfig):
+    method: Literal["tsdsr"]
+
+
+class TSDSRDecoderConfig(_TSDConfig):
+    method: Literal["tsdsr_decoder"]
+    decoder: DecoderTermsConfig

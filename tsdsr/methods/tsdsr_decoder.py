@@ -1,0 +1,58 @@
+"""TSD-SR with a decoder of the student's own.
+
+The paper's decoder is frozen: it has only seen the latents of photographs, and makes of a student's smooth latents a
+smooth picture. Here two turns follow TSD-SR's: the decoder learns the photographs from stopgrad(z_hat), against a patch
+discriminator, as TinySR trains its compact decoder. The student's own turn stays as it is.
+
+Source: TSD-SR, arXiv 2411.18263; a decoder that is trained after the distillation: TinySR, arXiv 2508.17434, Sec. 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tsdsr import seeding
+from tsdsr.config import TSDSRDecoderConfig
+from tsdsr.data.dataset import Batch
+from tsdsr.methods.base import Group, MethodInputs, Moment
+from tsdsr.methods.decoder import (
+    ADAMW,
+    DecoderNetwork,
+    DecoderTurn,
+    PatchDiscriminatorTurn,
+    patch_discriminator,
+)
+from tsdsr.methods.tsdsr import TSDSR
+
+
+class TSDSRDecoder(TSDSR):
+    title = "TSD-SR, own decoder"
+
+    def __init__(self, inputs: MethodInputs) -> None:
+        super().__init__(inputs)
+        config: TSDSRDecoderConfig = inputs.config
+        vae = inputs.vae
+        discriminator = patch_discriminator(seeding.derive(inputs.adapter_seed, "patch discriminator"), vae.device)
+        parameters = dict(vae.decoder.named_parameters())
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        rate, schedule = config.decoder.learning_rate, config.lr_schedule
+        group = Group("decoder", parameters, rate, ADAMW, schedule, averaged=True)
+        network = DecoderNetwork(vae, self.student.decode)
+        self.turns = (
+            *self.turns,
+            DecoderTurn(network, discriminator, config.decoder, [group], _latents),
+            PatchDiscriminatorTurn(discriminator, config.decoder.discriminator_learning_rate),
+        )
+
+    def export(self, directory: Path, record: Mapping[str, Any]) -> None:
+        record = {**record, "lora": self.inputs.config.lora.model_dump()}
+        self.student.save(directory, record, self.inputs.default, own_decoder=True)
+
+
+def _latents(batch: Batch, moment: Moment) -> tuple[Tensor, Tensor]:
+    return moment.carried["z_hat"], batch.hq
