@@ -49,7 +49,7 @@ def main() -> None:
     params = stage.load_params(__doc__)
     written = build.build(Path.cwd(), options(params))
     if (SCORES / "full.csv").is_file():
-        runs = ablation.read_runs(SCORES, params.seed, ablated(params))
+        runs = ablation.read_runs(SCORES, params.seed, ablated(params), params.evaluate.baselines)
         written = [*ablation.write_tables(ablation.summarise(runs), TABLES), *written]
     with tracking.parent(params) as run:
         run.metrics(means(SCORES, ablated(params)))

@@ -1,9 +1,9 @@
 """Keep what an ablation found: its table, each run's means and a picture of the differences, to be committed.
 
-    python -m pipeline.study NAME [--params params.yaml]
+    python -m pipeline.study NAME [--reference VARIANT] [--params params.yaml]
 
-Reads the scores of the runs that `ablate` names, reports/scores/<variant>-seed<n>.csv, and writes
-reports/studies/NAME/{table.md,table.csv,runs.csv,differences.png}.
+Reads the scores of the runs that `ablate` names, reports/scores/<variant>-seed<n>.csv, and of the baselines of
+`evaluate`, and writes reports/studies/NAME/{table.md,table.csv,runs.csv,differences.png}.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pathlib import Path
 from pipeline.report import SCORES, ablated
 from pipeline.stages import stage
 from tsdsr import ablation, files
-from tsdsr.ablation import REFERENCE, Columns
+from tsdsr.ablation import REFERENCE, UNSEEDED, Columns
 from tsdsr.config import Params
+from tsdsr.errors import UserError
 from tsdsr.reporting import scores
 from tsdsr.reporting.differences import differences
 
@@ -30,30 +31,34 @@ DIVERGED_DB = 3.0  # a run whose mean PSNR lies so far below the best run's has 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = stage.parser(__doc__)
     parser.add_argument("name", help="of the study's folder in reports/studies")
+    parser.add_argument("--reference", default=REFERENCE, help="what all others are compared with (default: full)")
     args = parser.parse_args(arguments)
     params = Params.load(args.params)
-    runs = ablation.read_runs(SCORES, params.seed, ablated(params))
-    ordered = {variant: runs[variant] for variant in (*params.ablate.run, REFERENCE) if variant in runs}
-    write(ordered, STUDIES / args.name)
+    baselines = params.evaluate.baselines
+    runs = ablation.read_runs(SCORES, params.seed, ablated(params), baselines)
+    ordered = {variant: runs[variant] for variant in (*params.ablate.run, REFERENCE, *baselines) if variant in runs}
+    if args.reference not in ordered:
+        raise UserError(f"--reference {args.reference}: not among what was scored: {', '.join(ordered)}")
+    write(ordered, STUDIES / args.name, args.reference)
     logger.info("the study is in %s", STUDIES / args.name)
 
 
-def write(runs: Mapping[str, Mapping[int, Columns]], folder: Path) -> None:
+def write(runs: Mapping[str, Mapping[int, Columns]], folder: Path, reference: str = REFERENCE) -> None:
     """The study's four files.
 
     Args:
-        runs: variant -> seed -> metric -> image -> score, in the table's order; `full` among them.
+        runs: variant -> seed -> metric -> image -> score, in the table's order; `reference` among them.
     """
-    results = list(ablation.summarise(runs).values())
-    means = run_means(runs)
+    results = list(ablation.summarise(runs, reference).values())
+    means = run_means({variant: seeds for variant, seeds in runs.items() if UNSEEDED not in seeds})
     lost = [f"{row['variant']}, seed {row['seed']}" for row in means if row["diverged"]]
     note = f"Diverged (mean PSNR {DIVERGED_DB:g} dB below the best run's): {'; '.join(lost) or 'none'}.\n"
-    files.write_text(folder / "table.md", ablation.markdown(folder.name.capitalize(), results) + "\n" + note)
+    files.write_text(folder / "table.md", ablation.markdown(folder.name.capitalize(), results, reference) + "\n" + note)
     files.write_text(folder / "table.csv", ablation.to_csv(results))
     files.write_text(folder / "runs.csv", _csv(means))
-    labelled = {scores.LABELS.get(row.variant, row.variant): row.differences for row in results if row.differences}
+    labelled = {scores.label(row.variant): row.differences for row in results if row.differences}
     with files.atomic_file(folder / "differences.png") as aside:
-        differences(labelled, scores.LABELS[REFERENCE]).savefig(aside, format="png", dpi=150)
+        differences(labelled, scores.label(reference)).savefig(aside, format="png", dpi=150)
 
 
 def run_means(runs: Mapping[str, Mapping[int, Columns]]) -> list[dict[str, str | int | float]]:

@@ -1,7 +1,7 @@
-"""What an ablation says: each variant's mean over images and seeds with its interval, and its difference to full.
+"""What an ablation says: each variant's mean over images and seeds with its interval, and its difference to another's.
 
 Scores are per image, one file a variant and seed. Intervals are over photographs and seeds together
-(`metrics.mean_over_seeds`): two seeds of one variant differ as much as two variants may.
+(`metrics.mean_over_seeds`): two seeds of one variant differ as much as two variants may. A baseline has one run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tsdsr.errors import UserError
 from tsdsr.metrics.statistics import Interval
 
 REFERENCE = "full"
+UNSEEDED = -1  # in place of the seed of a baseline, which has none
 _SEEDED = re.compile(r"(?P<variant>[a-z0-9_]+)-seed(?P<seed>\d+)")
 
 # Tables of the paper that an ablation fills, and the rows of each in its order; rows that were not run are left out.
@@ -35,7 +36,7 @@ TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "ablation_methods": (
         "Methods; full is TSD-SR",
-        ("full", "vsd", "tadsr", "tadsr_wo_hfsd", "tadsr_wo_gan", "tadsr_velocity"),
+        ("full", "vsd", "tadsr", "tadsr_wo_hfsd", "tadsr_wo_gan", "tadsr_velocity", "restoring_teacher"),
     ),
     "ablation_tadsr": (
         "Terms of TAD-SR",
@@ -52,12 +53,13 @@ Columns = dict[str, dict[str, float]]  # metric -> image -> score
 
 @dataclass(frozen=True)
 class VariantResult:
-    """One variant.
+    """One variant, or a baseline.
 
     Attributes:
-        seeds: those that were scored.
+        seeds: those that were scored; none of a baseline.
         means: metric -> mean over images and seeds.
-        differences: metric -> variant minus full, paired by image (and by seed, where both have it); none for full.
+        differences: metric -> variant minus the reference, paired by image (and by seed, where both have it); none for
+            the reference.
     """
 
     variant: str
@@ -66,13 +68,15 @@ class VariantResult:
     differences: Mapping[str, Interval]
 
 
-def read_runs(scores: str | Path, full_seed: int, named: Collection[str]) -> dict[str, dict[int, Columns]]:
-    """Variant -> seed -> scores, from a folder of `<variant>-seed<n>.csv`.
+def read_runs(
+    scores: str | Path, full_seed: int, named: Collection[str], baselines: Collection[str] = ()
+) -> dict[str, dict[int, Columns]]:
+    """Variant or baseline -> seed -> scores, from a folder of `<variant>-seed<n>.csv` and `<baseline>.csv`.
 
     `full.csv` is full's with the seed `full_seed`, unless the ablation has run that itself, as from a common start.
 
     Args:
-        named: the runs `<variant>-seed<n>` that are read.
+        named: the runs `<variant>-seed<n>` that are read. baselines: those that are read, where they were scored.
 
     Raises:
         UserError: when the folder has no scores of full, which all else is compared to.
@@ -87,12 +91,15 @@ def read_runs(scores: str | Path, full_seed: int, named: Collection[str]) -> dic
         runs.setdefault(REFERENCE, {}).setdefault(full_seed, metrics.read_csv(full))
     if REFERENCE not in runs:
         raise UserError(f"{full}: no such file; run the stages distill and evaluate first")
+    for name in baselines:
+        if (path := Path(scores) / f"{name}.csv").is_file():
+            runs[name] = {UNSEEDED: metrics.read_csv(path)}
     return runs
 
 
-def summarise(runs: Mapping[str, Mapping[int, Columns]]) -> dict[str, VariantResult]:
-    """Means with intervals and paired differences to full, for every variant in `runs`."""
-    return {variant: _result(variant, runs) for variant in runs}
+def summarise(runs: Mapping[str, Mapping[int, Columns]], reference: str = REFERENCE) -> dict[str, VariantResult]:
+    """Means with intervals and paired differences to `reference`, for all in `runs`."""
+    return {variant: _result(variant, runs, reference) for variant in runs}
 
 
 def write_tables(results: Mapping[str, VariantResult], folder: str | Path) -> list[Path]:
@@ -112,24 +119,24 @@ def write_tables(results: Mapping[str, VariantResult], folder: str | Path) -> li
     return written
 
 
-def markdown(title: str, rows: Sequence[VariantResult]) -> str:
-    """Variants down, metrics across: mean [95 % interval], and below it the difference to full."""
+def markdown(title: str, rows: Sequence[VariantResult], reference: str = REFERENCE) -> str:
+    """Variants down, metrics across: mean [95 % interval], and below it the difference to the reference."""
     shown = _metrics(rows)
     head = ["Variant", "Seeds", *(f"{row.label} {row.arrow}" for row in shown)]
     lines = [f"### {title}", "", _line(head), _line(["---"] * len(head))]
     for row in rows:
         cells = [_cell(row, metric.name, metric.decimals) for metric in shown]
-        lines.append(_line([row.variant, ", ".join(map(str, row.seeds)), *cells]))
+        lines.append(_line([row.variant, ", ".join(map(str, row.seeds)) or "-", *cells]))
     lines += [
         "",
         "Mean over test images and seeds [95 % bootstrap interval over photographs and seeds]; Δ is the paired "
-        f"difference to full; * marks one whose interval leaves out 0, from {metrics.FEWEST} photographs on.",
+        f"difference to {reference}; * marks one whose interval leaves out 0, from {metrics.FEWEST} photographs on.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def to_csv(rows: Sequence[VariantResult]) -> str:
-    """One line a variant and metric: mean, interval, difference to full and its interval."""
+    """One line a variant and metric: mean, interval, difference to the reference and its interval."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -145,16 +152,16 @@ def to_csv(rows: Sequence[VariantResult]) -> str:
     return text.getvalue()
 
 
-def _result(variant: str, runs: Mapping[str, Mapping[int, Columns]]) -> VariantResult:
-    mine, full = runs[variant], runs[REFERENCE]
+def _result(variant: str, runs: Mapping[str, Mapping[int, Columns]], reference: str) -> VariantResult:
+    mine, others = runs[variant], runs[reference]
     means, differences = {}, {}
     for metric in dict.fromkeys(chain.from_iterable(mine.values())):
-        ours, theirs = _column(mine, metric), _column(full, metric)
+        ours, theirs = _column(mine, metric), _column(others, metric)
         with contextlib.suppress(ValueError):  # a seed without a score of this metric
             means[metric] = metrics.mean_over_seeds(ours)
-            if variant != REFERENCE:
+            if variant != reference:
                 differences[metric] = metrics.paired_over_seeds(ours, theirs)
-    return VariantResult(variant, tuple(sorted(mine)), means, differences)
+    return VariantResult(variant, tuple(seed for seed in sorted(mine) if seed != UNSEEDED), means, differences)
 
 
 def _column(runs: Mapping[int, Columns], metric: str) -> dict[int, dict[str, float]]:

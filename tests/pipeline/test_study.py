@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
 from pipeline import study
 from tsdsr.ablation import Columns
+from tsdsr.errors import UserError
 
 
 def columns(psnr: float, niqe: float) -> Columns:
@@ -38,6 +41,31 @@ def test_a_study_keeps_tables_means_and_a_picture_and_names_what_diverged(tmp_pa
     kept = list(csv.DictReader((tmp_path / "ablation" / "table.csv").open()))
     wanted = {"full", "residual_velocity"}
     assert {row["variant"] for row in kept} == wanted
+
+
+def test_a_study_of_another_reference_has_the_baselines_in_its_table_and_not_among_its_runs(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("reports/scores").mkdir(parents=True)
+    for name, psnr in (("full", 20), ("wo_tsm-seed0", 21), ("wo_dasm-seed0", 22), ("bicubic", 25)):
+        lines = [f"p{index}.png,{psnr + index}" for index in range(6)]
+        Path(f"reports/scores/{name}.csv").write_text("\n".join(["name,psnr", *lines]) + "\n")
+    params = ["--params", str(root / "params.yaml")]
+    study.main(["terms", "--reference", "wo_tsm", *params])
+    table, means = (
+        list(csv.DictReader(Path(f"reports/studies/terms/{name}.csv").read_text().splitlines()))
+        for name in ("table", "runs")
+    )
+    assert {row["variant"]: row["difference"] for row in table} == {
+        "wo_tsm": "",
+        "wo_dasm": "1",
+        "full": "-1",
+        "bicubic": "4",
+    }
+    assert [row["variant"] for row in means] == ["wo_tsm", "wo_dasm", "full"]
+    with pytest.raises(UserError, match=r"--reference vsd: not among what was scored: wo_tsm, wo_dasm, full, bicubic"):
+        study.main(["terms", "--reference", "vsd", *params])
 
 
 def test_a_study_without_divergence_says_none(tmp_path: Path) -> None:

@@ -59,6 +59,22 @@ def test_differences_are_paired_by_seed_where_both_have_it(tmp_path: Path) -> No
     assert results["tsm_alone"].differences["psnr"].mean == pytest.approx(0.0)  # against its mean over seeds
 
 
+def test_a_baseline_is_compared_with_every_seed_of_the_reference(tmp_path: Path) -> None:
+    write(tmp_path, "full", psnr=[20.0, 30.0])
+    write(tmp_path, "vsd-seed0", psnr=[21.0, 31.0])
+    write(tmp_path, "vsd-seed1", psnr=[24.0, 34.0])
+    write(tmp_path, "bicubic", psnr=[22.0, 32.0])
+    runs = ablation.read_runs(tmp_path, full_seed=0, named=NAMED, baselines=["bicubic", "round_trip"])
+    results = ablation.summarise(runs, "vsd")
+    assert results["bicubic"].seeds == ()
+    assert results["bicubic"].differences["psnr"].mean == pytest.approx(-0.5)
+    assert results["full"].differences["psnr"].mean == pytest.approx(-1.0)
+    assert results["vsd"].differences == {}
+    text = ablation.markdown("Methods", list(results.values()), "vsd")
+    assert "| bicubic | - | 27.00" in text
+    assert "difference to vsd;" in text
+
+
 def test_images_and_metrics_that_a_run_lacks_are_left_out_not_counted_as_zero(tmp_path: Path) -> None:
     write(tmp_path, "full", psnr=[20.0, 30.0, 40.0], niqe=[3.0, 4.0, 5.0])
     (tmp_path / "vsd-seed0.csv").write_text("name,psnr,niqe\n0.png,19,\n2.png,39,\n")
