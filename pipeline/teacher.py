@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import logging
 import shutil
 from pathlib import Path
@@ -25,7 +26,7 @@ from tsdsr import device, files
 from tsdsr.config import Params
 from tsdsr.data.cache import LatentCache
 from tsdsr.data.images import read_image
-from tsdsr.data.pairs import PairFolder
+from tsdsr.data.pairs import PairFolder, write_png
 from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule
 from tsdsr.methods.teacher import CachedLatents, LatentsInMemory
@@ -39,6 +40,7 @@ PAIRS = Path("data/pairs")
 OUT = Path("data/teacher")
 CURVE = Path("reports/curves/teacher.csv")
 METRICS = Path("reports/metrics/teacher.json")
+SAMPLES, SAMPLED = "samples.png", 8  # in the teacher's directory; captions
 UNFINISHED = Path(".tsdsr/checkpoints/teacher")
 LOCK = Path(".tsdsr/running/teacher/lock")
 STATISTICS_ROWS = 1024
@@ -168,6 +170,7 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
     report = measure(pipe, test, statistics=(latents.mean((0, 2, 3)), latents.var((0, 2, 3))), params=params)
     with quiet():
         pipe.save_pretrained(work.teacher)
+    report["samples"] = paint(pipe, distinct, side=images.shape[-1], params=params, path=work.teacher / SAMPLES)
     record = {"format": teachers.FORMAT, "preset": preset.name, "source": None, "revision": None}
     files.write_json(work.teacher / teachers.RECORD, record)
     return report
@@ -282,6 +285,25 @@ def measure(pipe: Any, test: PairFolder, *, statistics: tuple[Tensor, Tensor], p
     for name, losses in flow.items():
         log.info("flow loss %s: " + ", ".join(f"{who} %.3f" for who in losses), name, *losses.values())
     return {"preset": params.teacher.preset, "vae_psnr_test": psnr, "flow": flow}
+
+
+def paint(pipe: Any, captions: list[str], *, side: int, params: Params, path: Path) -> list[str]:
+    """Write the sheet of samples; returns the captions of its columns, which repeat where there are few."""
+    from tsdsr.training.teacher_report import samples
+
+    chosen = list(itertools.islice(itertools.cycle([caption for caption in captions if caption] or [""]), SAMPLED))
+    *prompts, null = text.encode_prompts(pipe, [*chosen, ""])
+    sheet = samples(
+        pipe.transformer,
+        LatentCodec(pipe.vae, params.teacher.use_shift),
+        FlowSchedule.from_scheduler(pipe.scheduler),
+        prompts=prompts,
+        null=null,
+        side=side,
+        seed=params.seed,
+    )
+    write_png(path, sheet)
+    return chosen
 
 
 @torch.no_grad()

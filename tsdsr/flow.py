@@ -13,7 +13,9 @@ Source: Esser et al., arXiv 2403.03206 (rectified flow, timestep shift); TSD-SR,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -92,6 +94,22 @@ def noise_from_velocity(z_t: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
 def euler_step(z_t: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
     """One Euler step of dz = v dsigma from `sigma` to `sigma_next`, each (B,). Exact where v is constant."""
     return z_t + expand(sigma_next - sigma, z_t) * v
+
+
+def euler_sample(
+    velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, schedule: FlowSchedule, steps: int
+) -> Tensor:
+    """`steps` Euler steps over evenly spaced linear times from 1000 to 0, from `noise` (B,C,h,w).
+
+    Args:
+        velocity: (z_t, timestep (B,) = 1000 sigma) -> v, like z_t.
+    """
+    t = torch.linspace(NUM_TRAIN_TIMESTEPS, 0, steps + 1, device=noise.device)
+    sigmas = schedule.sigma(t)[:, None].expand(-1, len(noise))
+    z_t = noise
+    for sigma, following in pairwise(sigmas):
+        z_t = euler_step(z_t, velocity(z_t, schedule.timestep(sigma)), sigma, following)
+    return z_t
 
 
 def gaussian_like(z: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -28,13 +28,14 @@ from pipeline.stages.control import Control
 from pipeline.stages.progress import Progress
 from pipeline.tracking import runs as tracking
 from tsdsr.config import Params
+from tsdsr.data.pairs import write_png
 from tsdsr.device import out_of_memory, pick
 from tsdsr.errors import UserError
 from tsdsr.training.checkpoint import Stopped
 from tsdsr.training.distillation import DistillJob
 from tsdsr.training.distillation import distill as train
 from tsdsr.training.trainer import Callbacks, NonFiniteError
-from tsdsr.training.validation import Validation, write_sheet
+from tsdsr.training.validation import Validation
 from tsdsr.training.world import World
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def _train(job: DistillJob, place: storage.Place, config: dict[str, Any], *, sto
 
         def on_validation(step: int, validation: Validation) -> None:
             sheet = job.validation.with_suffix(".png")
-            write_sheet(sheet, validation.sheet)
+            write_png(sheet, validation.sheet)
             if run:
                 run.metrics({f"validation/{name}": value for name, value in validation.values.items()}, step=step)
                 run.image("validation", validation.sheet, step)

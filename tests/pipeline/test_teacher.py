@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline import teacher as stage
 from pipeline.process.interruption import Interrupted
 from pipeline.stages import restorers
-from tests.teachers import write_pairs, write_random_teacher
+from tests.teachers import TEXTS, write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 from tsdsr.models import adapters
@@ -56,6 +57,12 @@ def test_the_tiny_teacher_is_trained_and_measured_and_follows_the_seed(short, pa
     for losses in report["flow"].values():
         assert losses.keys() == {"teacher", "mean", "gaussian"}
         assert losses["gaussian"] < losses["mean"]
+
+    with Image.open(one / "samples.png") as sheet:
+        assert sheet.size == (32 * len(report["samples"]), 2 * 32)
+        plain, guided = np.split(np.asarray(sheet), 2)
+    assert not np.array_equal(plain, guided)
+    assert set(report["samples"]) == set(TEXTS[:2])
 
     with (tmp_path / "one" / "curve.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -30,6 +30,12 @@ def normalized(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def denormalized(image: Tensor) -> np.ndarray:
+    """[3,H,W], nominally in [-1, 1] -> uint8 (H, W, 3)."""
+    pixels: np.ndarray = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    return pixels
+
+
 def read_image(path: Path) -> Tensor:
     """A picture as the networks take it: [3,H,W] in [-1, 1]. Raises as `read_pixels` does."""
     return normalized(read_pixels(path))

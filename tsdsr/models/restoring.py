@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from tsdsr import files
 from tsdsr.errors import UserError
-from tsdsr.flow import NUM_TRAIN_TIMESTEPS, FlowSchedule, euler_step
+from tsdsr.flow import FlowSchedule, euler_sample
 from tsdsr.models import adapters, discriminator
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.velocity import predict_velocity
@@ -137,10 +136,5 @@ class RestoringTeacher(nn.Module):
 
     @torch.no_grad()
     def restore(self, z_lq: Tensor, noise: Tensor, schedule: FlowSchedule, steps: int) -> Tensor:
-        """K = `steps` Euler steps over evenly spaced linear times from 1000 to 0, from `noise`; both [B,C,h,w]."""
-        t = torch.linspace(NUM_TRAIN_TIMESTEPS, 0, steps + 1, device=z_lq.device)
-        sigmas = schedule.sigma(t)[:, None].expand(-1, len(z_lq))
-        z_t = noise
-        for sigma, following in pairwise(sigmas):
-            z_t = euler_step(z_t, self(z_t, schedule.timestep(sigma), z_lq), sigma, following)
-        return z_t
+        """K = `steps` Euler steps from `noise`; both [B,C,h,w]."""
+        return euler_sample(lambda z_t, timestep: self(z_t, timestep, z_lq), noise, schedule, steps)

@@ -76,6 +76,7 @@ class Inputs:
     curves: list[Curve]
     numbers: dict[str, dict[str, str]]
     teacher: Mapping[str, Any]
+    samples: Path
     diagnoses: list[Diagnosis]
     validation: list[Curve]
     reports: Path
@@ -107,6 +108,7 @@ class Inputs:
             curves=_named(curves.load(root / "reports/curves"), ablated),
             numbers=_numbers(root / "reports/metrics", ablated),
             teacher=_stage_numbers(root / "reports/metrics/teacher.json"),
+            samples=root / "data/teacher/samples.png",
             diagnoses=_named(diagnostics.load(root / "reports/diagnostics"), ablated),
             validation=_named(curves.load(root / "reports/validation"), ablated),
             reports=root / "reports",
@@ -155,10 +157,11 @@ def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Sec
         *shown["validation"],
         *validation.sheets(inputs.reports / "validation", [curve.run for curve in inputs.validation]),
     ]
+    painted = validation.samples(inputs.samples, inputs.teacher.get("samples", []))
     return [
         Section("shares", "What each loss term teaches", "Shares", shown["shares"]),
         Section("cost", "Quality against cost", "Cost", shown["cost"], folded=True),
-        Section("curves", "Curves", "Curves", shown["curves"], folded=True),
+        Section("curves", "Curves", "Curves", [*shown["curves"], *painted], folded=True),
         Section("directions", "The distillation's directions", "Directions", shown["directions"], told, folded=True),
         Section("validation", "Held-out crops", "Validation", looks, folded=True),
         sweep.section(inputs.reports / "sweep"),

@@ -52,6 +52,16 @@ def sheets(folder: Path, runs: Sequence[str]) -> list[Plot]:
     return [_sheet(path) for path in paths if path.is_file()]
 
 
+def samples(path: Path, captions: Sequence[str]) -> list[Plot]:
+    """What the teacher paints from noise alone, a column a caption; none where it was not trained here."""
+    if not captions or not path.is_file():
+        return []
+    origin = Provenance("measured", "sampled by the teacher stage", (("file", f"data/teacher/{path.name}"),))
+    told = "; ".join(f"{number} {caption or '(empty)'}" for number, caption in enumerate(captions, 1))
+    caption = f"From noise, without guidance (above) and with it (below). The captions by column: {told}."
+    return [Plot("Samples of the teacher", caption, uri=data_uri(sheet.read(path)), provenance=origin)]
+
+
 def _sheet(path: Path) -> Plot:
     origin = Provenance("measured", "restored while training", (("file", f"reports/validation/{path.name}"),))
     caption = "At the last look, a column an image: LQ enlarged, restored, HQ. The student's own colours, not aligned."

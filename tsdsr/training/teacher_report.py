@@ -1,5 +1,5 @@
-"""How good a trained teacher is, on photographs it has not seen: its autoencoder's PSNR, and its flow loss per noise
-bin beside what knows less.
+"""How good a trained teacher is: on photographs it has not seen, its autoencoder's PSNR, and its flow loss per noise
+bin beside what knows less; and what it paints from noise alone.
 
 Two predictors that see no photograph give the scale. `mean` always answers the mean velocity, -E[z]: its loss is
 1 + Var[z] in every bin. `gaussian` knows the mean and variance of each latent channel and answers the conditional
@@ -13,21 +13,25 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tsdsr import seeding
-from tsdsr.flow import FlowSchedule, add_noise, expand
+from tsdsr.data.images import denormalized
+from tsdsr.flow import FlowSchedule, add_noise, euler_sample, expand
 from tsdsr.losses.flow_matching import flow_matching_loss
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.prompt import Prompt
-from tsdsr.models.velocity import predict_velocity
+from tsdsr.models.velocity import GuidedVelocity, predict_velocity
 
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
 
 BIN_EDGES = (0.0, 200.0, 400.0, 600.0, 800.0, 1000.0)  # linear time
 DRAWS = 4  # times and noises a bin and latent
+SAMPLE_STEPS = 28  # as SD3's pipeline has it
+SAMPLE_GUIDANCE = (1.0, 3.0)
 
 
 @torch.no_grad()
@@ -85,6 +89,39 @@ def flow_by_bin(
                 losses[name] += flow_matching_loss(answer, z, noise).mean().item() / len(latents)
         report[f"t{int(low):04d}_{int(high):04d}"] = losses
     return report
+
+
+@torch.no_grad()
+def samples(
+    transformer: SD3Transformer2DModel,
+    codec: LatentCodec,
+    schedule: FlowSchedule,
+    *,
+    prompts: Sequence[Prompt],
+    null: Prompt,
+    side: int,
+    seed: int,
+) -> np.ndarray:
+    """A sheet of what the teacher makes of captions: a column each, a row without guidance and one with it.
+
+    Args:
+        prompts: of the captions. null: the empty one.
+        side: in pixels, of each picture. seed: of the noise, the same in both rows of a column.
+
+    Returns:
+        uint8 (2 side, n side, 3).
+    """
+    place, count = transformer.device, len(prompts)
+    latent = (count, int(transformer.config.in_channels), side // codec.factor, side // codec.factor)
+    noise = torch.randn(latent, generator=seeding.generator(seed, "teacher", "samples")).to(place)
+    embeds, pooled = (torch.stack([getattr(p, part) for p in prompts]).to(place) for part in ("embeds", "pooled"))
+    null = Prompt(null.embeds.to(place), null.pooled.to(place))
+    rows = []
+    for scale in SAMPLE_GUIDANCE:
+        velocity = GuidedVelocity(transformer, (), embeds, pooled, null, scale)
+        z = euler_sample(velocity, noise, schedule, SAMPLE_STEPS)
+        rows.append(np.concatenate([denormalized(image) for image in codec.decode(z).float().cpu()], axis=1))
+    return np.concatenate(rows)
 
 
 def _gaussian_velocity(z_t: Tensor, sigma: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

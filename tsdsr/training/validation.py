@@ -10,16 +10,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tsdsr import files
 from tsdsr.config.distill import ValidationConfig
-from tsdsr.data.images import read_image
+from tsdsr.data.images import denormalized, read_image
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
 from tsdsr.methods.base import Distillation
@@ -124,7 +121,7 @@ class ArtefactGuard:
                 )
         rows = [[upsample(lq[None], self.scale)[0] for lq in self._lq], restored, self._hq]
         sheet = torch.cat([torch.cat([image.cpu() for image in row], dim=2) for row in rows], dim=1)
-        return Validation(values, _pixels(sheet))
+        return Validation(values, denormalized(sheet))
 
     def _restore(self, lq: Tensor) -> Tensor:
         """[3,h,w] -> [3,H,W], in [-1, 1]."""
@@ -132,7 +129,7 @@ class ArtefactGuard:
         return self.method.restore(x_lq)[0].float().clamp(-1, 1).cpu()
 
     def _scores(self, restored: Sequence[Tensor]) -> dict[str, float]:
-        images, references = (np.stack([_pixels(image) for image in side]) for side in (restored, self._hq))
+        images, references = (np.stack([denormalized(image) for image in side]) for side in (restored, self._hq))
         names = tuple(str(index) for index in range(len(restored)))
         scores = self._score.score(ImageBatch(names, self._metrics, images, references)).values
         means = {name: float(np.nanmean(column)) for name, column in scores.items() if not np.isnan(column).all()}
@@ -140,14 +137,3 @@ class ArtefactGuard:
 
     def _pattern(self, image: Tensor) -> float:
         return float(periodic_pattern((image[None] + 1) / 2, self._period))
-
-
-def write_sheet(path: Path, sheet: np.ndarray) -> None:
-    """Write a `Validation`'s sheet as PNG, whole or not at all."""
-    with files.atomic_file(path) as aside:
-        Image.fromarray(sheet).save(aside, format="PNG")
-
-
-def _pixels(image: Tensor) -> np.ndarray:
-    """[3,H,W] in [-1, 1] -> uint8 (H, W, 3)."""
-    return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

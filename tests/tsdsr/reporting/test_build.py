@@ -83,6 +83,17 @@ def test_curves_of_the_teacher_stand_apart(workspace: Path) -> None:
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
 
 
+def test_the_teachers_samples_stand_under_its_curves(workspace: Path) -> None:
+    numbers = workspace / "reports/metrics/teacher.json"
+    (workspace / "data/teacher").mkdir()
+    picture(0).save(workspace / "data/teacher/samples.png")
+    build.build(workspace, OPTIONS)
+    assert "Samples of the teacher" not in (workspace / "reports/index.html").read_text()
+    files.write_json(numbers, {**files.read_json(numbers), "samples": ["a cup", "a hill"]})
+    build.build(workspace, OPTIONS)
+    assert "The captions by column: 1 a cup; 2 a hill." in (workspace / "reports/index.html").read_text()
+
+
 def test_other_methods_on_other_images_are_no_fact_beside_ours(workspace: Path) -> None:
     ours = files.read_json(workspace / "reports/scores/full.json")
     theirs = {**ours, "method": "Other", "provenance": {**ours["provenance"], "outputs": "theirs"}}
