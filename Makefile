@@ -14,7 +14,7 @@ TORCH ?=
 PIP_INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 ERROR := .tsdsr/error
 
-.PHONY: help repro test lint setup ui sweep cluster clean
+.PHONY: help repro test lint setup ui sweep cluster gpu-check clean
 
 # Without git (a downloaded archive) DVC is told so. Where a stage fails, its error is repeated below what DVC says of it.
 repro: setup  ## run every stage whose inputs changed (TORCH=cpu: install PyTorch without CUDA)
@@ -39,6 +39,9 @@ sweep: setup  ## the search of params.yaml's `sweep` section
 cluster: setup  ## a Ray head on loopback, for `ray job submit`
 	$(BIN)/python -m pipeline.cluster
 
+gpu-check: setup  ## on a machine with CUDA: its tests and benchmarks, in at most 9 minutes
+	@$(BIN)/python benchmarks/gpu_check.py
+
 setup: $(VENV)/.installed  ## install everything into .venv
 
 # torch first and pinned: asked for by another package first, it would come as a newer build. basicsr asks for
@@ -52,7 +55,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 11
 
 clean:  ## remove .venv and unfinished work; data and reports stay
 	rm -rf $(VENV) .tsdsr

@@ -77,8 +77,10 @@ def recipe(preset_name: str) -> TSDSRConfig:
 
 def untrained(preset: presets.Preset, config: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> TSDSR:
     """TSD-SR on a teacher with random weights and adapters: B is not zero, so that everything takes part."""
-    transformer = presets.build_transformer(preset, seed=0).to(device, dtype).requires_grad_(False).eval()
-    vae = presets.build_vae(preset, seed=0).to(device, dtype).requires_grad_(False).eval()
+    transformer = (
+        presets.build_transformer(preset, seed=0, device=device.type).to(device, dtype).requires_grad_(False).eval()
+    )
+    vae = presets.build_vae(preset, seed=0, device=device.type).to(device, dtype).requires_grad_(False).eval()
     randomize_zeros(transformer)
     null, default = (random_prompt(preset, label) for label in ("null", "default"))
     inputs = MethodInputs(

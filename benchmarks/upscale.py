@@ -89,14 +89,15 @@ def build(preset_name: str, device: torch.device, dtype: torch.dtype) -> Paths:
     preset = presets.get(preset_name)
 
     def student() -> tuple[Any, Any]:
-        vae, transformer = presets.build_vae(preset, seed=0), presets.build_transformer(preset, seed=0)
+        vae = presets.build_vae(preset, seed=0, device=device.type)
+        transformer = presets.build_transformer(preset, seed=0, device=device.type)
         transformer.requires_grad_(False)
         Student(vae, transformer, use_shift=False).add_adapters(rank=RANK, alpha=RANK, seed=0, trainable=False)
         generator = torch.Generator().manual_seed(0)
         for network in (vae, transformer):
             for name, parameter in network.named_parameters():
                 if "lora_B" in name:
-                    parameter.data = 0.01 * torch.randn(parameter.shape, generator=generator)
+                    parameter.data = (0.01 * torch.randn(parameter.shape, generator=generator)).to(parameter.device)
             network.to(device, dtype).eval()
         return vae, transformer
 

@@ -73,5 +73,5 @@ def test_torch_without_cuda_is_asked_of_pytorchs_index(archive: Path) -> None:
 
 def test_help_lists_every_target(archive: Path) -> None:
     text = make(archive, "help").stdout
-    for target in ("repro", "test", "lint", "ui", "sweep", "cluster", "setup", "clean"):
+    for target in ("repro", "test", "lint", "ui", "sweep", "cluster", "gpu-check", "setup", "clean"):
         assert f"\n{target} " in f"\n{text}"
