@@ -53,7 +53,7 @@ def evaluate(params: Params) -> bool:
             spent = restore(PairFolder(TEST), restorers.BASELINES[name](params, TEACHER), RESTORED / name)
             results[name] = score(params, name, executor=executor, cost=spent)
         for entry in params.evaluate.external:
-            results[_external_name(entry)] = _score_external(params, entry, executor)
+            results[entry.run_name] = _score_external(params, entry, executor)
     files.write_json(METRICS / "evaluate.json", {name: result.means for name, result in results.items()})
     return not any(result.partial for result in results.values())
 
@@ -174,23 +174,19 @@ def _named(dataset: str, means: dict[str, float]) -> dict[str, float]:
 
 
 def _score_external(params: Params, entry: ExternalConfig, executor: metrics.Executor) -> Result:
-    out = SCORES / f"{_external_name(entry)}.csv"
+    out = SCORES / f"{entry.run_name}.csv"
     made_by = {EXTERNAL: entry.dir}
     return _score(params, entry.name, entry.dataset, Path(entry.dir), _reference(params, entry), out, executor, made_by)
 
 
 def _drop_former_external(params: Params) -> None:
     """Scores of outputs that params no longer name would stay in the tables."""
-    named = {f"{_external_name(entry)}.json" for entry in params.evaluate.external}
+    named = {f"{entry.run_name}.json" for entry in params.evaluate.external}
     for path in sorted(SCORES.glob("*.json")):
         if path.name not in named and EXTERNAL in files.read_json(path).get("provenance", {}):
             path.unlink()
             path.with_suffix(".csv").unlink(missing_ok=True)
             (RUNS / path.name).unlink(missing_ok=True)
-
-
-def _external_name(entry: ExternalConfig) -> str:
-    return f"{entry.name.replace(' ', '_')}-{entry.dataset}"
 
 
 def _reference(params: Params, entry: ExternalConfig) -> Path:
@@ -220,7 +216,7 @@ def _check(params: Params) -> None:
     for entry in params.evaluate.external:
         items, problems = collect(entry.dir, _reference(params, entry))
         for problem in problems:
-            logger.error("%s: %s", _external_name(entry), problem)
+            logger.error("%s: %s", entry.run_name, problem)
         if not items:
             raise UserError(f"{entry.dir}: no image has a partner in {_reference(params, entry)} that can be scored")
 

@@ -89,7 +89,8 @@ def _quiet() -> None:
     Ends when those libraries stop warning.
     """
     warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-    warnings.filterwarnings("ignore", module="torchvision.models._utils")
+    warnings.filterwarnings("ignore", message="Arguments other than a weight enum")
+    warnings.filterwarnings("ignore", message="The parameter 'pretrained' is deprecated")
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

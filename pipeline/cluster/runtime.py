@@ -78,8 +78,23 @@ def start(num_cpus: int | None = None) -> None:
         options["num_cpus"] = max(os.cpu_count() or 1, num_cpus or 1)
         options["dashboard_port"] = free_port("127.0.0.1")  # Ray's own choice is that of `make cluster`
         os.environ.update(state_address(options["dashboard_port"]))
+    announces = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    _drop_line(announces, "Token authentication is enabled")  # its default for a cluster of our own
     with interruption.kept(), _agents_told_their_ports():
         ray.init(**options)
+
+
+def quiet_reports() -> None:
+    """In a training worker: drop Ray's line with all metrics at each `ray.train.report`.
+
+    Ray 2.60 names that logger after its file, so that `LoggingConfig` does not reach it.
+    """
+    for handler in logging.getLogger().handlers:
+        _drop_line(handler, "Reporting training result")
+
+
+def _drop_line(source: logging.Filterer, start: str) -> None:
+    source.addFilter(lambda record: not record.getMessage().startswith(start))
 
 
 @contextmanager

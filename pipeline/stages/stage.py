@@ -34,7 +34,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def run(main: Callable[[], None]) -> None:
     """Call a stage's main; what people can mend, and an interruption, become one line on stderr and an exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # "generated new fontManager"
+    _quiet_fonts()
     try:
         with interruption.raising(), storage.workplace():
             main()
@@ -50,6 +50,13 @@ def run(main: Callable[[], None]) -> None:
         if cause is None:
             raise
         sys.exit(_fail(cause))
+
+
+def _quiet_fonts() -> None:
+    """Drop what matplotlib prints of the fonts at its first use on a machine."""
+    fonts = logging.getLogger("matplotlib.font_manager")
+    fonts.setLevel(logging.WARNING)
+    fonts.addFilter(lambda record: "building the font cache" not in record.getMessage())
 
 
 def load_params(description: str | None) -> Params:

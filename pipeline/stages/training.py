@@ -145,7 +145,7 @@ def _fit(params: Params, job: DistillJob, control: Control, place: storage.Place
                 name=f"{job.name}-{os.getpid()}",
                 storage_path=str(records),
                 failure_config=FailureConfig(max_failures=MAX_RESTARTS),
-                logging_config=LoggingConfig(log_level="WARNING"),  # else a line with all metrics at each report
+                logging_config=LoggingConfig(log_level="WARNING"),  # Ray Train's own lines
             ),
         ).fit()
     finally:
@@ -172,6 +172,8 @@ def _work(config: dict[str, Any]) -> str | None:
     An error that no restart mends is written down: Ray starts the workers again, and they leave at once.
     """
     os.environ.update(config["environment"])
+    if config["ray"]:
+        runtime.quiet_reports()
     place, root = storage.Place.at(**config["place"]), config["place"]["root"]
     control = Control(place.moved(config["control"].directory, root))
     values: dict[str, Any] = {k: place.moved(v, root) if isinstance(v, Path) else v for k, v in config["job"].items()}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pipeline.stages import stage
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.store import flatten
 from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
@@ -75,13 +74,6 @@ def start(params: Params) -> tuple[Path, Params]:
 def tracked(variant: Variant) -> Iterator[None]:
     """Within the `with`, what is logged goes to the variant's run, a child of the experiment's beside `full`."""
     with tracking.parent(variant.params):
-        with tracking.child(variant.changed, variant.name, describe(variant)) as run:
+        with tracking.child(variant.changed, variant.name) as run:
             run.tags({"variant": variant.name.rpartition("-seed")[0], "seed": variant.seed})
         yield
-
-
-def describe(variant: Variant) -> str:
-    """What the variant is, in words: what differs from the experiment's params."""
-    before, after = (flatten(params.to_dict()) for params in (variant.params, variant.changed))
-    changes = [f"{key} {after.get(key)} instead of {before.get(key)}" for key in after if before.get(key) != after[key]]
-    return f"{variant.name} differs from full in: {'; '.join(changes) or 'nothing'}."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState
 
-from pipeline.sweep.space import Point, nested, shown_value
+from pipeline.sweep.space import Point, nested
 from pipeline.sweep.study import REASON, VALUES, folder, load_trial
 from pipeline.tracking import runs as tracking
 from tsdsr import seeding
@@ -81,8 +81,7 @@ def _end_of(base: Params, trial: optuna.Trial, sweep: Path) -> tuple[TrialState,
         params = trial_params(base, values)
     except UserError as error:  # values that each are in their space, and together are not valid
         return TrialState.FAIL, str(error)
-    shown = ", ".join(f"{key} {shown_value(value)}" for key, value in values.items())
-    with tracking.child(params, run_name(trial.number), f"A trial of sweep {base.sweep.name}: {shown}") as tracked:
+    with tracking.child(params, run_name(trial.number)) as tracked:
         tracked.tags({"trial": trial.number + 1})
         try:
             Trial(params, trial, sweep, tracked).train()

@@ -23,7 +23,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.tracking import provenance, store, sync
+from pipeline.tracking import description, provenance, store, sync
 from pipeline.tracking.store import PARENT, Identity, clean_name, flatten
 from tsdsr import files
 from tsdsr.config import Params
@@ -206,18 +206,17 @@ class Run:
 
 
 @contextmanager
-def child(params: Params, name: str, description: str | None = None) -> Iterator[Run]:
+def child(params: Params, name: str) -> Iterator[Run]:
     """The run of a variant or stage below the pipeline's run, with these params; created, or found and continued.
 
     Args:
         name: readable and unique below its parent: `full`, `wo_tsm-seed0`, `bicubic`.
-        description: what the run is, in words.
     """
     with nullcontext() if PARENT_VARIABLE in os.environ else parent(params):
         above = Identity(**json.loads(os.environ[PARENT_VARIABLE]))
         identity = Identity(above.experiment, above.key, above.title, clean_name(name))
         sections = {key: value for key, value in params.to_dict().items() if key not in _NOT_OF_A_CHILD}
-        with _session(identity, sections, description) as run:
+        with _session(identity, sections, description.of_child(params, name)) as run:
             monitor = run.monitor()
             try:
                 yield run
@@ -240,20 +239,19 @@ def parent(params: Params, *, title: str | None = None, key: str | None = None) 
     shown = title or "-".join(part for part in parts if part)
     key = key or f"{commit[:12]}-{code[:12]}-{digest[:12]}"
     identity = Identity(params.tracking.experiment, key, shown)
-    description = f"What one state of the code made with one set of params ({shown}); its parts are below it."
-    with _session(identity, params.to_dict(), None if title else description) as run, _inherited(identity):
+    with _session(identity, params.to_dict(), description.of_parent(shown)) as run, _inherited(identity):
         yield run
 
 
 @contextmanager
-def _session(identity: Identity, values: Mapping[str, Any], description: str | None) -> Iterator[Run]:
+def _session(identity: Identity, values: Mapping[str, Any], words: str) -> Iterator[Run]:
     """A run from RUNNING to its end, with what made it."""
     root, started = provenance.root(), time.monotonic()
     run = Run(root, identity)
     before = run.active() or 0
     run.begin()
     run.params(values)
-    run.tags(_provenance_tags() | ({"mlflow.note.content": description} if description else {}))
+    run.tags(_provenance_tags() | {"mlflow.note.content": words})
     status = "FAILED"
     try:
         yield run

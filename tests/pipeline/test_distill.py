@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 import shutil
 import signal
 import threading
@@ -74,11 +75,14 @@ def _image_series(name: str) -> dict[int, Path]:
 
 @pytest.mark.repro
 @pytest.mark.timeout(1800)
-def test_two_ray_workers_give_the_losses_of_one_process(workplace: Path) -> None:
+def test_two_ray_workers_give_the_losses_of_one_process(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     alone = Params.load("smoke.yaml").overlay({"distill": {"batch_size": 4, "num_workers": 0, "threads_per_worker": 1}})
     together = alone.overlay({"distill": {"num_workers": 2}})
     distill.distill(alone, out=Path("data/students/alone"), name="alone", seed=0)
     distill.distill(together, out=Path("data/students/together"), name="together", seed=0)
+    printed = "".join(capfd.readouterr())
+    assert "distill alone" in printed
+    assert not re.search("TrainingReport|PreemptionWatcher|Token authentication|UserWarning", printed)
     with Path("reports/validation/alone.csv").open(newline="") as file:
         looks = [int(row["step"]) for row in csv.DictReader(file)]
     sheets = _image_series("alone")

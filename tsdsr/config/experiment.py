@@ -20,6 +20,11 @@ class ExternalConfig(Section):
     dataset: Annotated[str, Field(pattern=r"^[\w.+-]+$")]
     dir: str
 
+    @property
+    def run_name(self) -> str:
+        """Of its run, and of its files of scores."""
+        return f"{self.name}-{self.dataset}".replace(" ", "_")
+
 
 class EvaluateConfig(Section):
     metrics: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -39,7 +44,7 @@ class EvaluateConfig(Section):
         unknown = [item.dataset for item in self.external if item.dataset not in known]
         if unknown:
             raise ValueError(f"external names {unknown}, but references has only {sorted(self.references)} (and test)")
-        rows = [f"{item.name}-{item.dataset}".replace(" ", "_") for item in self.external]
+        rows = [item.run_name for item in self.external]
         if len(set(rows)) < len(rows):
             raise ValueError("external names the same method and data set twice, or what gives the same file of scores")
         return self

@@ -22,7 +22,7 @@ import yaml
 from pipeline import ui
 from pipeline.process import dvc_yaml
 from pipeline.tracking import __main__ as command
-from pipeline.tracking import provenance, store, sync
+from pipeline.tracking import description, provenance, store, sync
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import flatten
 from tsdsr.config import Params
@@ -135,7 +135,7 @@ def test_the_end_of_a_run_says_how_it_ended(params: Params, error: type[BaseExce
 
 def test_provenance_is_in_the_tags(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0" * 40)
-    with tracking.child(params, "full", "The student in words."):
+    with tracking.child(params, "full"):
         pass
     for name, run in _runs(params).items():
         tags = run.data.tags
@@ -143,7 +143,9 @@ def test_provenance_is_in_the_tags(params: Params, monkeypatch: pytest.MonkeyPat
         assert tags["code.sha256"] == provenance.code_hash()
         assert tags["git.dirty"] in ("true", "false")
         assert {"hardware.cpu", "hardware.gpus", "hardware.torch", "mlflow.source.name", "mlflow.user"} <= set(tags)
-        assert ("in words" in tags["mlflow.note.content"]) is (name == "full")
+        assert tags["mlflow.note.content"] == (
+            description.of_child(params, "full") if name == "full" else description.of_parent(run.info.run_name)
+        )
 
 
 def _stage(monkeypatch: pytest.MonkeyPatch, command: str) -> None:

@@ -1,0 +1,55 @@
+"""What each run is, in words: the text that MLflow shows above a run's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.tracking.store import flatten
+from tsdsr.config import Params
+
+
+def of_parent(title: str) -> str:
+    return (
+        f"Everything that one state of the code, or one sweep, made with one set of params ({title}). Open its parts."
+    )
+
+
+def of_child(params: Params, name: str) -> str:
+    """A baseline, other methods' images, a trial, a variant of the ablation, or a student.
+
+    Args:
+        params: those the run was made with. name: its name below the parent's.
+    """
+    variant, _, seed = name.partition("-seed")
+    if name in params.evaluate.baselines:
+        return f"The baseline {name}, scored on the student's test pairs."
+    for entry in params.evaluate.external:
+        if name == entry.run_name:
+            return f"Images of {entry.name} from {entry.dir}, scored on the data set {entry.dataset}."
+    if name.startswith("trial-"):
+        keys = tuple(draw.key for draw in params.sweep.space)
+        drawn = {key: value for key, value in flatten(params.to_dict()).items() if key.startswith(keys)}
+        return f"A trial of sweep {params.sweep.name}: {_listed(drawn)}."
+    if seed and variant in params.ablate.variants:
+        changes = flatten({"distill": params.ablate.variants[variant]})
+        return f"A variant of the ablation: full with {_listed(changes) or 'no change'}, seed {seed}. {_recipe(params)}"
+    if name == "start":
+        return f"The student from which all variants of the ablation go on. {_recipe(params)}"
+    return f"The student {name}. {_recipe(params)}"
+
+
+def _recipe(params: Params) -> str:
+    config = params.distill
+    phases = "; ".join(
+        f"phase {phase}: " + ", ".join(f"{_shown(weight)} {loss}" for loss, weight in settings.losses.items() if weight)
+        for phase, settings in config.phases.items()
+    )
+    return f"Method {config.method}, {config.steps} steps of {config.batch_size} samples. Losses in {phases}."
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
