@@ -19,100 +19,132 @@ from typing import Any
 
 import torch
 
+from pipeline.cluster import storage
 from pipeline.distill import LATENTS, TEACHER, distill
-from pipeline.stages import stage
+from pipeline.stages import lineage, stage
+from pipeline.tracking import runs as tracking
 from tsdsr import files, seeding
 from tsdsr.compression import deciders
 from tsdsr.compression.decision import Decision
 from tsdsr.compression.export import source_hash, write_compressed, write_source
 from tsdsr.config import RUNS, Params
 from tsdsr.data.cache import LatentCache
-from tsdsr.methods.tinysr.prune import DECISION
+from tsdsr.errors import UserError
+from tsdsr.methods.tinysr.prune import DECISION as DECISION_FILE
 from tsdsr.models.student import STUDENT_TIMESTEP
 from tsdsr.models.teacher import load_teacher
 from tsdsr.models.velocity import predict_velocity
 
 logger = logging.getLogger(__name__)
-ROOT, STUDENTS, UNFINISHED = Path("data/tinysr"), Path("data/students"), Path(".tsdsr/tinysr")
-SOURCE, TRANSFORMER, VAE = ROOT / "source", ROOT / "transformer", ROOT / "vae"
+NAME = Path(lineage.COMPRESSED).name
+SOURCE, DECISION, TRANSFORMER, VAE, COMPRESSED = (
+    Path(path) for path in (lineage.SOURCE, lineage.DECISION, lineage.CUT, lineage.COMPACT, lineage.COMPRESSED)
+)
+UNFINISHED = Path(".tsdsr/tinysr")
 SAMPLES = 8  # latents that `sensitivity` looks at
 
 
 def prune(params: Params) -> None:
-    """Writes the source and the decision file."""
-    source, config = write_source(TEACHER, STUDENTS / params.compress.student, SOURCE), params.compress
-    if config.decider == "learnt":
-        decision = Decision.read(_run(params, "prune", source=source) / DECISION)
-    else:
-        decision = _decided(params, source)
-    decision.write(ROOT / DECISION)
+    """Writes the source and the decision."""
+    with lineage.making(lineage.SOURCE, params):
+        write_source(TEACHER, Path(lineage.FULL), SOURCE)
+    storage.here(params).push([SOURCE])  # workers elsewhere fetch it
+    with lineage.making(lineage.DECISION, params):
+        files.put_in_place(decide(params), DECISION)
+    decision = Decision.read(DECISION / DECISION_FILE)
     logger.info("%s keeps blocks %s of %d", decision.decider, list(decision.blocks), len(decision.scores))
     _clear("prune")
 
 
-def _decided(params: Params, source: str) -> Decision:
-    """By a score of each block, by place, or as told."""
-    config, cache = params.compress, LatentCache.open(LATENTS)
+def decide(params: Params) -> Path:
+    """A directory with the decision file: by the gates' training, a score of each block, by place, or as told.
+
+    Raises:
+        UserError: for a budget or blocks that the source cannot keep.
+    """
+    config, source, cache = params.compress, source_hash(SOURCE), LatentCache.open(LATENTS)
     transformer = load_teacher(SOURCE, text_encoders=False).transformer
+    count = len(transformer.transformer_blocks)
+    if config.decider == "learnt":
+        gates = recipe(params, "prune", source=source).distill.gates
+        if (kept := count // gates.group_size * gates.keep) != config.budget:
+            raise UserError(f"compress.budget: {config.budget}, and compress.runs.prune.gates keep {kept} of {count}")
+        return run(params, "prune", source=source)
     if config.blocks is not None:
-        return deciders.given(config.blocks, len(transformer.transformer_blocks), source=source)
-    z = torch.stack([cache.latent(row) for row in range(min(SAMPLES, len(cache)))])
-    timestep, prompt = torch.full((len(z),), STUDENT_TIMESTEP), cache.default
-    return deciders.scored(
-        config.decider,
-        transformer,
-        config.budget,
-        lambda: predict_velocity(transformer, z, timestep, prompt.embeds, prompt.pooled),
-        seed=seeding.derive(params.seed, "compress"),
-        source=source,
-    )
+        decision = deciders.given(config.blocks, count, source=source)
+    else:
+        z = torch.stack([cache.latent(row) for row in range(min(SAMPLES, len(cache)))])
+        timestep, prompt = torch.full((len(z),), STUDENT_TIMESTEP), cache.default
+        decision = deciders.scored(
+            config.decider,
+            transformer,
+            config.budget,
+            lambda: predict_velocity(transformer, z, timestep, prompt.embeds, prompt.pooled),
+            seed=seeding.derive(params.seed, "compress"),
+            source=source,
+        )
+    with files.atomic_directory(UNFINISHED / "prune") as out:
+        decision.write(out / DECISION_FILE)
+    return UNFINISHED / "prune"
 
 
 def restore(params: Params) -> None:
     """Writes the cut transformer, restored."""
-    decision = Decision.read(ROOT / DECISION)
-    given = {"source": source_hash(SOURCE), "blocks": list(decision.blocks)}
-    first = _run(params, "restore_latents", **given, network=None)
-    second = _run(params, "restore_images", **given, network=str(first.resolve()))
-    files.put_in_place(second, TRANSFORMER)
+    with lineage.making(lineage.CUT, params):
+        files.put_in_place(restored(params, Decision.read(DECISION / DECISION_FILE)), TRANSFORMER)
     _clear("restore_latents", "restore_images")
+
+
+def restored(params: Params, decision: Decision) -> Path:
+    """Where the transformer is that keeps these blocks, after both runs."""
+    given = {"source": source_hash(SOURCE), "blocks": list(decision.blocks)}
+    return run(params, "restore_images", **given, start=run(params, "restore_latents", **given))
 
 
 def vae(params: Params) -> None:
     """Writes the compact autoencoder."""
-    source = source_hash(SOURCE)
-    encoder = _run(params, "encoder", source=source)
-    files.put_in_place(_run(params, "decoder", source=source, network=str(encoder.resolve())), VAE)
+    given = {"source": source_hash(SOURCE), "separable": params.compress.separable.model_dump()}
+    with lineage.making(lineage.COMPACT, params):
+        files.put_in_place(run(params, "decoder", **given, start=run(params, "encoder", **given)), VAE)
     _clear("encoder", "decoder")
 
 
 def export(params: Params) -> None:
     """Writes the upscaler."""
-    parameters = write_compressed(SOURCE, TRANSFORMER, VAE, STUDENTS / "tinysr")
-    logger.info("%s: %.3f M parameters", STUDENTS / "tinysr", parameters / 1e6)
+    with lineage.making(lineage.COMPRESSED, params):
+        parameters = write_compressed(SOURCE, TRANSFORMER, VAE, COMPRESSED)
+    logger.info("%s: %.3f M parameters", COMPRESSED, parameters / 1e6)
+    with tracking.child(params, NAME) as made:
+        made.metrics({"params_m": parameters / 1e6})
+        made.artifact(DECISION / DECISION_FILE, "compression")
+        made.artifact(COMPRESSED, "student")
 
 
-def _run(params: Params, name: str, **added: Any) -> Path:
-    """Train one of `compress.runs`, unless it was trained before with the same recipe; where its result is."""
-    changed = recipe(params, name, **added)
-    out = UNFINISHED / name
-    record = out / "run.json"
-    if record.is_file() and files.read_json(record)["distill"] == changed.to_dict()["distill"]:
-        logger.info("%s: already there", name)
-        return out
-    distill(changed, out=out, name=f"tinysr_{name}", seed=params.seed, teacher=SOURCE)
+def run(params: Params, name: str, *, start: Path | None = None, **added: Any) -> Path:
+    """Train one of `compress.runs`; where its result is, and was before if it had been trained so.
+
+    Args:
+        start: the run's start, another run's result.
+    """
+    changed = recipe(params, name, start=None if start is None else start.as_posix(), **added)
+    out = UNFINISHED / f"{name}-{lineage.training_key(changed)}"
+    if out.is_dir():
+        logger.info("%s: already there", out)
+    else:
+        distill(changed, out=out, name=f"{NAME}_{name}", seed=params.seed, teacher=SOURCE)
     return out
 
 
 def recipe(params: Params, name: str, **added: Any) -> Params:
     """The params of a run: `distill` with the run's overlay and what earlier runs give."""
-    overlay = {"method": RUNS[name][0], **params.compress.runs[name], **added, "start": None}
+    overlay = {"method": RUNS[name][0], "start": None, **params.compress.runs[name], **added}
     return params.overlay({"distill": overlay}, origin=f"compress.runs.{name}")
 
 
 def _clear(*names: str) -> None:
     for name in names:
-        shutil.rmtree(UNFINISHED / name, ignore_errors=True)
+        for out in UNFINISHED.glob(f"{name}*"):
+            shutil.rmtree(out, ignore_errors=True)
 
 
 PARTS: dict[str, Callable[[Params], None]] = {"prune": prune, "restore": restore, "vae": vae, "export": export}

@@ -28,22 +28,33 @@ def command() -> str:
 
 
 def reads_and_writes(
-    module: str, arguments: Sequence[str], dvc: str | Path = "dvc.yaml"
+    module: str, arguments: Sequence[str], dvc: Sequence[str | Path] = ("dvc.yaml", "compress/dvc.yaml")
 ) -> tuple[list[str], list[str]]:
-    """The paths that a command reads and writes; none where dvc.yaml does not know it.
+    """The paths that a command reads and writes; none where no stage runs it.
 
     Args:
-        module: as of `command`. arguments: its options, which fill ${item.variant} and the like.
+        module: as of `command`. arguments: its own; options fill ${item.variant} and the like, and where several
+            stages run one module, a part's name says which.
     """
     if module in _BESIDE:
         return _BESIDE[module]
-    stages = yaml.safe_load(Path(dvc).read_text(encoding="utf-8"))["stages"] if Path(dvc).is_file() else {}
-    for stage in stages.values():
+    for stage in _stages(dvc):
         words = shlex.split(stage["cmd"])
-        if module in words:
+        if module in words and _part(words, module) in (None, *arguments):
             outs = [name for kind in ("outs", "metrics", "plots") for name in _names(stage.get(kind, []))]
             return _filled(_names(stage["deps"]), words, arguments), _filled(outs, words, arguments)
     return [], []
+
+
+def _stages(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
+    texts = [Path(path).read_text(encoding="utf-8") for path in paths if Path(path).is_file()]
+    return [stage for text in texts for stage in yaml.safe_load(text)["stages"].values()]
+
+
+def _part(words: Sequence[str], module: str) -> str | None:
+    """What a stage's command says right after the module, unless that is an option."""
+    following = words[words.index(module) + 1 :][:1]
+    return None if not following or following[0].startswith("--") else following[0]
 
 
 def _names(entries: Iterable[Any]) -> list[str]:

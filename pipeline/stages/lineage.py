@@ -19,6 +19,8 @@ from tsdsr.errors import UserError
 
 RECORD = "made_from.json"
 PAIRS, TEACHER, LATENTS, STUDENTS = "data/pairs", "data/teacher", "data/latents", "data/students"
+FULL, COMPRESSED = f"{STUDENTS}/full", f"{STUDENTS}/tinysr"
+SOURCE, DECISION, CUT, COMPACT = (f"data/tinysr/{name}" for name in ("source", "decision", "transformer", "vae"))
 EDITS = "captions.edits"  # an input that params name: a folder of corrected captions
 SIDES = ("train/hq", "train/lq", "train/captions", "test/hq", "test/lq", "test/captions")
 # Values that do not change what a stage makes.
@@ -42,6 +44,11 @@ class Artifact:
 
 
 _PHOTOGRAPHS = (f"{PAIRS}/train/hq", f"{PAIRS}/train/captions", EDITS)
+_TRAINING = ("seed", "data.scale", "degradation", "prompts", "teacher.use_shift", "distill")
+_TRAINED_ON = (f"{PAIRS}/train/hq", f"{PAIRS}/train/lq", LATENTS)
+_DECIDER = ("compress.decider", "compress.budget", "compress.blocks", "compress.runs.prune")
+_RESTORATION = ("compress.runs.restore_latents", "compress.runs.restore_images")
+_AUTOENCODER = ("compress.separable", "compress.runs.encoder", "compress.runs.decoder")
 ARTIFACTS = {
     PAIRS: Artifact("prepare-degradations", ("seed", "data", "captions", "degradation")),
     TEACHER: Artifact("teacher", ("seed", "teacher", "prompts"), _PHOTOGRAPHS),
@@ -50,11 +57,13 @@ ARTIFACTS = {
         ("prompts", "precompute", "teacher.use_shift", "teacher.restorer.enabled", "teacher.restorer.sampling_steps"),
         (*_PHOTOGRAPHS, f"{PAIRS}/train/lq", TEACHER),
     ),
-    STUDENTS: Artifact(
-        "distill",
-        ("seed", "data.scale", "degradation", "prompts", "teacher.use_shift", "distill"),
-        (f"{PAIRS}/train/hq", f"{PAIRS}/train/lq", LATENTS, TEACHER),
-    ),
+    FULL: Artifact("distill", _TRAINING, (*_TRAINED_ON, TEACHER)),
+    STUDENTS: Artifact("ablate-distill", _TRAINING, (*_TRAINED_ON, TEACHER)),
+    SOURCE: Artifact("compress/dvc.yaml:compress-prune", (), (TEACHER, FULL)),
+    DECISION: Artifact("compress/dvc.yaml:compress-prune", (*_TRAINING, *_DECIDER), (*_TRAINED_ON, SOURCE)),
+    CUT: Artifact("compress/dvc.yaml:compress-restore", (*_TRAINING, *_RESTORATION), (*_TRAINED_ON, SOURCE, DECISION)),
+    COMPACT: Artifact("compress/dvc.yaml:compress-vae", (*_TRAINING, *_AUTOENCODER), (*_TRAINED_ON, SOURCE)),
+    COMPRESSED: Artifact("compress/dvc.yaml:compress", (), (SOURCE, CUT, COMPACT)),
 }
 
 
@@ -81,7 +90,9 @@ def check(params: Params, *paths: str) -> None:
     """
     for path in paths:
         if reason := _misfit(path, params):
-            raise UserError(f"{path} {reason}; run `dvc repro {_stage(path)}` first. Nothing was changed")
+            raise UserError(
+                f"{path} {reason}; run `dvc repro {ARTIFACTS[_kind(path)].stage}` first. Nothing was changed"
+            )
 
 
 def decides(key: str, path: str) -> bool:
@@ -90,6 +101,13 @@ def decides(key: str, path: str) -> bool:
     return not inside and any(
         f"{key}.".startswith(f"{part}.") or part.startswith(f"{key}.") for part in ARTIFACTS[_kind(path)].params
     )
+
+
+def training_key(params: Params) -> str:
+    """16 hex digits for all the values of params that decide what a training of `distill` gives."""
+    values = params.to_dict()
+    deciding = ("seed", "data", "captions", "degradation", "teacher", "prompts", "precompute", "distill")
+    return files.sha256_json({key: values[key] for key in deciding})[:16]
 
 
 def _misfit(path: str, params: Params) -> str | None:
@@ -142,10 +160,10 @@ def _fingerprint(name: str, params: Params) -> str | None:
         return _fingerprint_folder(Path(params.captions.edits))
     if not Path(name).is_dir():
         return None
-    if name == TEACHER:
-        return teacher.fingerprint(name)
     if name == LATENTS:
         return files.sha256_file(Path(name, "manifest.json"))  # which has every shard's sha256
+    if _kind(name) != PAIRS:
+        return teacher.fingerprint(name)
     recorded: dict[str, str] = files.read_json(Path(PAIRS, RECORD))["fingerprints"]
     return recorded[name.removeprefix(f"{PAIRS}/")]
 
@@ -159,15 +177,10 @@ def _fingerprint_folder(folder: Path) -> str | None:
 
 
 def _kind(path: str) -> str:
-    return next(name for name in ARTIFACTS if path == name or path.startswith(f"{name}/"))
+    return max((name for name in ARTIFACTS if f"{path}/".startswith(f"{name}/")), key=len)
 
 
 def _sources(path: str) -> list[str]:
     """The artifacts that one is made from, each after those that it is made from itself."""
     kinds = {_kind(name) for name in ARTIFACTS[_kind(path)].inputs if name != EDITS}
     return [name for name in ARTIFACTS if name in kinds]
-
-
-def _stage(path: str) -> str:
-    variant = path.removeprefix(f"{STUDENTS}/")
-    return ARTIFACTS[_kind(path)].stage if variant in (path, "full") else "ablate-distill"

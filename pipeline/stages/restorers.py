@@ -97,8 +97,8 @@ BASELINES: dict[str, Callable[[Params, Path], Restorer]] = {
 }
 
 
-def student(teacher: str | Path, directory: str | Path, scale: int, color: str) -> Restorer:
-    """The one-step student in `directory`, on a GPU when there is one."""
+def student(teacher: str | Path | None, directory: str | Path, scale: int, color: str) -> Restorer:
+    """The one-step student in `directory`, on a GPU when there is one; without a teacher, a pipeline that was saved."""
     loaded: list[Callable[[np.ndarray], np.ndarray]] = []
 
     def restore(lq: np.ndarray) -> np.ndarray:
@@ -109,10 +109,13 @@ def student(teacher: str | Path, directory: str | Path, scale: int, color: str) 
     return restore
 
 
-def _pipeline(teacher: str | Path, directory: str | Path, scale: int, color: str) -> Callable[[np.ndarray], np.ndarray]:
+def _pipeline(
+    teacher: str | Path | None, directory: str | Path, scale: int, color: str
+) -> Callable[[np.ndarray], np.ndarray]:
     from tsdsr.inference import TSDSRPipeline
 
-    pipe: Any = TSDSRPipeline.from_pretrained(teacher, student=directory)
+    load = TSDSRPipeline.from_pretrained
+    pipe: Any = load(directory) if teacher is None else load(teacher, student=directory)
     pipe.set_progress_bar_config(disable=True)
     pipe.to(pick())
     return lambda lq: pipe(Image.fromarray(lq), scale=scale, color=color, output_type="np").images[0]

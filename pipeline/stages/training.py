@@ -215,7 +215,7 @@ def _asked_to_stop(place: storage.Place, control: Control) -> Callable[[], bool]
 def _train(job: DistillJob, place: storage.Place, config: dict[str, Any], *, stop: Callable[[], bool]) -> None:
     """Rank 0 speaks to MLflow and shows progress; every rank reports to Ray at a checkpoint."""
     params = Params.parse(config["params"])
-    place.pull([job.pairs, job.latents, job.teacher, job.checkpoints])
+    place.pull([job.pairs, job.latents, job.teacher, job.checkpoints, *([job.start] if job.start else [])])
     progress = Progress(f"distill {job.name}", params.distill.steps, in_ray=config["ray"])
     in_charge = World.current().rank == 0
     with tracking.child(params, job.name) if in_charge else nullcontext() as run, progress:

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.stages import stage
+from pipeline.stages import lineage, stage
 from pipeline.tracking import runs as tracking
-from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 
@@ -65,9 +64,7 @@ def overlaid(params: Params, variant: str, seed: int) -> Params:
 def start(params: Params) -> tuple[Path, Params]:
     """The student that all variants go on from: where it is, named after all that decides it, and its params."""
     changed = params.overlay({"distill": params.ablate.start}, origin="ablate.start")
-    values = changed.to_dict()
-    deciding = ("seed", "data", "captions", "degradation", "teacher", "prompts", "precompute", "distill")
-    return STARTS / files.sha256_json({key: values[key] for key in deciding})[:16], changed
+    return STARTS / lineage.training_key(changed), changed
 
 
 @contextmanager

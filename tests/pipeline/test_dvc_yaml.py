@@ -115,7 +115,7 @@ def test_stage_depends_on_the_code_it_runs(name: str) -> None:
 
 
 def test_an_edit_runs_again_what_it_changes_and_no_more() -> None:
-    distilling, scoring = {"distill", "ablate-distill", *COMPRESSING}, {"evaluate", "ablate"}
+    distilling, scoring = {"distill", "ablate-distill", *COMPRESSING}, {"evaluate", "ablate", "compress-evaluate"}
     assert run_again_by("tsdsr/losses/tsd.py") == distilling
     assert run_again_by("tsdsr/reporting/page.py") == {"report"}
     assert run_again_by("tsdsr/metrics/images.py") == scoring | {"report"}

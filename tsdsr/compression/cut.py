@@ -35,7 +35,7 @@ def cut(transformer: SD3Transformer2DModel, blocks: Sequence[int]) -> SD3Transfo
     """
     from diffusers import SD3Transformer2DModel
 
-    config = dict(transformer.config)
+    config = {key: value for key, value in transformer.config.items() if not key.startswith("_")}  # where it came from
     duals = tuple(config.get("dual_attention_layers") or ())
     config |= {
         "num_layers": len(blocks),

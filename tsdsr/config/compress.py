@@ -8,22 +8,23 @@ from typing import Any, Literal, Self
 
 from pydantic import field_validator, model_validator
 
+from tsdsr.config.methods.tinysr import SeparableConfig
 from tsdsr.config.section import Count, Section, Whole
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {  # each run's method, and what the stage adds to its overlay
     "prune": ("tinysr_prune", {"source": ""}),
-    "restore_latents": ("tinysr_restore", {"source": "", "blocks": [0], "network": None}),
-    "restore_images": ("tinysr_restore", {"source": "", "blocks": [0], "network": None}),
-    "encoder": ("tinysr_encoder", {"source": ""}),
-    "decoder": ("tinysr_decoder", {"source": "", "network": ""}),
+    "restore_latents": ("tinysr_restore", {"source": "", "blocks": [0]}),
+    "restore_images": ("tinysr_restore", {"source": "", "blocks": [0]}),
+    "encoder": ("tinysr_encoder", {"source": "", "separable": {"encoder": True, "decoder": False}}),
+    "decoder": ("tinysr_decoder", {"source": "", "separable": {"encoder": True, "decoder": False}}),
 }
 
 
 class CompressConfig(Section):
-    student: str
     decider: Literal["learnt", "magnitude", "sensitivity", "first_last", "uniform", "random", "given"]
     budget: Count
     blocks: tuple[Whole, ...] | None
+    separable: SeparableConfig
     runs: dict[str, dict[str, Any]]
 
     @field_validator("runs")

@@ -27,7 +27,6 @@ from tsdsr.methods.base import MethodInputs
 from tsdsr.models import restoring
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.restoring import RestoringTeacher
-from tsdsr.models.student import DECODER_FILE, WEIGHTS
 from tsdsr.models.teacher import load_teacher
 from tsdsr.training.checkpoint import CheckpointStore
 from tsdsr.training.statistics import faint_terms
@@ -80,14 +79,9 @@ def run_key(params: Params, job: DistillJob, latents: dict[str, Any]) -> str:
         "data": [params.seed, params.data.scale, params.to_dict()["degradation"]],
         "distill": distill,
         "latents": latents,
-        "start": _weights_of(job.start) if job.start else [],
+        "start": [files.sha256_file(path) for path in sorted(job.start.glob("*.safetensors"))] if job.start else [],
     }
     return files.sha256_json(values)
-
-
-def _weights_of(student: Path) -> list[str]:
-    names = [*WEIGHTS, *([DECODER_FILE] if (student / DECODER_FILE).is_file() else [])]
-    return [files.sha256_file(student / name) for name in names]
 
 
 def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks: Callbacks | None = None) -> None:

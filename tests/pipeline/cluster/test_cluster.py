@@ -73,11 +73,11 @@ JOB = {storage.JOB_VARIABLE: "{}"}
 
 @pytest.fixture
 def copy(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A job's working copy: params and dvc.yaml, no data."""
+    """A job's working copy: params and stages, no data."""
     folder = tmp_path / "copy"
-    folder.mkdir()
-    for name in ("params.yaml", "dvc.yaml"):
-        shutil.copy(root / name, folder)
+    (folder / "compress").mkdir(parents=True)
+    for name in ("params.yaml", "dvc.yaml", "compress/dvc.yaml"):
+        shutil.copy(root / name, folder / name)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return folder
@@ -124,7 +124,7 @@ def test_jobs_that_share_a_copy_but_no_storage_do_not_mix(copy: Path, tmp_path: 
 @pytest.mark.parametrize("environment", [{}, {storage.VARIABLE: "/no/such"}, JOB])
 def test_outside_of_a_job_nothing_is_linked(environment: dict[str, str], copy: Path) -> None:
     with storage.workplace([], environment):
-        assert {path.name for path in copy.iterdir()} == {"params.yaml", "dvc.yaml"}
+        assert {path.name for path in copy.iterdir()} == {"params.yaml", "dvc.yaml", "compress"}
 
 
 def test_a_host_that_does_not_see_the_storage_says_so(copy: Path) -> None:
@@ -168,6 +168,10 @@ def test_what_a_stage_reads_and_writes_is_what_dvc_says(copy: Path) -> None:
     assert {"data/students/wo_tsm-seed3", "data/pairs/test", "data/teacher"} <= set(reads)
     assert "reports/scores/wo_tsm-seed3.csv" in writes
     assert "data/pairs/manifest.json" in storage.needs("pipeline.evaluate", [])[0]
+    for part, made in (("restore", "data/tinysr/transformer"), ("export", "data/students/tinysr")):
+        reads, writes = storage.needs("pipeline.compress", ["--params", "params.yaml", part])
+        assert "data/tinysr/source" in reads
+        assert writes == [made]
     assert storage.needs("pipeline.sweep", [])[1] == ["reports/sweep"]
     assert storage.needs("pipeline.ui", []) == ([], [])
 

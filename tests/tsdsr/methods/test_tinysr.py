@@ -142,7 +142,8 @@ def test_restoration_starts_as_the_cut_network_and_trains_all_but_the_text(tmp_p
         assert torch.equal(value, before[name]) == text, name
     torch.testing.assert_close(Source(method.inputs).restored(batch), whole)  # the source has not moved
     method.export(tmp_path / "out", {})
-    again = make("restore_latents", source="abc", blocks=[0, 3], network=str(tmp_path / "out"))
+    again = make("restore_latents", source="abc", blocks=[0, 3])
+    again.go_on_from(tmp_path / "out")
     x_lq = torch.rand(1, 3, 16, 16) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(again.restore(x_lq), method.restore(x_lq))
@@ -166,7 +167,12 @@ def test_the_compact_autoencoder_is_trained_a_half_at_a_time(tmp_path) -> None:
     first.run()
     assert first.history[-1]["source_mse"] < 0.8 * first.history[0]["source_mse"]
     encoder.export(tmp_path / "encoder", {})
-    decoder = make("decoder", source="abc", network=str(tmp_path / "encoder"))
+    decoder = make("decoder", source="abc")
+    decoder.go_on_from(tmp_path / "encoder")
+    trained = encoder.vae.encoder.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in decoder.vae.encoder.state_dict().items())
+    with pytest.raises(UserError, match=r"distill\.start: .*absent has no weights"):
+        decoder.go_on_from(tmp_path / "absent")
     kept = {name: value.clone() for name, value in decoder.vae.encoder.named_parameters()}
     second = trainer(decoder, tmp_path / "2")
     second.run()

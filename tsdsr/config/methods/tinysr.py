@@ -1,6 +1,6 @@
 """`distill.method: tinysr_prune`, `tinysr_restore`, `tinysr_encoder`, `tinysr_decoder`: the runs of a compression.
 
-They are the overlays `compress.runs`; the stage adds what comes from earlier runs: `source`, `blocks` and `network`.
+They are the overlays `compress.runs`; the stage adds what comes from before: `source`, `blocks`, `separable`, `start`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class CriticOptimizerConfig(OptimizerConfig):
     discriminator_lr: LearningRate
 
 
+class SeparableConfig(Section):
+    encoder: bool
+    decoder: bool
+
+
 class CompressionPhaseConfig(PhaseConfig):
     """A type of its own, so that a run does not inherit the phases of the student's recipe."""
 
@@ -53,19 +58,17 @@ class TinySRPruneConfig(_Compression):
 class TinySRRestoreConfig(_Compression):
     method: Literal["tinysr_restore"]
     blocks: Annotated[tuple[Whole, ...], Field(min_length=1)]
-    network: str | None
     critic: CriticConfig
     optimizer: CriticOptimizerConfig
 
 
 class TinySREncoderConfig(_Compression):
     method: Literal["tinysr_encoder"]
-    separable_encoder: bool
-    separable_decoder: bool
+    separable: SeparableConfig
 
 
 class TinySRDecoderConfig(_Compression):
     method: Literal["tinysr_decoder"]
-    network: str
+    separable: SeparableConfig
     critic: CriticConfig
     optimizer: CriticOptimizerConfig

@@ -23,7 +23,7 @@ from tsdsr.data.dataset import Batch
 from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.methods.student import RECONSTRUCTION, StudentOutput, StudentTurn
 from tsdsr.methods.tinysr.critic import CriticTurn, judged
-from tsdsr.methods.tinysr.source import SOURCE, TERMS, Source, write_network
+from tsdsr.methods.tinysr.source import SOURCE, TERMS, Source, load_network, write_network
 from tsdsr.models.compact_vae import CompactVAE
 from tsdsr.models.student import Student
 
@@ -74,19 +74,42 @@ def _group(inputs: MethodInputs, half: nn.Module) -> Group:
     return inputs.group("student", parameters, inputs.config.optimizer.student_lr, averaged=True)
 
 
+def _compact(inputs: MethodInputs) -> CompactVAE:
+    """An untrained one with as many resolutions as the source's has."""
+    config: TinySREncoderConfig | TinySRDecoderConfig = inputs.config
+    further = len(inputs.vae.config.block_out_channels) - 1  # resolutions below the first
+    with torch.random.fork_rng(devices=[]), torch.device(inputs.transformer.device):
+        torch.manual_seed(seeding.derive(inputs.adapter_seed, "compact autoencoder"))
+        return CompactVAE(
+            latent_channels=int(inputs.vae.config.latent_channels),
+            block_out_channels=(WIDTH,) * (1 + further),
+            encoder_blocks=(1, *(3,) * further),
+            decoder_blocks=(*(3,) * further, 1),
+            separable_encoder=config.separable.encoder,
+            separable_decoder=config.separable.decoder,
+        )
+
+
 class _Autoencoder(Distillation):
     """Attributes: vae: the compact autoencoder, in float32."""
 
-    def __init__(self, inputs: MethodInputs, vae: CompactVAE) -> None:
+    def __init__(self, inputs: MethodInputs) -> None:
         self.inputs, self.source = inputs, Source(inputs)
-        self.vae = vae.to(inputs.transformer.device).requires_grad_(False)
+        self.vae = _compact(inputs).requires_grad_(False)
         self.student = Student(self.vae, inputs.transformer, use_shift=False)
         self.pattern_period = self.source.pattern_period
         self.turns: Sequence[Turn] = self._turns()
 
+    @classmethod
+    def build(cls, inputs: MethodInputs) -> Self:
+        return cls(inputs)
+
     @abstractmethod
     def _turns(self) -> Sequence[Turn]:
         """The half that is trained."""
+
+    def go_on_from(self, student: Path) -> None:
+        load_network(self.vae, student)
 
     def export(self, directory: Path, record: Mapping[str, Any]) -> None:
         """The autoencoder, both halves."""
@@ -95,22 +118,6 @@ class _Autoencoder(Distillation):
 
 class CompactEncoder(_Autoencoder):
     title = "TinySR, encoder"
-
-    @classmethod
-    def build(cls, inputs: MethodInputs) -> Self:
-        config: TinySREncoderConfig = inputs.config
-        further = len(inputs.vae.config.block_out_channels) - 1  # resolutions below the first
-        with torch.random.fork_rng(devices=[]), torch.device(inputs.transformer.device):
-            torch.manual_seed(seeding.derive(inputs.adapter_seed, "compact autoencoder"))
-            vae = CompactVAE(
-                latent_channels=int(inputs.vae.config.latent_channels),
-                block_out_channels=(WIDTH,) * (1 + further),
-                encoder_blocks=(1, *(3,) * further),
-                decoder_blocks=(*(3,) * further, 1),
-                separable_encoder=config.separable_encoder,
-                separable_decoder=config.separable_decoder,
-            )
-        return cls(inputs, vae)
 
     def _turns(self) -> Sequence[Turn]:
         return (EncoderTurn(self.inputs, self.source, self.student),)
@@ -123,11 +130,6 @@ class CompactEncoder(_Autoencoder):
 
 class CompactDecoder(_Autoencoder):
     title = "TinySR, decoder"
-
-    @classmethod
-    def build(cls, inputs: MethodInputs) -> Self:
-        config: TinySRDecoderConfig = inputs.config
-        return cls(inputs, CompactVAE.from_pretrained(config.network))
 
     def _turns(self) -> Sequence[Turn]:
         critic = CriticTurn(self.inputs)

@@ -21,7 +21,7 @@ from tsdsr.errors import UserError
 from tsdsr.methods.base import Distillation, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.methods.student import RECONSTRUCTION, StudentNetwork, StudentTurn
 from tsdsr.methods.tinysr.critic import CriticTurn, judged
-from tsdsr.methods.tinysr.source import SOURCE, TERMS, Source, write_network
+from tsdsr.methods.tinysr.source import SOURCE, TERMS, Source, load_network, write_network
 from tsdsr.models.student import Student
 
 _TEXT = ("context", "add_", "norm_added")  # in the names of what an image alone never meets
@@ -68,11 +68,12 @@ class Restore(Distillation):
         if max(config.blocks) >= count:
             raise UserError(f"distill.blocks: {list(config.blocks)} names a block that is not among the {count}")
         network = cut(whole, sorted(config.blocks)).float()
-        if config.network is not None and whole.device.type != "meta":
-            network = type(network).from_pretrained(config.network).to(whole.device)
         if config.gradient_checkpointing:
             network.enable_gradient_checkpointing()
         return network
+
+    def go_on_from(self, student: Path) -> None:
+        load_network(self.student.transformer, student)
 
     def restore(self, x_lq: Tensor) -> Tensor:
         return self.student.decode(self.student(x_lq, without_text(self.inputs.default)))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tsdsr import files
 from tsdsr.data.dataset import Batch
+from tsdsr.errors import UserError
 from tsdsr.losses.reconstruction import latent_l1, latent_mse
 from tsdsr.methods.base import MethodInputs
 from tsdsr.methods.student import Term
@@ -50,6 +51,20 @@ class Source:
         """z_tea, [B,C,h,w]: the whole network's output, without the adapters that a search adds."""
         with adapters.active(self.inputs.transformer):
             return self.student.predict(self.encoded(batch), self.inputs.default)
+
+
+def load_network(network: Any, directory: Path) -> None:
+    """Give a network the weights that `write_network` wrote of one of its shape.
+
+    Raises:
+        UserError: for weights that are missing or do not fit.
+    """
+    try:
+        trained = type(network).from_pretrained(directory)
+        network.load_state_dict(trained.state_dict())
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"distill.start: {directory} has no weights of this network ({reason})") from None
 
 
 def write_network(network: Any, directory: Path, record: Mapping[str, Any]) -> None:
