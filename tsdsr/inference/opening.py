@@ -134,7 +134,8 @@ def find_model(
 def model_names() -> list[str]:
     """The models that have names here: shipped ones, then those of `data/students`."""
     shipped = sorted(path.parent.parent.name for path in SHIPPED.glob(f"*/{GRAPHS}/{RECORD}"))
-    return [*shipped, *sorted(item.parent.name for item in STUDENTS.glob("*/student.json"))]
+    own = {path.parent.name for mark in ("student.json", SAVED) for path in STUDENTS.glob(f"*/{mark}")}
+    return [*shipped, *sorted(own)]
 
 
 def find_device(device: str) -> torch.device:
