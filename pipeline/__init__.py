@@ -1,12 +1,12 @@
-"""The experiment: one file a command, `python -m pipeline.<command>`, and rooms for what the commands are made of.
+"""The experiment: one file per command, `python -m pipeline.<command>`, and packages with the code that they share.
 
-`pipeline.sweep` and `pipeline.cluster` are commands as well, with rooms of their own. Ray, MLflow and DVC are used here
-alone; the library, `tsdsr`, knows nothing of them.
+`pipeline.sweep` and `pipeline.cluster` are both packages and commands. Only this package uses Ray, MLflow and DVC; the
+library, `tsdsr`, does not import them.
 """
 
 import os
 
-# No program that the commands start or import reports its use to whoever makes it.
+# Switch off the usage reports of the programs that the commands start or import.
 for _name, _value in (
     ("DO_NOT_TRACK", "1"),
     ("DVC_NO_ANALYTICS", "1"),

@@ -2,8 +2,8 @@
 
     python -m pipeline.ablate_distill --variant wo_tsm --seed 0
 
-Writes what distill writes, under the name `<variant>-seed<n>`. Where `ablate.start` is a recipe, the first
-variant trains the student that all of them go on from, as `start`.
+Writes what distill writes, under the name `<variant>-seed<n>`. If `ablate.start` is a recipe, the first variant trains
+the common starting student, `start`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train_start(params: Params) -> None:
-    """The student of `ablate.start`, unless it is there."""
+    """Train the student of `ablate.start` unless it exists."""
     directory, changed = variants.start(params)
     if not (directory / "student.json").is_file():
         with tracking.parent(params):

@@ -1,9 +1,10 @@
-"""Which way TSM, VSD and TSD point: their cosines with z_hat - z by time, for both forms of the residual.
+"""The directions of TSM, VSD and TSD: their cosines with z_hat - z by time, for both forms of the residual.
 
     python -m pipeline.diagnose [--student data/students/full] [--teacher data/teacher] [--out FILE.csv]
 
-Takes the training pairs and latents of `--params`, degraded anew. VSD and TSD need a fake score, which no student's
-directory holds: it is fitted to the student's latents for `--fake-score-steps` steps first, by Eq. (9).
+Uses the training pairs and latents of `--params`, with fresh degradations. VSD and TSD need a fake score, which a
+student directory does not contain: one is first fitted to the student's latents for `--fake-score-steps` steps, by Eq.
+(9).
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ TIMES = (50.0, 100.0, 200.0, 350.0, 500.0, 700.0, 950.0)
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = stage.parser(__doc__)
     parser.add_argument("--student", type=Path, default=Path("data/students/full"), help="its directory")
-    parser.add_argument("--teacher", type=Path, default=Path("data/teacher"), help="that the student was made from")
-    parser.add_argument("--samples", type=int, default=48, help="pairs that are looked at")
-    parser.add_argument("--fake-score-steps", type=int, default=100, help="updates that fit the fake score")
+    parser.add_argument(
+        "--teacher", type=Path, default=Path("data/teacher"), help="the teacher that the student was distilled from"
+    )
+    parser.add_argument("--samples", type=int, default=48, help="the number of pairs")
+    parser.add_argument("--fake-score-steps", type=int, default=100, help="the number of updates of the fake score")
     parser.add_argument("--out", type=Path, default=Path("reports/diagnostics/directions.csv"))
     args = parser.parse_args(arguments)
     rows = measure(

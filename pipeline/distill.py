@@ -2,8 +2,8 @@
 
     python -m pipeline.distill [--params params.yaml]
 
-Writes data/students/full and reports/curves/full.csv. An interrupted run continues from its last checkpoint; SIGTERM
-and Ctrl-C let it end its step and save one first. A second run meanwhile is refused.
+Writes data/students/full and reports/curves/full.csv. An interrupted run continues from its last checkpoint; On SIGTERM
+and Ctrl-C it finishes the step and saves a checkpoint. A second run at the same time is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def distill(params: Params, *, out: Path, name: str, seed: int, teacher: Path = 
     With `distill.num_workers: 0` it runs in this process, without Ray.
 
     Raises:
-        UserError: for what people can mend, and when another process distills the same name.
+        UserError: the input or the params are wrong, or another process distills the same name.
         Interrupted: after a checkpoint, on SIGTERM or Ctrl-C.
     """
     job = DistillJob(
@@ -65,17 +65,17 @@ def distill(params: Params, *, out: Path, name: str, seed: int, teacher: Path = 
         with interruption.deferred(control.ask_to_stop) as request:
             kept = training.run(params, job, control, place, request)
         if kept is None:
-            place.pull(training.written(job))  # by a worker on whatever host
+            place.pull(training.written(job))  # a worker on any host may have written it
             _report(params, job)
         if request.signum is not None:
             raise Interrupted(request.signum, kept or "the student is trained, and its last checkpoint is kept")
-        # Last of all: DVC removes the student of a stage that did not come to its end, and starts it again.
+        # Last: if the stage does not finish, DVC removes the student and starts the stage again from these.
         shutil.rmtree(job.checkpoints, ignore_errors=True)
         place.push_each(job.checkpoints)
 
 
 def _report(params: Params, job: DistillJob) -> None:
-    """The run's last means as a metrics file, with what they must not be taken for."""
+    """Write the run's last means as a metrics file, with the LPIPS loss of untrained features under its own name."""
     with job.curve.open(encoding="utf-8", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     values: dict[str, Any] = {name: float(value) for name, value in last.items() if value and name != "phase"}
@@ -93,7 +93,8 @@ def _report(params: Params, job: DistillJob) -> None:
 
 
 def _log_by_time(run: tracking.Run, job: DistillJob, method: str, phase: str) -> None:
-    """A phase's statistics as metrics whose step is the network's timestep, 1000 sigma, at the bin's middle."""
+    """Log a phase's statistics as metrics whose step is the network's timestep, 1000 sigma, at the middle of the
+    bin."""
     names = METHODS[method].statistics
     with job.diagnostics.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):

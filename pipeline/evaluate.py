@@ -32,17 +32,17 @@ logger = logging.getLogger(__name__)
 TEST, TEACHER, STUDENT = Path("data/pairs/test"), Path("data/teacher"), Path("data/students/full")
 MANIFEST = Path("data/pairs/manifest.json")
 RESTORED, SCORES, METRICS = Path("data/restored"), Path("reports/scores"), Path("reports/metrics")
-RUNS = Path("reports/runs")  # which run, commit and params gave a file of scores, and what a picture cost
-EXTERNAL = "outputs"  # in the provenance of scores whose images were made elsewhere: their folder
-TEST_DATA = "test pairs"  # in MLflow
-TEST_SET = "test"  # the name of our own test set among the data sets
+RUNS = Path("reports/runs")  # the run, commit and params of each file of scores, and the cost of an image
+EXTERNAL = "outputs"  # provenance key: the folder of images that another method made
+TEST_DATA = "test pairs"  # its name in MLflow
+TEST_SET = "test"  # its name among the data sets
 
 
 def evaluate(params: Params) -> bool:
-    """The stage: the student and its baselines on the test set, then other methods' outputs.
+    """Run the stage: score the student and its baselines on the test set, then other methods' outputs.
 
     Returns:
-        Whether every image could be scored by every metric whose weights are here.
+        Whether every image was scored by every metric whose weights are installed.
     """
     _check(params)
     _drop_former_external(params)
@@ -82,8 +82,8 @@ def evaluate_student(
     Args:
         params: sections data, teacher, evaluate and tracking are read.
         student: a student directory.
-        name: of the variant: data/restored/<name>, reports/scores/<name>.csv, and the run's name.
-        restorer: in place of the student's own pipeline.
+        name: the variant's, used in data/restored/<name> and reports/scores/<name>.csv and for the run.
+        restorer: replaces the student's own pipeline.
         executor: how images are scored; by default as `evaluate.fan_out` says.
     """
     pairs = PairFolder(TEST)
@@ -104,10 +104,10 @@ def evaluate_student(
 
 
 def restore(pairs: PairFolder, restorer: Restorer, out: Path) -> dict[str, float | str]:
-    """Every LQ image of `pairs`, restored, as `out`/<id>.png.
+    """Restore every LQ image of `pairs` to `out`/<id>.png.
 
     Returns:
-        What it cost (`Cost.figures`).
+        The cost (`Cost.figures`).
     """
     cost = Cost(restorer)
     logger.info("restoring %d images into %s", len(pairs.ids), out)
@@ -147,7 +147,7 @@ def _score(
             weights_folders=scoring_workers.weights_folders(params),
             executor=executor or scoring_workers.executor(params),
         )
-        # Apart from the scores, since they differ from run to run: equal scores give equal bytes.
+        # In a separate file, since these differ from run to run: equal scores give equal bytes.
         made_in = {
             "commit": provenance.git_commit(),
             "params": provenance.params_hash(params),
@@ -169,7 +169,7 @@ def _score(
 
 
 def _named(dataset: str, means: dict[str, float]) -> dict[str, float]:
-    """Scores under the names that MLflow shows: `test/psnr`."""
+    """Scores under their names in MLflow: `test/psnr`."""
     return {f"{dataset}/{key}": value for key, value in means.items()}
 
 
@@ -180,7 +180,7 @@ def _score_external(params: Params, entry: ExternalConfig, executor: metrics.Exe
 
 
 def _drop_former_external(params: Params) -> None:
-    """Scores of outputs that params no longer name would stay in the tables."""
+    """Remove the scores of outputs that params no longer name, so that they leave the tables."""
     named = {f"{entry.run_name}.json" for entry in params.evaluate.external}
     for path in sorted(SCORES.glob("*.json")):
         if path.name not in named and EXTERNAL in files.read_json(path).get("provenance", {}):
@@ -194,7 +194,7 @@ def _reference(params: Params, entry: ExternalConfig) -> Path:
 
 
 def _check(params: Params) -> None:
-    """What params name must be there before any work begins, and every fault of other methods' outputs is told."""
+    """Check, before any work, that everything named by params exists; report every fault of other methods' outputs."""
     metrics.select(params.evaluate.metrics)
     _check_names(params)
     for name in params.evaluate.baselines:
@@ -218,11 +218,11 @@ def _check(params: Params) -> None:
         for problem in problems:
             logger.error("%s: %s", entry.run_name, problem)
         if not items:
-            raise UserError(f"{entry.dir}: no image has a partner in {_reference(params, entry)} that can be scored")
+            raise UserError(f"{entry.dir}: no image has a reference of the same name in {_reference(params, entry)}")
 
 
 def _check_names(params: Params) -> None:
-    """Other methods' figures must not pass for ours, which tables and pictures tell by the method's name."""
+    """Refuse names of our own methods for others' outputs: tables and plots tell methods apart by name."""
     own = ["full", *restorers.BASELINES, *params.ablate.variants]
     for index, entry in enumerate(params.evaluate.external):
         if entry.name.replace(" ", "_").partition("-seed")[0] in own:

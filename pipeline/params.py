@@ -33,14 +33,14 @@ def read_overlays(paths: Iterable[str | Path]) -> dict[str, Any]:
     """Read overlays and merge them, later ones winning.
 
     Raises:
-        UserError: for a file that is missing or is not a mapping of sections.
+        UserError: a file is missing or is not a mapping of sections.
     """
     merged: dict[str, Any] = {}
     for path in paths:
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{path}: no such overlay; those that come with the project are in params/") from None
+            raise UserError(f"{path}: no such overlay; the project's overlays are in params/") from None
         except yaml.YAMLError as error:
             raise UserError(f"{path}: not valid YAML: {error}") from None
         if not isinstance(values, dict):
@@ -53,14 +53,14 @@ def apply(params: str | Path, overlay: Mapping[str, Any], origin: str = "overlay
     """Merge an overlay into a params file, keeping its comments and order.
 
     Raises:
-        UserError: when the result would not be valid; the file is then untouched.
+        UserError: the result would not be valid; the file is unchanged.
     """
     from ruamel.yaml import YAML
 
     Params.load(params).overlay(overlay, origin)
     loader = YAML()
     loader.preserve_quotes = True
-    loader.width = 4096  # lines stay as they are
+    loader.width = 4096  # keep long lines
     loader.indent(mapping=2, sequence=4, offset=2)
     loader.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(_NULL, "null"))
     document = loader.load(Path(params).read_text(encoding="utf-8"))
@@ -95,7 +95,7 @@ def _remove_in_place(document: Any, kept: Mapping[str, Any]) -> None:
 
 
 def _removals(base: Mapping[str, Any], kept: Mapping[str, Any], prefix: str) -> list[str]:
-    """What `_remove_in_place` does, as overrides: `~key`, and `key=[...]` for a list that is shorter now."""
+    """The removals of `_remove_in_place` as overrides: `~key`, and `key=[...]` for a list that has become shorter."""
     items: list[str] = []
     for key, value in base.items():
         if key not in kept:
@@ -138,7 +138,7 @@ def _overrides(changes: Mapping[str, Any], base: Any, prefix: str) -> list[str]:
 
 
 def _hydra(value: Any) -> str:
-    """A value in Hydra's override grammar, which `dvc exp run -S` reads."""
+    """A value in Hydra's override grammar, as for `dvc exp run -S`."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):

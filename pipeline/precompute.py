@@ -40,7 +40,7 @@ TEACHER = Path("data/teacher")
 OUT = Path("data/latents")
 GROWING = Path(".tsdsr/latents")
 LOCK = Path(".tsdsr/running/precompute/lock")
-# A change of these makes what an interrupted run left behind worthless.
+# A change of these invalidates the results of an interrupted run.
 CODE = [Path(__file__), *(Path(tsdsr.__file__).parent / name for name in ("data", "flow.py", "models"))]
 
 Restore = Callable[[Sequence[str], Tensor], Tensor]
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def precompute(params: Params, pairs: Path, teacher: Path, out: Path, growing: Path) -> None:
-    """Put the cache that the params describe in the place of `out`, whole or not at all; it grows in `growing`."""
+    """Write the cache of these params to `out`, completely or not at all; until it is complete it is in `growing`."""
     cache = grow_cache(
         pairs,
         teacher,
@@ -81,9 +81,9 @@ def grow_cache(
     config: PrecomputeConfig,
     restoring_steps: int | None = None,
 ) -> Path:
-    """Compute a cache, or what an interrupted run of equal input left to compute of it; returns its directory.
+    """Compute a cache, or the missing part after an interrupted run with equal input; returns its directory.
 
-    Equal input gives equal bytes. `growing` is the writer's own, and whoever calls removes it.
+    Equal input gives equal bytes. The caller removes `growing`.
 
     Args:
         restoring_steps: K of the teacher's restorer; None leaves its outputs out.
@@ -116,7 +116,7 @@ def grow_cache(
 
 
 def _digests(folder: PairFolder, with_lq: bool) -> list[tuple[str, ...]]:
-    """Each pair's id, caption and sha256 of what is read of it."""
+    """Each pair's id, caption and the sha256 of the files that are read."""
     paths = (folder.hq_path, folder.lq_path) if with_lq else (folder.hq_path,)
     with ThreadPoolExecutor() as pool:
         sums = [list(pool.map(files.sha256_file, map(path, folder.ids))) for path in paths]
@@ -124,14 +124,14 @@ def _digests(folder: PairFolder, with_lq: bool) -> list[tuple[str, ...]]:
 
 
 def _prompts(teacher: Path, texts: list[str]) -> Iterator[tuple[str, Prompt]]:
-    """The text encoders are held only while this runs."""
+    """Encode the prompts; the text encoders are in memory only during this call."""
     pipe = teachers.load_text(teachers.locate(teacher), dtype=precision(), device=device.pick())
     for prompt in tqdm(texts, desc="precompute: prompts", unit="prompt"):
         yield prompt, text.encode_prompts(pipe, [prompt])[0]
 
 
 def _restoring(teacher: Path, prompt: Prompt, codec: LatentCodec, steps: int) -> Restore:
-    """The restoring teacher, from noise that belongs to the image alone."""
+    """The restoring teacher, with noise that depends on the image's id alone."""
     place = device.pick()
     loaded = teachers.load_teacher(teacher, text_encoders=False, dtype=precision(), device=place)
     restoring.load(loaded.transformer, teacher)
@@ -153,7 +153,8 @@ def _rows(config: PrecomputeConfig) -> int:
 def _samples(
     folder: PairFolder, codec: LatentCodec, config: PrecomputeConfig, restore: Restore | None, first: int
 ) -> Iterator[Sample]:
-    """From number `first` on. Batches begin where they always do: what a row shares its batch with may round it."""
+    """The samples from number `first` on, in the same batches as in an uninterrupted run: the batch may affect
+    rounding."""
     whole, begun = divmod(first, config.batch_size * _rows(config))
     names = folder.ids[whole * config.batch_size :]
     with tqdm(total=len(names), desc="precompute: latents", unit="image") as bar:
@@ -168,7 +169,7 @@ def _samples(
 def _encoded(
     folder: PairFolder, names: list[str], codec: LatentCodec, config: PrecomputeConfig, restore: Restore | None
 ) -> Iterator[Sample]:
-    """A batch's samples, then those of its mirror images."""
+    """The samples of a batch, then those of its mirrored images."""
     hq = torch.stack([read_image(folder.hq_path(name)) for name in names]).to(device.pick())
     for flipped in (False, True)[: _rows(config)]:
         ids = [mirrored(name) if flipped else name for name in names]
@@ -183,7 +184,7 @@ def _encoded(
 
 
 def rounding() -> list[object]:
-    """What else decides the last bits: work that is unfinished is gone on with where these are the same alone."""
+    """Further inputs that decide the last bits: unfinished work is continued only if they are the same."""
     return ["cuda"] if device.pick().type == "cuda" else ["cpu", torch.get_num_threads()]
 
 

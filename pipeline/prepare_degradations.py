@@ -1,4 +1,4 @@
-"""prepare-degradations: photographs to degraded pairs, data/pairs.
+"""prepare-degradations: make degraded pairs, data/pairs, from photographs.
 
 Reads the params sections seed, data, captions, prepare and degradation. A run that was interrupted is continued by the
 next one with the same params; it ends with the same bytes.
@@ -32,11 +32,11 @@ def main() -> None:
 
 
 def prepare(params: Params, out: Path, staging_base: Path, captions_base: Path) -> None:
-    """Build every pair of the source and put them in the place of `out`, all of them or none."""
+    """Build every pair of the source and replace `out` by them, all or none."""
     tasks = plan(params)
     if params.captions.source == "model":
         from pipeline.stages.captioning import (
-            caption_tasks,  # imports torch's and transformers' models, which take seconds
+            caption_tasks,  # imports torch and transformers, which takes seconds
         )
 
         tasks = caption_tasks(tasks, params, captions_base)
@@ -59,7 +59,7 @@ def prepare(params: Params, out: Path, staging_base: Path, captions_base: Path) 
 
 
 def _continue(tasks: list[Task], staging: Staging) -> tuple[list[Outcome], list[Task]]:
-    """What an interrupted run has done, and what it has left."""
+    """The outcomes of an interrupted run, and the remaining tasks."""
     recorded = [(task, staging.recorded(task)) for task in tasks]
     return [outcome for _, outcome in recorded if outcome], [task for task, outcome in recorded if not outcome]
 

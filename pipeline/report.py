@@ -64,7 +64,7 @@ def ablated(params: Params) -> frozenset[str]:
 
 
 def means(folder: Path, named: Collection[str]) -> dict[str, float]:
-    """Every method's scores as metrics of the whole pipeline's run, `full/psnr`, so that such runs can be compared."""
+    """Every method's scores as metrics of the parent run, `full/psnr`, so that parent runs can be compared."""
     return {
         f"{path.stem}/{metric}": row["mean"]
         for path in sorted(folder.glob("*.json"))
@@ -75,7 +75,7 @@ def means(folder: Path, named: Collection[str]) -> dict[str, float]:
 
 
 def options(params: Params) -> build.Options:
-    """The report's options from the params, with the caveat that untrained LPIPS features ask for."""
+    """The report's options from the params, with a caveat if the LPIPS features are untrained."""
     titles, caveats = dict(TERM_TITLES), []
     if params.distill.lpips.weights == "random" and any(p.losses.get("lpips") for p in params.distill.phases.values()):
         titles["lpips"] = "LPIPS loss, untrained features"

@@ -1,8 +1,8 @@
-"""Restore a folder of pictures with a baseline, such as Real-ESRGAN, so that it can be scored beside the students.
+"""Restore a folder of images with a baseline, such as Real-ESRGAN, in order to score it beside the students.
 
     python -m pipeline.restore --with real_esrgan --lq DIR --out DIR [--params params.yaml]
 
-`--out` gets one PNG a picture, of the same name, enlarged `data.scale` times.
+`--out` receives one PNG per image, of the same name, enlarged `data.scale` times.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = stage.parser(__doc__)
     parser.add_argument("--with", dest="baseline", required=True, type=_name, metavar="NAME", help=_known())
     parser.add_argument("--lq", required=True, type=Path, metavar="DIR", help="low-quality pictures")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="replaced as a whole once all are done")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="replaced when all images are done")
     args = parser.parse_args(arguments)
     items, problems = collect(args.lq, None)
     if problems or not items:
-        raise UserError("; ".join(map(str, problems)) or f"{args.lq}: no picture in it")
+        raise UserError("; ".join(map(str, problems)) or f"{args.lq}: contains no image")
     restore = restorers.BASELINES[args.baseline](Params.load(args.params), TEACHER)
     with files.atomic_directory(args.out) as aside:
         for item in items:

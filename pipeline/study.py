@@ -1,4 +1,4 @@
-"""Keep what an ablation found: its table, each run's means and a picture of the differences, to be committed.
+"""Save an ablation's result for a commit: its table, each run's means and a plot of the differences.
 
     python -m pipeline.study NAME [--reference VARIANT] [--params params.yaml]
 
@@ -25,13 +25,13 @@ from tsdsr.reporting.differences import differences
 
 logger = logging.getLogger(__name__)
 STUDIES = Path("reports/studies")
-DIVERGED_DB = 3.0  # a run whose mean PSNR lies so far below the best run's has diverged
+DIVERGED_DB = 3.0  # a run whose mean PSNR is this far below the best run's has diverged
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = stage.parser(__doc__)
-    parser.add_argument("name", help="of the study's folder in reports/studies")
-    parser.add_argument("--reference", default=REFERENCE, help="what all others are compared with (default: full)")
+    parser.add_argument("name", help="the study's folder in reports/studies")
+    parser.add_argument("--reference", default=REFERENCE, help="the variant to compare with (default: full)")
     args = parser.parse_args(arguments)
     params = Params.load(args.params)
     baselines = params.evaluate.baselines
@@ -62,7 +62,7 @@ def write(runs: Mapping[str, Mapping[int, Columns]], folder: Path, reference: st
 
 
 def run_means(runs: Mapping[str, Mapping[int, Columns]]) -> list[dict[str, str | int | float]]:
-    """A row a run: variant, seed, whether it diverged, and its mean over images by metric."""
+    """One row per run: variant, seed, whether it diverged, and its mean over images by metric."""
     rows: list[dict[str, str | int | float]] = [
         {"variant": variant, "seed": seed, "diverged": 0, **{name: _mean(column) for name, column in columns.items()}}
         for variant, seeds in runs.items()

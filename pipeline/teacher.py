@@ -1,7 +1,7 @@
-"""teacher: the SD3-format teacher, data/teacher - trained here (preset tiny), or named and checked (sd3-medium).
+"""teacher: the SD3-format teacher, data/teacher - trained here (preset tiny), or located and checked (sd3-medium).
 
-Reads the params sections seed, prompts and teacher, and the HQ sides of data/pairs. Interrupted or killed, it goes on
-from its last checkpoint when it is started again, and ends with the same bytes. A second one meanwhile is refused.
+Reads the params sections seed, prompts and teacher, and the HQ sides of data/pairs. After an interruption it continues
+from its last checkpoint when started again, and ends with the same bytes. A second run at the same time is refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SAMPLES, SAMPLED = "samples.png", 8  # in the teacher's directory; captions
 UNFINISHED = Path(".tsdsr/checkpoints/teacher")
 LOCK = Path(".tsdsr/running/teacher/lock")
 STATISTICS_ROWS = 1024
-# A change of these makes checkpoints worthless.
+# A change of these invalidates checkpoints.
 LIBRARY = (
     "data",
     "losses",
@@ -72,9 +72,9 @@ def main() -> None:
 
 
 def make(params: Params, pairs: Path, out: Path, curve: Path, metrics: Path, unfinished: Path) -> None:
-    """Write the teacher's directory, whole or not at all, its loss curve and its measures.
+    """Write the teacher's directory (completely or not at all), its loss curve and its metrics.
 
-    `unfinished` keeps what a run that does not come to its end has done; it is removed last of all.
+    `unfinished` keeps the progress of an interrupted run; it is removed last.
     """
     preset = presets.get(params.teacher.preset)
     train = train_tiny if preset.trained else point_to_source
@@ -97,7 +97,7 @@ def point_to_source(preset: presets.Preset, params: Params, pairs: Path, work: W
         raise UserError(f"teacher.source: the preset {preset.name} needs a hub id or a local directory, found null")
     record = teachers.inspect(source, preset)
     files.write_json(work.teacher / teachers.RECORD, record)
-    log.info("%s is a teacher of preset %s and is pointed to", source, preset.name)
+    log.info("recorded %s, a teacher of preset %s", source, preset.name)
     return {"preset": preset.name, "source": record["source"], "revision": record["revision"]}
 
 
@@ -177,9 +177,9 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
 
 
 def finetune(params: Params, pairs: Path, work: Work) -> dict[str, Any]:
-    """Train a LoRA adapter of the teacher on the training pairs' HQ sides, and put it beside it.
+    """Train a LoRA adapter of the teacher on the training pairs' HQ sides, and save it in the teacher's directory.
 
-    Latents and prompts go through a cache on disk, since those of many photographs fit in no memory.
+    Latents and prompts are cached on disk, since those of many photographs do not fit in memory.
     """
     config = params.teacher.finetune
     directory = grow_cache(
@@ -265,7 +265,7 @@ def _measure_finetuned(
 
 
 def measure(pipe: Any, test: PairFolder, *, statistics: tuple[Tensor, Tensor], params: Params) -> dict[str, Any]:
-    """What `tsdsr.training.teacher_report` says of the test pairs."""
+    """The metrics of `tsdsr.training.teacher_report` on the test pairs."""
     from tsdsr.training.teacher_report import flow_by_bin, round_trip_psnr
 
     codec = LatentCodec(pipe.vae, params.teacher.use_shift)

@@ -1,4 +1,4 @@
-"""MLflow's pages for the repository's runs, on loopback: `make ui`. Opens them where there is a display."""
+"""MLflow's pages for the repository's runs, on loopback: `make ui`. Opens a browser if there is a display."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ COLUMNS += ["attributes.`Description`", "attributes.`Source`"]
 
 
 def link(client: MlflowClient, port: int, experiment_id: str) -> str:
-    """The address of the experiment's runs, in MLflow's view for training.
+    """The address of the experiment's runs in MLflow's training view.
 
-    What is shown there is saved as a shared view: the columns, and parents opened on their children.
+    The columns and the expanded parents are saved as a shared view.
     """
     parents = client.search_runs([experiment_id], f"tags.`{store.NAME_TAG}` = '{store.PARENT}'")
     view = {"selectedColumns": COLUMNS, "runsExpanded": {run.info.run_id: True for run in parents}}
@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5000, help=f"the port on {HOST}")
     given = parser.parse_args()
     if runtime.is_taken(HOST, given.port):
-        raise UserError(f"--port {given.port}: taken on {HOST}, by these pages already perhaps; or name another")
+        raise UserError(
+            f"--port {given.port}: taken on {HOST}, perhaps by an earlier `make ui`; end that one, or give another port"
+        )
     root = provenance.root()
     name = Params.load(given.params).tracking.experiment
     client = store.client(root)
@@ -54,7 +56,7 @@ def main() -> None:
     options = ["--host", HOST, "--port", str(given.port), "--workers", "1"]
     options += ["--backend-store-uri", store.uri(root), "--default-artifact-root", (root / "mlruns").as_uri()]
     command = [sys.executable, "-m", "mlflow", "server", *options]
-    # Three processes for features that nothing here uses.
+    # These would start three processes for features that are not used here.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with interruption.in_foreground(command, environment) as server:
         while server.poll() is None and not runtime.is_taken(HOST, given.port):

@@ -1,4 +1,4 @@
-"""Ray, on one machine and on several: the command `pipeline.cluster`, how a stage starts Ray, where a job's data lie.
+"""Ray, on one machine and on several: the command `pipeline.cluster`, how a stage starts Ray, where a job's data is.
 
-What runs on Ray's workers belongs to the stage or the sweep that starts them.
+The code that runs on Ray's workers is in the stage or the sweep that starts them.
 """

@@ -1,4 +1,4 @@
-"""A Ray cluster for `ray job submit`: on this machine alone, on loopback, unless told otherwise; token on.
+"""A Ray cluster for `ray job submit`, with token authentication; by default on this machine and loopback only.
 
     make cluster                       # python -m pipeline.cluster, in the foreground; Ctrl-C ends it
     export RAY_AUTH_MODE=token
@@ -7,8 +7,8 @@
     python -m pipeline.cluster --host 10.0.0.1                            # several hosts: the head,
     python -m pipeline.cluster --host 10.0.0.2 --join 10.0.0.1:6379       # and every other
 
-A job runs in a copy of the working directory without data (.rayignore). Where its `data`, `reports` and `.tsdsr` are
-says pipeline/cluster/storage.py: the folder that the head was started in, unless params.yaml names another storage.
+A job runs in a copy of the working directory without data (.rayignore). Its `data`, `reports` and `.tsdsr` are in the
+folder that the head was started in, unless params.yaml names another storage (pipeline/cluster/storage.py).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ TOKEN = Path.home() / ".ray" / "auth_token"
 
 
 def node_environment(host: str) -> dict[str, str]:
-    """What a host's Ray processes, and through them every worker, run with."""
-    alone = {} if host == LOOPBACK else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # Ray's word for several hosts
+    """The environment of a host's Ray processes and of their workers."""
+    alone = {} if host == LOOPBACK else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}  # Ray's switch for several hosts
     interface = _interface(host)
     return {
-        # Else workers might choose an address for one another that the other hosts do not reach.
+        # Otherwise workers may choose an address that the other hosts cannot reach.
         "GLOO_SOCKET_IFNAME": interface,
         "NCCL_SOCKET_IFNAME": interface,
-        # `ray job stop` kills after 3 s, which a large model's step and checkpoint do not end in.
+        # `ray job stop` kills after 3 s by default; a large model's step and checkpoint take longer.
         "RAY_JOB_STOP_WAIT_TIME_S": "600",
         **os.environ,
         **runtime.ENVIRONMENT,
@@ -53,7 +53,7 @@ def node_environment(host: str) -> dict[str, str]:
 
 
 def head_environment(folder: Path, dashboard_port: int, host: str = LOOPBACK) -> dict[str, str]:
-    """What the head, and through it every job, runs with."""
+    """The environment of the head and of every job."""
     return {
         **node_environment(host),
         **runtime.state_address(dashboard_port),
@@ -64,13 +64,13 @@ def head_environment(folder: Path, dashboard_port: int, host: str = LOOPBACK) ->
 
 
 def head_command(port: int, dashboard_port: int, host: str = LOOPBACK) -> list[str]:
-    """`ray start` for a head; on loopback all its ports are there alone, and those that take jobs always are."""
+    """`ray start` for a head. Its ports for jobs are on loopback; the others are on `host`."""
     return [
         *_start(host),
         "--head",
         f"--port={port}",
         "--include-dashboard=true",
-        # Where Ray's fixed one is taken, by another head on this machine, this one ends as soon as it has started.
+        # Ray's default port is fixed: a second head on this machine would end as soon as it has started.
         f"--ray-client-server-port={runtime.free_port(host)}",
         f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={dashboard_port}",
@@ -83,14 +83,14 @@ def join_command(head: str, host: str) -> list[str]:
 
 
 def _start(host: str) -> list[str]:
-    # Of their range, which is Ray's choice, two Rays on one machine may at a time give two workers the same port.
+    # From Ray's default range, two clusters on one machine may give two workers the same port.
     any_port = ["--min-worker-port=0", "--max-worker-port=0"]
     start = [sys.executable, "-m", "pipeline.cluster.runtime", "start", "--block"]
     return [*start, f"--node-ip-address={host}", *any_port]
 
 
 def _interface(host: str) -> str:
-    """The network interface that has an address."""
+    """The network interface with this address."""
     import psutil
 
     wanted = LOOPBACK if host.startswith("127.") else host
@@ -107,13 +107,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Start a Ray cluster for `ray job submit`, or join one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--host", default=LOOPBACK, help="this machine's address, as the cluster's other hosts see it")
-    parser.add_argument("--join", metavar="HEAD:PORT", help="be a further host of that cluster instead of a head")
+    parser.add_argument(
+        "--host", default=LOOPBACK, help="the address at which the cluster's other hosts reach this machine"
+    )
+    parser.add_argument("--join", metavar="HEAD:PORT", help="join that cluster instead of starting a head")
     parser.add_argument(
         "--storage", type=Path, default=Path.cwd(), help="the folder jobs use if params.yaml names none"
     )
     parser.add_argument("--port", type=int, default=6379, help="of the head")
-    parser.add_argument("--dashboard-port", type=int, default=8265, help="of the jobs' address, on loopback")
+    parser.add_argument("--dashboard-port", type=int, default=8265, help="the port for jobs, on loopback")
     parser.add_argument("--cpus", type=int, help="how many of this machine's cores jobs may use (default: all)")
     parser.add_argument("--temp-dir", type=Path, help="where Ray keeps logs and copies of the code (default: /tmp/ray)")
     given = parser.parse_args(arguments)
@@ -144,7 +146,7 @@ def _check_ports(wanted: Mapping[str, tuple[str, int]]) -> None:
     for option, (host, port) in wanted.items():
         if runtime.is_taken(host, port):
             raise UserError(
-                f"{option} {port}: taken on {host}, by another cluster's head perhaps; end that, or name another"
+                f"{option} {port}: taken on {host}, perhaps by another cluster's head; end that, or give another port"
             )
 
 
@@ -163,7 +165,7 @@ def _make_token(environment: Mapping[str, str]) -> None:
     if done.returncode:
         raise UserError(f"cannot make Ray's token: {done.stderr.strip().splitlines()[-1:]}")
     if TOKEN.is_file():
-        TOKEN.chmod(0o600)  # Ray leaves it readable by everyone on the machine
+        TOKEN.chmod(0o600)  # Ray creates it readable by everyone on the machine
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Starting Ray and speaking to it: the environment every driver and worker of ours runs in, and its errors in words."""
+"""How our drivers and workers start Ray: its environment, and its errors as readable messages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 from pipeline.process import interruption
 from tsdsr.errors import UserError
 
-# Ray reads these when it is imported or started. Ports bind to loopback on a cluster of our own; a health check every
-# 2 s (the default) would make each report of a training worker wait as long; a busy machine does not start workers, or
-# the dashboard and agents of Ray's own, within a minute, after which Ray would end them, or itself. The watcher for
-# hosts that a cloud is about to take ends with an error line, and nothing here asks it.
+# Ray reads these when it is imported or started. A local cluster binds its ports to loopback. With the default health
+# check every 2 s, each report of a training worker would wait that long. On a busy machine, workers, the dashboard and
+# Ray's agents take longer to start than the default limit of a minute. The watcher for preempted cloud hosts is not
+# used, and prints an error when it ends.
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "600",
@@ -30,12 +30,12 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 
-# What TMPDIR may take of the 107 bytes of a socket's path: below it Ray adds the likes of
+# Longest TMPDIR in bytes: a socket's path has at most 107, and Ray adds for example
 # /ray/session_2026-11-21_12-20-49_195541_4194304/sockets/plasma_store.
 LONGEST_TMPDIR = 35
 
-_WORKER_DIED = "a Ray worker was ended from outside, most likely for its memory"
-# What is short, by the name of the class of Ray's error.
+_WORKER_DIED = "a Ray worker was killed, most likely because the machine ran out of memory"
+# The resource that ran out, by the name of Ray's error class.
 SHORTAGES = {
     "ObjectStoreFullError": "Ray's object store is full, and could not spill to disk",
     "OutOfDiskError": "the disk that Ray spills its objects to (/tmp/ray) is full",
@@ -49,21 +49,21 @@ CURE = (
     "for /tmp/ray, and start again"
 )
 
-_MARKS: list[socket.socket] = []  # of the ports that `free_port` gave
+_MARKS: list[socket.socket] = []  # one per port that `free_port` returned
 
 
 def start(num_cpus: int | None = None) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one on loopback for the life of this process.
+    """Join the cluster that RAY_ADDRESS names, or start one on loopback that ends with this process.
 
     Args:
-        num_cpus: logical CPUs a cluster of our own must at least have.
+        num_cpus: the minimum of logical CPUs of a cluster started here.
 
     Raises:
-        UserError: where Python lies below a folder with a space in its name.
+        UserError: the path of the Python interpreter has a space.
     """
-    if " " in sys.executable:  # its shell takes it for two words: no worker starts, and the driver waits for ever
+    if " " in sys.executable:  # Ray's shell would split it: no worker would start, and the driver would wait for ever
         raise UserError(
-            f"{sys.executable}: Ray starts no workers by a path with a space; move the repository elsewhere"
+            f"{sys.executable}: Ray cannot start workers from a path with a space; move the repository elsewhere"
         )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -74,12 +74,12 @@ def start(num_cpus: int | None = None) -> None:
         return
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": logging.WARNING}
     if not os.environ.get("RAY_ADDRESS"):
-        options["address"] = "local"  # or Ray would join whatever cluster was last started on this machine
+        options["address"] = "local"  # otherwise Ray joins the cluster that was last started on this machine
         options["num_cpus"] = max(os.cpu_count() or 1, num_cpus or 1)
-        options["dashboard_port"] = free_port("127.0.0.1")  # Ray's own choice is that of `make cluster`
+        options["dashboard_port"] = free_port("127.0.0.1")  # Ray's default is the port of `make cluster`
         os.environ.update(state_address(options["dashboard_port"]))
     announces = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    _drop_line(announces, "Token authentication is enabled")  # its default for a cluster of our own
+    _drop_line(announces, "Token authentication is enabled")  # Ray's default for a local cluster
     with interruption.kept(), _agents_told_their_ports():
         ray.init(**options)
 
@@ -99,10 +99,11 @@ def _drop_line(source: logging.Filterer, start: str) -> None:
 
 @contextmanager
 def _agents_told_their_ports() -> Iterator[None]:
-    """For what starts Ray: its agents take ports of our choice, and its raylet knows them from the beginning.
+    """Start Ray within this block: its agents use ports chosen here, and its raylet knows them from the beginning.
 
-    It gives each port that an agent chooses by itself 15 s to be known, and ends if the agent, a Python process, comes
-    later, as on a busy machine. Of Ray 2.60's own callers `ray.init` sets none, and none tells the raylet the last one.
+    Otherwise the raylet waits 15 s for each agent, a Python process, to report its port, and ends if the agent starts
+    later, as on a busy machine. In Ray 2.60, `ray.init` sets none of these ports, and nothing tells the raylet the
+    dashboard agent's.
     """
     from ray._private import parameter, ray_constants, services
 
@@ -126,34 +127,34 @@ def _agents_told_their_ports() -> Iterator[None]:
 
 
 def state_address(dashboard_port: int) -> dict[str, str]:
-    """Where Ray Train's helper asks whether a run is alive; else, of several heads on a machine, it asks the latest."""
+    """The address at which Ray Train checks that a run is alive; by default it asks the head that was started last."""
     return {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
 
 
 def room_for_sockets() -> dict[str, str]:
-    """/tmp, where TMPDIR has too long a name: schedulers give jobs such."""
+    """/tmp, if TMPDIR is too long for Ray's sockets, as schedulers may set it."""
     return {"TMPDIR": "/tmp"} if len(os.fsencode(os.environ.get("TMPDIR", ""))) > LONGEST_TMPDIR else {}
 
 
 def total(resource: str) -> float:
-    """How much of a resource, CPU or GPU, the cluster's hosts have together, in use or not."""
+    """The cluster's total of a resource, CPU or GPU, whether in use or not."""
     import ray
 
     return float(ray.cluster_resources().get(resource, 0.0))
 
 
 def free_port(host: str) -> int:
-    """A TCP port for a server that has to be told one; no other call gets its number while this process lives.
+    """A free TCP port for a server that needs a port number; no other call returns it while this process lives.
 
-    It is below those that the system gives to whoever asks for any: nobody takes it before the server does. What is
-    given is marked, for calls here and in other processes, by the UDP port of the same number on loopback.
+    It is below the system's ephemeral ports, so that no other program is given it. A returned port is marked, for calls
+    here and in other processes, by binding the UDP port of the same number on loopback.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
         mark = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             mark.bind(("127.0.0.1", port))
-        except OSError:  # it is given
+        except OSError:  # already returned by another call
             mark.close()
             continue
         _MARKS.append(mark)
@@ -162,13 +163,13 @@ def free_port(host: str) -> int:
 
 
 def is_taken(host: str, port: int) -> bool:
-    """Does something listen there?"""
+    """Whether a server listens there."""
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0
 
 
 def shortage(error: BaseException, cure: str = CURE) -> str | None:
-    """What is short, and the cure, where Ray's error means that; None for any other error."""
+    """A message with the resource that ran out and the remedy, if Ray's error means that; otherwise None."""
     for cause in causes(error):
         if type(cause).__module__.startswith("ray.") and type(cause).__name__ in SHORTAGES:
             return f"{SHORTAGES[type(cause).__name__]} (Ray: {_first_line(cause)}). {cure}"

@@ -1,9 +1,9 @@
 """Where the stages of a Ray job keep their data: `cluster.storage` of the params, else the folder of `make cluster`.
 
 A folder, which every host must see, is used in place: `data`, `reports`, `captions` and `.tsdsr` of the job's working
-copy are links into it. For a URL every host has a mirror of its own, and the same names are links into that: before a
-stage begins, what it reads is fetched, each file once; what it wrote is sent when it has ended, checkpoints at once.
-What a stage reads and writes is what dvc.yaml says of it.
+copy are links into it. For a URL every host has its own mirror, and the same names are links into it: a stage's inputs
+are fetched before it begins, each file once; its outputs are sent when it has ended, checkpoints at once. Inputs and
+outputs are those that dvc.yaml lists.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tsdsr.config import Params
 from tsdsr.errors import UserError
 
 VARIABLE = "TSDSR_STORAGE"  # the folder of the cluster's head (pipeline/cluster/__main__.py)
-JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what `ray job submit` runs
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in jobs
 SHARED = ("data", "reports", ".tsdsr", "captions")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process finds the data.
+    """The folder, and possibly URL, of this process's data.
 
     Attributes:
-        root: `root`/data, `root`/reports and so on; here, or on whatever host `at` was asked.
-        url: what `root` mirrors, or None where `root` is the storage itself.
+        root: contains data, reports and so on; on the host that called `at`.
+        url: `root` mirrors it; None if `root` is the storage itself.
     """
 
     root: Path
@@ -44,54 +44,54 @@ class Place:
 
     @classmethod
     def at(cls, root: str | Path, url: str | None) -> Place:
-        """The place on this host; `root` counts where there is no URL."""
+        """The place on this host: a mirror of the URL, or `root` if there is none."""
         return cls(mirror(url) if url else Path(root).resolve(), url)
 
     def moved(self, path: Path, root: str | Path) -> Path:
-        """What `path` is here, where it lies below a mirror's root on another host."""
+        """The path on this host of a file below the mirror's root on another host."""
         return self.root / path.relative_to(root) if self.url else path
 
     def pull(self, paths: Iterable[str | Path]) -> None:
-        """Fetch what is not here yet, or has changed."""
+        """Fetch files that are missing here or have changed."""
         for name in self._names(paths):
             self._store().pull(self.root, name)
 
     def pull_each(self, folder: str | Path) -> None:
-        """Fetch the trees below a folder, and leave what else there is in it."""
+        """Fetch the trees below a folder; other files in it stay."""
         for name in self._names([folder]):
             self.pull(self._store().names(name))
 
     def push(self, paths: Iterable[str | Path]) -> None:
-        """Send what exists here."""
+        """Send the trees that exist here."""
         for name in self._names(paths):
             if (self.root / name).exists():
                 self._store().push(self.root, name)
 
     def push_each(self, folder: str | Path) -> None:
-        """Send each entry of a folder as a tree of its own: checkpoints, trials."""
+        """Send each entry of a folder (checkpoints, trials) as a separate tree."""
         for name in self._names([folder]):
             self._store().push_each(self.root, name)
 
     def holds_any(self, folder: str | Path) -> bool:
-        """Whether the URL has a tree below a folder, whatever is here."""
+        """Whether the URL has a tree below a folder."""
         return any(self._store().names(name) for name in self._names([folder]))
 
     def _store(self) -> TreeStore:
         return TreeStore(self.url or "")
 
     def _names(self, paths: Iterable[str | Path]) -> list[str]:
-        """As the store has them, relative to the root; none where the root is the storage itself."""
+        """Names in the store, relative to the root; empty if the root is the storage itself."""
         return [str(Path(self.root, path).relative_to(self.root)) for path in paths] if self.url else []
 
 
 def here(params: Params, environment: Mapping[str, str] = os.environ) -> Place:
-    """The place of this process: in a job the storage, elsewhere the working directory."""
+    """The place of this process: the storage in a job, otherwise the working directory."""
     storage = (params.cluster.storage or environment.get(VARIABLE)) if JOB_VARIABLE in environment else None
     return Place.at(storage or Path.cwd(), storage if storage and "://" in storage else None)
 
 
 def mirror(url: str) -> Path:
-    """This host's copy of what lies under a URL: below $XDG_CACHE_HOME, or ~/.cache."""
+    """This host's mirror of a URL, below $XDG_CACHE_HOME or ~/.cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "tsdsr" / "mirrors" / hashlib.sha256(url.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def mirror(url: str) -> Path:
 
 @contextmanager
 def workplace(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """In a job: give the stage that `arguments` (sys.argv) start its data, and keep what it writes.
+    """In a job: fetch the inputs of the stage that `arguments` (sys.argv) start, and send its outputs.
 
     Elsewhere it does nothing.
     """
@@ -114,16 +114,16 @@ def workplace(arguments: Sequence[str] | None = None, environment: Mapping[str, 
         try:
             yield
         except SystemExit as end:
-            if end.code in (0, 1):  # evaluate's ways to end: 1 where its results are partial
+            if end.code in (0, 1):  # evaluate exits with 1 if its results are partial
                 place.push(writes)
             raise
         place.push(writes)
 
 
 def needs(module: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The data that a command reads and writes, as names of trees.
+    """The names of the trees that a command reads and writes.
 
-    A name has three parts at most: the code reads more of `data/pairs/train` than what would change its outcome.
+    A name has at most three parts: the code reads more of `data/pairs/train` than dvc.yaml lists.
     """
     reads, writes = dvc_yaml.reads_and_writes(module, arguments)
     return _trees(reads), _trees(writes)
@@ -139,7 +139,7 @@ def _trees(names: Iterable[str]) -> list[str]:
 
 
 def _of_job(arguments: Sequence[str], environment: Mapping[str, str]) -> Place | None:
-    """The place of a job whose working copy has yet to be led there."""
+    """The place of a job, before its working copy is linked to it."""
     if JOB_VARIABLE not in environment:
         return None
     parser = argparse.ArgumentParser(add_help=False)
@@ -153,15 +153,15 @@ def _of_job(arguments: Sequence[str], environment: Mapping[str, str]) -> Place |
         name = "cluster.storage" if params.cluster.storage else VARIABLE
         raise UserError(f"{name} {place.root}: no such folder on this host; every host must see it")
     if params.cluster.storage and not place.url:
-        os.environ[provenance.ROOT_VARIABLE] = str(place.root)  # of the local tracking store, and what waits to be sent
+        os.environ[provenance.ROOT_VARIABLE] = str(place.root)  # of the local tracking store
     return None if place.root == Path.cwd() else place
 
 
 @contextmanager
 def _linked(root: Path) -> Iterator[None]:
-    """`data`, `reports` ... of the working directory lead to `root` for as long as this is open.
+    """Within the block, `data`, `reports` ... of the working directory are links into `root`.
 
-    Jobs with equal files share one copy, though their params may name different storages.
+    Jobs with equal files share one working copy, although their params may name different storages.
     """
     with Path(".storage").open("a") as lock:
         if not all(_leads_to(name, root) for name in SHARED):
@@ -169,7 +169,7 @@ def _linked(root: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    f"{Path.cwd()}: a job with another storage is at work in this copy; wait for it"
+                    f"{Path.cwd()}: a job with another storage is running in this working copy; wait for it to end"
                 ) from None
             for name in SHARED:
                 (root / name).mkdir(parents=True, exist_ok=True)

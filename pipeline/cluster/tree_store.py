@@ -1,11 +1,11 @@
-"""Trees of files under a URL that fsspec or pyarrow opens, whole or absent, every file checked by its sha256.
+"""Trees of files under a URL that fsspec or pyarrow opens: complete or absent, each file checked by its sha256.
 
     <url>/data/latents/...               the files, under their own names
     <url>/.manifests/data/latents.json   written last: the path, size and sha256 of every file of the tree
 
-An object store has no rename, so the manifest is what makes a tree: it is removed before the first file changes and
-written after the last. A tree without one is taken for absent, however many of its files lie there. A name is a path
-relative to the root of the repository, of a directory or of a single file.
+An object store has no rename, so the manifest marks a complete tree: it is removed before the first file changes and
+written after the last. A tree without a manifest counts as absent. A name is the path of a directory or file relative
+to the root of the repository.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tsdsr.errors import UserError
 logger = logging.getLogger(__name__)
 
 MANIFESTS, SUMS = ".manifests", ".sums.json"
-TRANSFERS = 16  # files under way at once
+TRANSFERS = 16  # concurrent transfers
 Entry = dict[str, Any]  # bytes, sha256
 
 
@@ -38,16 +38,16 @@ class TreeStore:
         self._base = base.rstrip("/")
 
     def push(self, root: Path, name: str) -> None:
-        """Make the tree `name` in the store that of `root`; what is there already is not sent again.
+        """Make the tree `name` in the store equal to that of `root`; files that are equal are not sent again.
 
         Raises:
-            UserError: if it is not below `root`, or is part of a tree in the store.
+            UserError: it is not below `root`, or is part of another tree in the store.
         """
         with locked(root):
             self._push(root, name)
 
     def push_each(self, root: Path, folder: str) -> None:
-        """Each entry of a folder as a tree of its own; trees whose entry is gone are removed, after that."""
+        """Push each entry of a folder as a separate tree, then remove the trees whose entry is gone."""
         with locked(root):
             local = root / folder
             entries = sorted(path.name for path in local.iterdir()) if local.is_dir() else []
@@ -58,12 +58,12 @@ class TreeStore:
                 self._remove(gone)
 
     def pull(self, root: Path, name: str) -> bool:
-        """Make `root`/`name` what the store has under it: the tree, a part of a tree, or several trees.
+        """Make `root`/`name` equal to the store's: a tree, a part of a tree, or several trees.
 
-        Only files whose sha256 differs are fetched. Returns whether the store has any.
+        Only files whose sha256 differs are fetched. Returns whether the store has any of it.
 
         Raises:
-            UserError: when a file is not what its manifest says.
+            UserError: a file differs from its manifest.
         """
         with locked(root):
             wanted = self._wanted(name)
@@ -81,7 +81,7 @@ class TreeStore:
             return bool(wanted)
 
     def names(self, below: str) -> list[str]:
-        """The whole trees that are `below` a name."""
+        """The names of the complete trees below a name."""
         folder = f"{self._base}/{MANIFESTS}/{below}"
         self._files.invalidate_cache()
         found = self._files.find(folder) if self._files.isdir(folder) else []
@@ -119,16 +119,16 @@ class TreeStore:
         self._each(lambda path: self._delete(f"{self._base}/{path}"), entries)
 
     def _wanted(self, name: str) -> dict[str, Entry]:
-        """Every file at or below `name`: of its own tree, of the tree around it, of the trees below it."""
+        """Every file at or below `name`: of its own tree, of the tree that contains it, and of the trees below it."""
         trees = [*_above(name), name, *self.names(name)]
         found = {path: entry for tree in trees for path, entry in self._manifest(tree).items()}
         return {path: entry for path, entry in found.items() if path == name or path.startswith(f"{name}/")}
 
     def _manifest(self, name: str) -> dict[str, Entry]:
-        """Path -> entry; empty where there is no whole tree of this name."""
+        """Path -> entry; empty if there is no complete tree of this name."""
         try:
             found: dict[str, Entry] = json.loads(self._files.cat_file(self._manifest_path(name)))["files"]
-        except (FileNotFoundError, ValueError):  # not there, or cut short where writes are not atomic
+        except (FileNotFoundError, ValueError):  # absent, or truncated on a store whose writes are not atomic
             return {}
         return found
 
@@ -140,7 +140,9 @@ class TreeStore:
             try:
                 self._files.get_file(f"{self._base}/{path}", str(aside))
             except FileNotFoundError:
-                raise UserError(f"{self.url}: {path} is gone; another job is writing it, or push it again") from None
+                raise UserError(
+                    f"{self.url}: {path} is missing; another job may be writing it; otherwise push it again"
+                ) from None
             if files.sha256_file(aside) != entry["sha256"]:
                 raise UserError(f"{self.url}: {path} does not match its sha256; push it again")
 
@@ -161,7 +163,7 @@ class TreeStore:
 
 
 class _Sums:
-    """The sha256 of files that have not changed since it was taken, by their size and time."""
+    """A cache of sha256 by size and modification time."""
 
     def __init__(self, root: Path) -> None:
         self._root, self._path = root, root / SUMS
@@ -171,7 +173,7 @@ class _Sums:
             self._known = {}
 
     def of(self, path: Path) -> Entry | None:
-        """A file's entry; None where there is none."""
+        """A file's entry; None if there is no file."""
         if not path.is_file():
             return None
         size, stamp = path.stat().st_size, path.stat().st_mtime_ns
@@ -182,7 +184,7 @@ class _Sums:
         return {"bytes": size, "sha256": known[2]}
 
     def learn(self, entries: dict[str, Entry]) -> None:
-        """Files that have just been fetched and checked."""
+        """Record files that have just been fetched and checked."""
         for name, entry in entries.items():
             about = (self._root / name).stat()
             self._known[name] = [about.st_size, about.st_mtime_ns, entry["sha256"]]
@@ -193,7 +195,7 @@ class _Sums:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's where it has a package for the protocol (s3fs, gcsfs ...), else pyarrow's own (s3, gs, hdfs)."""
+    """fsspec's if a package for the protocol is installed (s3fs, gcsfs ...), otherwise pyarrow's (s3, gs, hdfs)."""
     import fsspec
     from fsspec.implementations.arrow import ArrowFSWrapper
     from pyarrow.fs import FileSystem

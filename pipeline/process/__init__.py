@@ -1,4 +1,4 @@
-"""What any of the commands needs as a process of an operating system: signals and exit statuses, and locks.
+"""Operating-system matters of every command: signals, exit statuses and locks.
 
-Nothing here knows of params, stages, Ray or MLflow, and nothing here imports another room.
+Nothing here uses params, stages, Ray or MLflow, or imports another package of the pipeline.
 """

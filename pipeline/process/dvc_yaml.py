@@ -1,4 +1,4 @@
-"""What this process runs, and which paths dvc.yaml says that it reads and writes."""
+"""The command that this process runs, and the inputs and outputs that dvc.yaml lists for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-# Commands that work on the stages' data, and are no stage of dvc.yaml. A sweep sends its trials itself.
+# Commands that use the stages' data but are not stages of dvc.yaml. A sweep sends its trials itself.
 _BESIDE = {
     "pipeline.sweep": (
         ["data/pairs/train", "data/pairs/manifest.json", "data/latents", "data/teacher"],

@@ -1,10 +1,10 @@
-"""SIGTERM and Ctrl-C: how a stage leaves, and the exit status that says so.
+"""SIGTERM and Ctrl-C: how a stage ends on a signal, and its exit status.
 
-    75   SIGTERM, from a scheduler or `kill`: the work is not done; start it again and it goes on (EX_TEMPFAIL)
-    130  Ctrl-C: the same, as shells write it
+    75   SIGTERM, from a scheduler or `kill`: unfinished; it continues when it is started again (EX_TEMPFAIL)
+    130  Ctrl-C: likewise, with the exit status that shells use
 
-Within `raising` a signal ends the stage where it is: files and directories are written aside, so nothing half-written
-is left. Within `deferred` the first signal is only noted, for work that can end at a better place.
+Within `raising` a signal ends the stage at once: files and directories are written aside and renamed, so no
+half-written one is left. Within `deferred` the first signal is only noted, for work that ends at a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ STATUS = {signal.SIGTERM: os.EX_TEMPFAIL, signal.SIGINT: 128 + signal.SIGINT}
 
 
 class Interrupted(SystemExit):
-    """The process was told to leave. `code` is its exit status.
+    """A signal asked the process to end. `code` is its exit status.
 
     Args:
         signum: SIGTERM or SIGINT.
-        kept: what the next start goes on from, for people.
+        kept: for the message: the state from which the next start continues.
     """
 
     def __init__(self, signum: int, kept: str = "nothing half-written is left") -> None:
@@ -33,11 +33,13 @@ class Interrupted(SystemExit):
         super().__init__(STATUS[self.signum])
 
     def __str__(self) -> str:
-        return f"interrupted by {self.signum.name}: {self.kept}. Run the same command (or `dvc repro`) again to go on."
+        return (
+            f"interrupted by {self.signum.name}: {self.kept}. Run the same command (or `dvc repro`) again to continue."
+        )
 
 
 class Request:
-    """Whether the process was told to leave, and by which signal."""
+    """Whether a signal asked the process to end, and which."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -48,7 +50,8 @@ class Request:
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """In the main thread SIGTERM raises `Interrupted`, and Ctrl-C a KeyboardInterrupt that becomes one at the end."""
+    """In the main thread SIGTERM raises `Interrupted`, and Ctrl-C a KeyboardInterrupt, raised again as
+    `Interrupted`."""
 
     request = Request()
 
@@ -64,12 +67,12 @@ def raising() -> Iterator[None]:
     except SystemExit as end:
         if request.signum is None or isinstance(end, Interrupted):
             raise
-        raise Interrupted(request.signum) from end  # Ray makes an exit of its own of ours, where it waits
+        raise Interrupted(request.signum) from end  # while Ray waits, it turns our exception into a SystemExit
 
 
 @contextmanager
 def deferred(tell: Callable[[], None] = lambda: None) -> Iterator[Request]:
-    """The first signal is noted in the `Request` and passed on to `tell`; a second Ctrl-C raises `Interrupted`.
+    """The first signal is noted in the `Request` and `tell` is called; a second Ctrl-C raises `Interrupted`.
 
     A second SIGTERM does not: schedulers send it to a process and to its group.
     """
@@ -87,17 +90,17 @@ def deferred(tell: Callable[[], None] = lambda: None) -> Iterator[Request]:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Whatever the block does to the two signals is undone: Ray takes SIGTERM for itself when it starts."""
+    """Restore the handlers of both signals after the block: Ray installs its own for SIGTERM when it starts."""
     with _handled(None):
         yield
 
 
 @contextmanager
 def in_foreground(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server beside the block, and then until it ends or a signal ends it: the normal end, and so no failure.
+    """Run a server during the block and after it, until the server ends or a signal ends it, which is no failure.
 
     Raises:
-        SystemExit: with the server's status, where it failed by itself.
+        SystemExit: with the server's status, if the server failed.
     """
     with subprocess.Popen(command, env=dict(environment)) as server:
         try:
@@ -110,14 +113,14 @@ def in_foreground(command: Sequence[str], environment: Mapping[str, str]) -> Ite
 
 
 def ignored() -> None:
-    """From here on both signals are ignored: the work is done, and must not look undone for one on the way out."""
+    """Ignore both signals from here on: the work is done, and a late signal must not change the exit status."""
     for signum in STATUS:
         signal.signal(signum, signal.SIG_IGN)
 
 
 @contextmanager
 def _handled(handler: Callable[[int, Any], None] | None) -> Iterator[None]:
-    """Set in the main thread, the only one that can; elsewhere, a no-op."""
+    """Set handlers in the main thread, the only one that can; a no-op in others."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

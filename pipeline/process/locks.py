@@ -1,4 +1,4 @@
-"""Locks among processes (flock): the system frees them when their holder ends, however it ends."""
+"""Locks between processes (flock); the system releases them however their holder ends."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def exclusive_lock(path: str | Path, work: str) -> Iterator[None]:
     """Hold the lock during the block.
 
     Args:
-        path: the lock file; made if it is not there.
-        work: what is being done, for people: "the distillation of full".
+        path: the lock file, created if absent.
+        work: for the message, such as "the distillation of full".
 
     Raises:
         UserError: another process holds it; names that process.
@@ -35,7 +35,7 @@ def exclusive_lock(path: str | Path, work: str) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise UserError(
-            f"{work} is under way already, in {_holder(path)}. Wait for it, or end it: SIGTERM lets it save what it "
+            f"{work} is already running, in {_holder(path)}. Wait for it, or end it: SIGTERM lets it save what it "
             f"has. (Its lock: {path})"
         ) from None
     with _signed(lock, path):
@@ -44,7 +44,7 @@ def exclusive_lock(path: str | Path, work: str) -> Iterator[None]:
 
 @contextmanager
 def in_turn(path: str | Path, work: str) -> Iterator[None]:
-    """Hold the lock during the block, after waiting for whoever holds it, such as a process that is just ending."""
+    """Wait for the lock, which a process that is just ending may hold, and hold it during the block."""
     lock = _lock(path)
     try:
         lock.acquire(blocking=False)
@@ -56,7 +56,7 @@ def in_turn(path: str | Path, work: str) -> Iterator[None]:
 
 
 def locked(folder: Path) -> FileLock:
-    """Exclusive use of a folder among processes, to be held in a `with`."""
+    """A context manager for exclusive use of a folder among processes."""
     return _lock(folder / ".lock")
 
 
@@ -67,7 +67,7 @@ def _lock(path: str | Path) -> FileLock:
 
 @contextmanager
 def _signed(lock: FileLock, path: str | Path) -> Iterator[None]:
-    """A lock that is held, with a note beside it that says by whom."""
+    """Take a lock, and write a note beside it that names the holder."""
     since = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
     holder = f"process {os.getpid()} on {platform.node()} since {since} ({' '.join(sys.orig_argv)})"
     try:

@@ -1,5 +1,5 @@
-"""What the commands of dvc.yaml's stages share or are made of: options and errors, workers, captions, variants.
+"""Parts of the stages of dvc.yaml: options and errors, workers, captions, variants.
 
-A stage itself is the file of its command, `pipeline/<stage>.py`: there stand its inputs, its outputs and its order of
-work. What only one stage uses, and what needs no Ray or MLflow, belongs in `tsdsr`.
+A stage itself is `pipeline/<stage>.py`: its inputs, its outputs and its order of work. Code that needs neither Ray nor
+MLflow belongs in `tsdsr`.
 """

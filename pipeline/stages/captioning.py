@@ -1,4 +1,4 @@
-"""`captions.source: model`: caption what has no caption yet, here or with a pool of Ray Data actors."""
+"""`captions.source: model`: caption the photographs without a caption, here or with a pool of Ray Data actors."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def caption_tasks(tasks: list[Task], params: Params, base: Path) -> list[Task]:
     """The tasks with the model's captions.
 
     Args:
-        base: holds the captions made so far, for every model; safe to delete.
+        base: the captions made so far, by model; it can be deleted.
 
     Raises:
-        UserError: the model cannot be loaded, or wants a prompt.
+        UserError: the model cannot be loaded, or needs a prompt.
     """
     store = CaptionStore(base, params.captions)
     left = [task for task in tasks if store.get(task.ref) is None]
@@ -46,7 +46,7 @@ def _here(tasks: list[Task], params: Params, store: CaptionStore) -> Iterator[in
 
 
 class _Actor:
-    """One loaded model in the pool. What is wrong with it comes back as a row, and so as one line."""
+    """One loaded model in the pool. It returns its error as a row, so that the user sees one line."""
 
     def __init__(self, params: Params, store: CaptionStore) -> None:
         self.params, self.store, self.error = params, store, ""
@@ -63,12 +63,12 @@ class _Actor:
 
 
 def _with_ray(tasks: list[Task], params: Params, store: CaptionStore) -> Iterator[int]:
-    """One actor a GPU of the cluster, or `prepare.num_workers` on CPUs. Its nodes must see the same folders."""
+    """One actor per GPU of the cluster, or `prepare.num_workers` on CPUs. Its nodes must see the same folders."""
     runtime.start(params.prepare.num_workers)
     import ray.data
 
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    ray.data.DataContext.get_current().enable_progress_bars = False  # the stage shows its own
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the stage has its own progress bar
     rows = ray.data.from_items([{"task": task.to_json()} for task in tasks]).map_batches(
         _Actor,
         fn_constructor_args=(params, store),

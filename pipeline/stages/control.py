@@ -1,4 +1,4 @@
-"""What the driver of a distillation and its workers tell each other past Ray: files that all of them see."""
+"""Files through which the driver of a distillation and its workers communicate outside of Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Control:
     """The files of one run, by its name.
 
     Attributes:
-        directory: theirs alone; locks are taken on `lock` (the driver) and `writer` (the worker that saves).
+        directory: of this run alone. The driver locks `lock`; the worker that saves locks `writer`.
     """
 
     directory: Path
@@ -30,32 +30,32 @@ class Control:
 
     @property
     def stop(self) -> Path:
-        """There when the workers are to save a checkpoint and leave; alone in its folder, which travels as a tree."""
+        """Exists when the workers are to save a checkpoint and end; alone in its folder, which is sent as a tree."""
         return self.directory / "asked/stop"
 
     @property
     def failure(self) -> Path:
-        """There when a worker met what no restart mends; holds it in words."""
+        """Exists after an error that a restart cannot fix; contains its message."""
         return self.directory / "failure"
 
     def clear(self) -> None:
-        """Forget what an earlier run was told."""
+        """Remove the files of an earlier run."""
         self.stop.parent.mkdir(parents=True, exist_ok=True)
         self.stop.unlink(missing_ok=True)
         self.failure.unlink(missing_ok=True)
 
     def ask_to_stop(self) -> None:
-        with suppress(OSError):  # called by a signal: a full disk must not break the run off here
+        with suppress(OSError):  # called in a signal handler: a full disk must not end the run here
             self.stop.touch()
 
     def fail(self, text: str) -> None:
-        with suppress(OSError, UserError):  # on a full disk Ray's own report must do
+        with suppress(OSError, UserError):  # on a full disk only Ray's own report remains
             files.write_text(self.failure, text)
 
     def has_failed(self) -> bool:
         return self.failure.is_file()
 
     def raise_failure(self) -> None:
-        """Raise as a `UserError` what a worker wrote down, if one did."""
+        """Raise the message that a worker left as a `UserError`, if there is one."""
         if self.has_failed():
             raise UserError(self.failure.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a restorer costs: multiply-adds and parameters of one picture, and the time of the others."""
+"""The cost of a restorer: multiply-adds and parameters of one image, and the time of the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.stages.restorers import Restorer
 
 @dataclass
 class Cost:
-    """Of a restorer that is called through `restore`. The first picture is counted, and not timed."""
+    """Measured while a restorer is called through `restore`. For the first image operations are counted, not time."""
 
     restorer: Restorer
     operations: int = 0

@@ -1,4 +1,4 @@
-"""Run the tasks of prepare-degradations: in threads where there are few, with Ray Data where there are many.
+"""Run the tasks of prepare-degradations: few in threads, many with Ray Data.
 
 Both ways call the same function and give the same bytes.
 """
@@ -19,7 +19,7 @@ MOST_BLOCKS = 1000
 
 
 def run(tasks: list[Task], params: Params, staging: Staging) -> Iterator[Outcome]:
-    """The outcome of every task, as it comes."""
+    """Yield the outcome of each task when it is done."""
     fan_out = _with_ray if len(tasks) > params.prepare.ray_above else _in_threads
     return fan_out(tasks, params, staging)
 
@@ -53,7 +53,7 @@ def _with_ray(tasks: list[Task], params: Params, staging: Staging) -> Iterator[O
         except UserError as error:
             return {"outcome": "", "error": str(error)}
 
-    ray.data.DataContext.get_current().enable_progress_bars = False  # the stage shows its own
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the stage has its own progress bar
     rows = ray.data.from_items([{"task": task.to_json()} for task in tasks], override_num_blocks=_blocks(len(tasks)))
     compute = ray.data.TaskPoolStrategy(size=params.prepare.num_workers)
     for row in rows.map(work, compute=compute).iter_rows():
@@ -63,5 +63,5 @@ def _with_ray(tasks: list[Task], params: Params, staging: Staging) -> Iterator[O
 
 
 def _blocks(num_tasks: int) -> int:
-    """A block is what one Ray task does and what progress is counted in; a cluster's worth of them has its cost."""
+    """One Ray task processes one block, and progress is counted in blocks; too many of them cost time."""
     return max(1, min(num_tasks // 4, MOST_BLOCKS))

@@ -1,7 +1,7 @@
-"""What each artifact was made from, so that a stage refuses inputs that do not fit its params.
+"""A record of what each artifact was made from, by which a stage refuses inputs that do not fit its params.
 
-`made_from.json` in an artifact holds the values of params that decide its bytes, and a fingerprint of each input. DVC
-makes again what does not fit; this check is for a stage that is run by hand or as a Ray job.
+`made_from.json` in an artifact holds the values of params that decide its bytes, and a fingerprint of each input. `dvc
+repro` rebuilds artifacts that do not fit; this check is for stages run by hand or as Ray jobs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FULL, COMPRESSED = f"{STUDENTS}/full", f"{STUDENTS}/tinysr"
 SOURCE, DECISION, CUT, COMPACT = (f"data/tinysr/{name}" for name in ("source", "decision", "transformer", "vae"))
 EDITS = "captions.edits"  # an input that params name: a folder of corrected captions
 SIDES = ("train/hq", "train/lq", "train/captions", "test/hq", "test/lq", "test/captions")
-# Values that do not change what a stage makes.
+# Values that do not affect a stage's output.
 HARMLESS = {
     "teacher.checkpoint",
     "distill.checkpoint",
@@ -36,7 +36,7 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class Artifact:
-    """Its stage, and what decides its bytes: keys of params, and paths below other artifacts."""
+    """An artifact's stage, and what determines its bytes: keys of params, and paths below other artifacts."""
 
     stage: str
     params: tuple[str, ...]
@@ -69,10 +69,10 @@ ARTIFACTS = {
 
 @contextmanager
 def making(path: str, params: Params) -> Iterator[None]:
-    """Around a stage's work: check its inputs, and note in the artifact at `path` what it was made from.
+    """Around a stage's work: check its inputs, then record in the artifact at `path` what it was made from.
 
     Raises:
-        UserError: as `check` does, for the artifacts that `path` is made from; nothing was written.
+        UserError: as `check`, for the artifacts that `path` is made from; nothing was written.
     """
     check(params, *_sources(path))
     record = _made_from(path, params)
@@ -83,7 +83,7 @@ def making(path: str, params: Params) -> Iterator[None]:
 
 
 def check(params: Params, *paths: str) -> None:
-    """Refuse artifacts that other params or other inputs made.
+    """Refuse artifacts that were made with other params or from other inputs.
 
     Raises:
         UserError: naming the artifact, the first difference and the command to run.
@@ -116,15 +116,15 @@ def _misfit(path: str, params: Params) -> str | None:
     try:
         record = files.read_json(Path(path, RECORD))
     except FileNotFoundError:
-        return f"has no {RECORD}, so that it is not known whether it fits the params"
+        return f"has no {RECORD}, so whether it fits the params is unknown"
     wanted = _made_from(path, params)
     made, now = _flat(record["params"]), _flat(wanted["params"])
     for key in sorted(made.keys() | now.keys()):
         if made.get(key) != now.get(key):
-            return f"was made with {key}: {made.get(key)!r}, and the params say {now.get(key)!r}"
+            return f"was made with {key}: {made.get(key)!r}, but the params have {now.get(key)!r}"
     for name, fingerprint in wanted["inputs"].items():
         if fingerprint is not None and record["inputs"].get(name) not in (fingerprint, None):
-            return f"was made from another {name} than the one that is here now"
+            return f"was made from another {name} than the present one"
     return None
 
 
@@ -137,7 +137,7 @@ def _made_from(path: str, params: Params) -> dict[str, Any]:
 
 
 def _value(values: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key, without what is harmless in it."""
+    """The value of a dotted key, without the parts that do not affect the output."""
     found: Any = values
     for part in key.split("."):
         found = found[part]
@@ -153,7 +153,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _fingerprint(name: str, params: Params) -> str | None:
-    """Of an input as it is now; None where this host does not have it."""
+    """The present fingerprint of an input; None if this host does not have it."""
     from tsdsr.models import teacher
 
     if name == EDITS:
@@ -161,7 +161,7 @@ def _fingerprint(name: str, params: Params) -> str | None:
     if not Path(name).is_dir():
         return None
     if name == LATENTS:
-        return files.sha256_file(Path(name, "manifest.json"))  # which has every shard's sha256
+        return files.sha256_file(Path(name, "manifest.json"))  # it contains every shard's sha256
     if _kind(name) != PAIRS:
         return teacher.fingerprint(name)
     recorded: dict[str, str] = files.read_json(Path(PAIRS, RECORD))["fingerprints"]
@@ -169,7 +169,7 @@ def _fingerprint(name: str, params: Params) -> str | None:
 
 
 def _fingerprint_folder(folder: Path) -> str | None:
-    """sha256 over the names and bytes of a folder's pictures and texts; None where there is none."""
+    """sha256 over the names and bytes of a folder's images and texts; None if there is no folder."""
     found = sorted(path for path in folder.glob("*") if path.suffix in {".png", ".txt"})
     with ThreadPoolExecutor() as pool:
         sums = list(pool.map(files.sha256_file, found))
@@ -181,6 +181,6 @@ def _kind(path: str) -> str:
 
 
 def _sources(path: str) -> list[str]:
-    """The artifacts that one is made from, each after those that it is made from itself."""
+    """The direct and indirect inputs of an artifact, each after its own inputs."""
     kinds = {_kind(name) for name in ARTIFACTS[_kind(path)].inputs if name != EDITS}
     return [name for name in ARTIFACTS if name in kinds]

@@ -1,4 +1,4 @@
-"""What a training shows of itself while it runs."""
+"""The progress bar of a training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 class Progress:
-    """A bar with the loss terms and the time left, for a `with` block; in a Ray worker it is drawn by the driver."""
+    """A bar with the loss terms and the time left, as a context manager; for a Ray worker the driver draws it."""
 
     def __init__(self, title: str, total: int, *, in_ray: bool = False) -> None:
         self._title, self._total, self._in_ray = title, total, in_ray
@@ -32,13 +32,13 @@ class Progress:
             self._bar = self._make(done=step - 1)
         terms = " ".join(f"{name} {value:.4g}" for name, value in values.items())
         shown = f"{self._title} {terms}".rstrip()
-        if shown != self._shown:  # each new text draws the bar at once, whatever its interval
+        if shown != self._shown:  # a new text redraws the bar at once
             self._bar.set_description(shown)
             self._shown = shown
         self._bar.update(1)
 
     def _make(self, done: int) -> Any:
-        """The time left is judged by the steps of this run."""
+        """The time left is estimated from the steps of this run."""
         if self._in_ray:
             from ray.experimental import tqdm_ray
 

@@ -1,4 +1,4 @@
-"""The part of the stage teacher that makes the teacher a restoring one."""
+"""The part of the stage teacher that trains a restoring teacher."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tsdsr.training.teacher import train_restorer
 
 
 def train(params: Params, pairs: Path, work: Work, code: Sequence[Path]) -> None:
-    """Train a restorer of the teacher on the training pairs, degraded anew in each epoch, and put it beside it.
+    """Train a restorer on the training pairs, degraded anew in each epoch, and save it in the teacher's directory.
 
     Args:
-        code: a change of these files makes checkpoints worthless.
+        code: a change of these files invalidates checkpoints.
     """
     config, seed = params.teacher.restorer, params.seed
     directory = grow_cache(

@@ -1,6 +1,6 @@
-"""What makes the images that are scored: a student, and the baselines beside it.
+"""Restorers whose images are scored: a student and its baselines.
 
-A restorer takes uint8 (h, w, 3), RGB, and gives uint8 (h * scale, w * scale, 3).
+A restorer maps uint8 (h, w, 3), RGB, to uint8 (h * scale, w * scale, 3).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def bicubic(scale: int) -> Restorer:
 
 
 def round_trip(teacher: str | Path, scale: int, use_shift: bool) -> Restorer:
-    """decode(encode(bicubic)) by the teacher's VAE: what its latent space alone costs."""
+    """decode(encode(bicubic)) with the teacher's VAE: the loss of its latent space alone."""
     enlarge = bicubic(scale)
     loaded: list[Callable[[torch.Tensor], torch.Tensor]] = []
 
@@ -61,21 +61,23 @@ def real_esrgan(scale: int) -> Restorer:
     """Real-ESRGAN x4plus.
 
     Raises:
-        UserError: for another scale than 4, or without its weights.
+        UserError: the scale is not 4, or its weights are absent.
     """
     if scale != 4:
-        raise UserError(f"data.scale is {scale}, and real_esrgan enlarges 4 times; set 4, or leave it out")
+        raise UserError(
+            f"data.scale is {scale}, but real_esrgan enlarges 4 times; set data.scale to 4, or remove real_esrgan"
+        )
     if reason := weights.missing("real-esrgan"):
         raise UserError(reason)
     found = weights.find("real-esrgan")
-    assert found is not None  # `missing` said so
+    assert found is not None  # checked by `missing`
     return peers.real_esrgan(found.path)
 
 
 def restoring_teacher(params: Params, teacher: Path) -> Restorer:
     """The teacher that restores in `teacher.restorer.sampling_steps` steps, the whole image at once.
 
-    Its noise is one for each size of image, so that equal input gives equal output.
+    Its noise depends on the size of the image alone, so that equal input gives equal output.
     """
     loaded: list[Callable[[torch.Tensor], np.ndarray]] = []
 
@@ -88,7 +90,7 @@ def restoring_teacher(params: Params, teacher: Path) -> Restorer:
     return restore
 
 
-# What can stand beside the student in every table (evaluate.baselines): name -> how to make one. One row each.
+# The baselines that evaluate.baselines may name: name -> factory.
 BASELINES: dict[str, Callable[[Params, Path], Restorer]] = {
     "bicubic": lambda params, teacher: bicubic(params.data.scale),
     "round_trip": lambda params, teacher: round_trip(teacher, params.data.scale, params.teacher.use_shift),
@@ -122,7 +124,7 @@ def _pipeline(
 
 
 def _multi_step(params: Params, directory: Path) -> Callable[[torch.Tensor], np.ndarray]:
-    """LQ [1,3,h,w] in [-1, 1] -> restored (1, 3, s h, s w) in [0, 1], its colours aligned as the student's are."""
+    """LQ [1,3,h,w] in [-1, 1] -> restored (1, 3, s h, s w) in [0, 1], with the student's colour alignment."""
     from tsdsr.inference.color import ALIGNMENTS
     from tsdsr.models import restoring, text
     from tsdsr.models import teacher as teachers

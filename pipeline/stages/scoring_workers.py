@@ -11,12 +11,12 @@ from tsdsr import metrics
 from tsdsr.config import Params
 from tsdsr.metrics import BatchScores, ImageBatch
 
-AHEAD = 2  # batches decoded and waiting, a worker
-RESTARTS = 3  # of a worker that died
+AHEAD = 2  # decoded batches that wait, per worker
+RESTARTS = 3  # restarts of a worker that died
 
 
 def executor(params: Params) -> metrics.Executor:
-    """As `evaluate.fan_out` says: in this process while there are few images or a GPU, else on Ray's workers."""
+    """By `evaluate.fan_out`: in this process for few images or with a GPU, otherwise on Ray's workers."""
     folders = weights_folders(params)
     device = metrics.choose_device()
     local = metrics.LocalExecutor(device, folders)
@@ -27,12 +27,12 @@ def executor(params: Params) -> metrics.Executor:
 
 
 def weights_folders(params: Params) -> list[str]:
-    """Folders that the params name for metric weights."""
+    """The params' folders of metric weights."""
     return [params.evaluate.weights_dir] if params.evaluate.weights_dir else []
 
 
 class Spread:
-    """Counts the images that lack scores; above the threshold, starts workers for them."""
+    """Counts the images without scores; above the threshold, starts workers for them."""
 
     def __init__(self, local: metrics.LocalExecutor, workers: int, above_images: int, folders: list[str]) -> None:
         self._local, self._workers, self._above, self._folders = local, workers, above_images, folders
@@ -65,7 +65,7 @@ class Spread:
         import ray
 
         if not self._actors:
-            # One that is ended for its memory is started again, and its batches with it.
+            # A worker that is killed for its memory is restarted, and its batches are repeated.
             remote = ray.remote(num_cpus=1, max_restarts=RESTARTS, max_task_retries=RESTARTS)(Worker)
             self._actors = [remote.remote(self._folders) for _ in range(self._workers)]
         return ray

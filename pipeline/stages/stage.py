@@ -1,7 +1,7 @@
-"""What every stage's `__main__` does: read --params, log to stderr, and turn a user's mistake into one line.
+"""The `__main__` of every stage: read --params, log to stderr, and report a user's mistake in one line.
 
-Exit status: 0 done; 1 a partial result, or a fault of ours (with its traceback); 2 a mistake or a shortage that the
-line on stderr names; 75 and 130 interrupted, see `pipeline.process.interruption`.
+Exit status: 0 done; 1 a partial result, or a bug (with a traceback); 2 a user's mistake or a full disk or memory, named
+in a line on stderr; 75 and 130 interrupted, see `pipeline.process.interruption`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's main; what people can mend, and an interruption, become one line on stderr and an exit status."""
+    """Call a stage's main; report user errors and interruptions in one line on stderr and by the exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     _quiet_fonts()
     try:
@@ -53,7 +53,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _quiet_fonts() -> None:
-    """Drop what matplotlib prints of the fonts at its first use on a machine."""
+    """Drop matplotlib's lines about fonts at its first use on a machine."""
     fonts = logging.getLogger("matplotlib.font_manager")
     fonts.setLevel(logging.WARNING)
     fonts.addFilter(lambda record: "building the font cache" not in record.getMessage())
@@ -65,14 +65,14 @@ def load_params(description: str | None) -> Params:
 
 
 def _shortage(error: Exception) -> str | None:
-    """What was short, in words, where an error means that."""
+    """A message about the resource that ran out, if the error means that; otherwise None."""
     if files.is_no_space(error):
         return files.no_space(getattr(error, "filename", None) or Path.cwd() / "")
     return runtime.shortage(error)
 
 
 def _fail(error: Exception | str) -> int:
-    """Say it, and leave it for `make repro`, which repeats it below what DVC says of the stage that failed."""
+    """Print the error, and keep it for `make repro`, which repeats it below DVC's own message."""
     sys.stderr.write(f"error: {error}\n")
     with suppress(OSError):
         LAST_ERROR.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the stage teacher has done so far, kept where an interrupted run's next start finds it."""
+"""The progress of the stage teacher, kept for the next start after an interruption."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tsdsr.training.trainer import NonFiniteError
 
 
 class Work:
-    """What this run and those before it have done: checkpoints of each training, and the directory as it will be.
+    """The results of this and earlier starts: checkpoints of each training, and the directory being written.
 
     Attributes:
-        teacher: that directory. latents: where the cache of the fine-tuning grows.
-        curve: losses by step; each training's steps follow those of the one before.
+        teacher: the teacher's directory. latents: the unfinished cache of the fine-tuning.
+        curve: losses by step; the steps of consecutive trainings are numbered on.
     """
 
     def __init__(self, folder: Path, params: Params) -> None:
@@ -35,10 +35,10 @@ class Work:
         self.teacher.mkdir(parents=True)
 
     def train(self, name: str, steps: int, key: object, training: Callable[[Session], list[Values]]) -> None:
-        """Do a training, or what is left of it.
+        """Run a training, or the rest of it.
 
         Args:
-            key: every value that decides its bytes.
+            key: every value that affects the result.
             training: returns the curve.
 
         Raises:

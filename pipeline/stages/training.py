@@ -1,7 +1,7 @@
 """The workers of a distillation: in this process, or under Ray Train.
 
-What a training computes is in `tsdsr.training.distillation`; here are processes: signals, lost workers, memory, and
-what rank 0 sends to MLflow and to the storage.
+`tsdsr.training.distillation` has the computation; this module has the processes: signals, lost workers, memory, and the
+reports of rank 0 to MLflow and the storage.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3
 LOOK_AROUND = 10.0  # seconds
-INIT_TIMEOUT_S = 7200  # seconds that workers wait for the first one, which reads the whole cache to check it
+INIT_TIMEOUT_S = 7200  # workers wait for the first one, which checks the whole cache
 WAITING = (
     "waiting: distill.num_workers: %d wants a %s for each, and the cluster has %g. It goes on from its last checkpoint "
     "when a host joins (python -m pipeline.cluster --join), or when it is ended (Ctrl-C; ray job stop) and started "
     "again with fewer workers"
 )
 LOWER_MEMORY = (
-    "What lowers it, in params: distill.accumulation (more and smaller micro-batches), distill.batch_size, "
+    "These params lower it: distill.accumulation (more and smaller micro-batches), distill.batch_size, "
     "distill.vae_slice: 1, distill.gradient_checkpointing: true, distill.low_memory: true, distill.precision: bfloat16 "
     "(on a GPU), fewer distill.num_workers on one machine. `tsdsr doctor --memory` says what fits; the last "
     "checkpoint is kept"
@@ -60,27 +60,27 @@ LOWER_MEMORY = (
 
 
 def written(job: DistillJob) -> list[Path]:
-    """What the first worker writes."""
+    """The files that the first worker writes."""
     return [job.out, job.curve, job.diagnostics, job.validation, job.validation.with_suffix(".png")]
 
 
 def run(
     params: Params, job: DistillJob, control: Control, place: storage.Place, request: interruption.Request
 ) -> str | None:
-    """Train here or under Ray; returns what is kept where it was stopped."""
+    """Train here or under Ray; returns the description of what is kept if it was stopped, else None."""
     if params.distill.num_workers == 0:
         return _work({**_loop_config(params, job, control, place), "stop": request.asked})
     try:
         kept = _beside_main_thread(lambda: _fit(params, job, control, place), params, control, place, request)
     except Exception as error:
-        if request.signum is not None:  # what sent the signal to us may have ended Ray's processes too
+        if request.signum is not None:  # the signal may have ended Ray's processes too
             raise Interrupted(request.signum, "the last checkpoint is kept") from error
         control.raise_failure()
         if text := runtime.shortage(error, LOWER_MEMORY):
             raise UserError(text) from error
         raise
     finally:
-        sys.stderr.write("\n")  # Ray leaves the line of its bars open
+        sys.stderr.write("\n")  # Ray's progress bars do not end their line
     control.raise_failure()
     return kept
 
@@ -92,10 +92,10 @@ def _beside_main_thread(
     place: storage.Place,
     request: interruption.Request,
 ) -> str | None:
-    """Call it in a thread: the main one takes the signals, and there Ray Train would take Ctrl-C for itself.
+    """Run the call in a thread, since Ray Train in the main thread would handle Ctrl-C itself.
 
-    A request to stop is sent on to hosts that share only a URL: a signal's handler could not. Where hosts were lost,
-    Ray Train waits for others, without a word and without workers that could be asked to stop.
+    The main thread forwards a request to stop to hosts that share only a URL, which a signal handler cannot do. It also
+    warns when hosts were lost: Ray Train then waits silently for others.
     """
     result: Future[str | None] = Future()
 
@@ -106,7 +106,7 @@ def _beside_main_thread(
             result.set_exception(error)
 
     workers = params.distill.num_workers
-    runtime.start(workers)  # here: Ray's processes live as long as the thread that starts them
+    runtime.start(workers)  # in this thread: Ray's processes end with the thread that started them
     threading.Thread(target=run, daemon=True).start()
     resource = "GPU" if pick(params.distill.device).type == "cuda" else "CPU"
     waiting = told = False
@@ -124,13 +124,13 @@ def _beside_main_thread(
 
 
 def _fit(params: Params, job: DistillJob, control: Control, place: storage.Place) -> str | None:
-    """The TorchTrainer: fixed workers, restarted from our own checkpoints when one is lost."""
+    """Run Ray's TorchTrainer: a fixed number of workers, restarted from our checkpoints when one is lost."""
     config = params.distill
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     on_gpu = pick(config.device).type == "cuda"
-    # Ray keeps only its own records here: checkpoints are ours, so a run may start again under any name.
+    # Only Ray's own records are here; the checkpoints are ours, so a run may continue under any name.
     records = Path(".tsdsr/ray").resolve()
     loop_config = {**_loop_config(params, job, control, place), "environment": tracking.environment(), "ray": True}
     try:
@@ -159,7 +159,8 @@ def _loop_config(params: Params, job: DistillJob, control: Control, place: stora
         "job": asdict(job),
         "control": control,
         "place": asdict(place),
-        # Chosen once: a worker's host may have what this one has not, and Ray was asked for workers of one kind.
+        # Chosen once, on this host: Ray was asked for workers of this kind, and another host may have a different
+        # device.
         "device": pick(params.distill.device).type,
         "environment": {},
         "ray": False,
@@ -167,9 +168,9 @@ def _loop_config(params: Params, job: DistillJob, control: Control, place: stora
 
 
 def _work(config: dict[str, Any]) -> str | None:
-    """What each worker runs; returns what is kept where it was asked to stop.
+    """The work of each worker; returns the description of what is kept if it was asked to stop.
 
-    An error that no restart mends is written down: Ray starts the workers again, and they leave at once.
+    An error that a restart cannot fix is written to a file: Ray restarts the workers, and they end at once.
     """
     os.environ.update(config["environment"])
     if config["ray"]:
@@ -180,7 +181,7 @@ def _work(config: dict[str, Any]) -> str | None:
     job = DistillJob(**values)
     if control.has_failed():
         return None
-    # A worker of a run that was killed may live on for a moment: it must have ended before its checkpoints are read.
+    # A worker of a killed run may still be ending; wait for it before reading its checkpoints.
     in_charge = World.current().rank == 0
     turn = locks.in_turn(control.writer, f"the distillation of {job.name}") if in_charge else nullcontext()
     try:
@@ -195,7 +196,7 @@ def _work(config: dict[str, Any]) -> str | None:
 
 
 def _asked_to_stop(place: storage.Place, control: Control) -> Callable[[], bool]:
-    """Looks for the request on this host each time, and at the URL, where there is one, every `LOOK_AROUND` seconds."""
+    """A check for the request: on this host at each call, and at the URL, if any, every `LOOK_AROUND` seconds."""
     looked = time.monotonic()
 
     def asked() -> bool:
@@ -205,7 +206,7 @@ def _asked_to_stop(place: storage.Place, control: Control) -> Callable[[], bool]
         if not place.url or time.monotonic() - looked < LOOK_AROUND:
             return False
         looked = time.monotonic()
-        with suppress(OSError):  # a storage that is away for a moment is no reason to end
+        with suppress(OSError):  # an unreachable storage is no reason to stop
             return place.holds_any(control.stop.parent)
         return False
 
@@ -213,7 +214,7 @@ def _asked_to_stop(place: storage.Place, control: Control) -> Callable[[], bool]
 
 
 def _train(job: DistillJob, place: storage.Place, config: dict[str, Any], *, stop: Callable[[], bool]) -> None:
-    """Rank 0 speaks to MLflow and shows progress; every rank reports to Ray at a checkpoint."""
+    """Train; rank 0 logs to MLflow and shows progress, and every rank reports to Ray at a checkpoint."""
     params = Params.parse(config["params"])
     place.pull([job.pairs, job.latents, job.teacher, job.checkpoints, *([job.start] if job.start else [])])
     progress = Progress(f"distill {job.name}", params.distill.steps, in_ray=config["ray"])
@@ -252,7 +253,7 @@ def _train(job: DistillJob, place: storage.Place, config: dict[str, Any], *, sto
 
 
 def _device(wanted: str, *, in_ray: bool) -> torch.device:
-    """This worker's: Ray shows all of a node's cards to each of its workers."""
+    """This worker's device: Ray makes all GPUs of a node visible to each of its workers."""
     device = pick(wanted)
     if in_ray and device.type == "cuda":
         from ray.train.torch import get_device
@@ -263,7 +264,7 @@ def _device(wanted: str, *, in_ray: bool) -> torch.device:
 
 @contextmanager
 def _memory_in_words() -> Iterator[None]:
-    """An allocation that failed becomes a `UserError` with the settings that lower the need."""
+    """Turn a failed allocation into a `UserError` that names the settings which need less memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

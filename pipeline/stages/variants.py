@@ -1,4 +1,4 @@
-"""The ablation's variants: an overlay on `distill` and a seed, nothing else."""
+"""The ablation's variants: each is an overlay on `distill` and a seed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Variant:
 
     Attributes:
         params: the experiment's. changed: the variant's own.
-        seed: takes the place of `params.seed`: adapters' start, order of samples, times and noise.
-        name: `<variant>-seed<n>`, of its files and of its run.
+        seed: replaces `params.seed`: initial adapters, order of samples, times and noise.
+        name: `<variant>-seed<n>`, the name of its files and of its run.
     """
 
     params: Params
@@ -39,7 +39,7 @@ def given(description: str | None, arguments: Sequence[str] | None = None) -> Va
     """The variant that a stage's command line names."""
     parser = stage.parser(description)
     parser.add_argument("--variant", required=True, help="a key of ablate.variants")
-    parser.add_argument("--seed", required=True, type=int, help="of everything random in the training")
+    parser.add_argument("--seed", required=True, type=int, help="the seed of the training")
     named = parser.parse_args(arguments)
     params = Params.load(named.params)
     changed = overlaid(params, named.variant, named.seed)
@@ -62,14 +62,15 @@ def overlaid(params: Params, variant: str, seed: int) -> Params:
 
 
 def start(params: Params) -> tuple[Path, Params]:
-    """The student that all variants go on from: where it is, named after all that decides it, and its params."""
+    """The starting student of all variants: its directory, named by a hash of everything that affects it, and its
+    params."""
     changed = params.overlay({"distill": params.ablate.start}, origin="ablate.start")
     return STARTS / lineage.training_key(changed), changed
 
 
 @contextmanager
 def tracked(variant: Variant) -> Iterator[None]:
-    """Within the `with`, what is logged goes to the variant's run, a child of the experiment's beside `full`."""
+    """Within the block, logging goes to the variant's run, a child of the experiment's like `full`."""
     with tracking.parent(variant.params):
         with tracking.child(variant.changed, variant.name) as run:
             run.tags({"variant": variant.name.rpartition("-seed")[0], "seed": variant.seed})

@@ -1,9 +1,9 @@
-"""Search params with Optuna, on Ray: each trial a short distillation, scored on training photographs not shown to it.
+"""Search params with Optuna on Ray: each trial is a short distillation, scored on held-out training photographs.
 
     python -m pipeline.sweep
 
-Needs the outputs of the stages up to precompute. Stopped in whatever way, it continues when it is started again, and
-runs nothing twice; with a larger `sweep.trials` a finished one is extended. Results: reports/sweep (table, plots, and
+It needs the outputs of the stages up to precompute. However it was stopped, it continues when started again and repeats
+no trial; a larger `sweep.trials` extends a finished sweep. Results: reports/sweep (table, plots, and
 best.yaml, an overlay on params.yaml) and an MLflow run with a child for each trial.
 """
 
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 PAIRS = Path("data/pairs/train")
 SWEEPS, REPORT = Path(".tsdsr/sweep"), Path("reports/sweep")
-RETRIES = 2  # of a trial whose worker died
-SENT = "sent.db"  # a copy of the study that is not being written to
+RETRIES = 2  # restarts of a trial whose worker died
+SENT = "sent.db"  # a consistent copy of the study
 
 
 def sweep(params: Params) -> list[Record]:
-    """Run what is left of the sweep and write its report.
+    """Run the remaining trials of the sweep and write its report.
 
     Returns:
         every trial, in the order in which they began.
@@ -73,14 +73,14 @@ def _run_what_is_left(params: Params, trials: optuna.Study, directory: Path, pla
     runtime.start()
     resources = {"CPU": params.sweep.resources.cpus, "GPU": params.sweep.resources.gpus}
     _check_room(resources)
-    if place.url:  # trials share the study, and a mirror is of one host
+    if place.url:  # trials share the study, but every host has its own mirror
         resources |= _this_host()
     setup = Setup(params.to_dict(), str(place.root), str(directory), _environment(params))
     errors: list[Exception] = []
     running: dict[Any, int] = {}
     import ray
 
-    # Retried where a worker died, not where a trial raised.
+    # Retried if a worker died, not if the trial raised an error.
     trial = ray.remote(max_retries=RETRIES)(run).options(
         num_cpus=resources.pop("CPU"), num_gpus=resources.pop("GPU"), resources=resources or None
     )
@@ -105,7 +105,7 @@ def _run_what_is_left(params: Params, trials: optuna.Study, directory: Path, pla
 
 
 def _waiting(params: Params, trials: optuna.Study) -> Iterator[Callable[[], int]]:
-    """Each trial that is left, as what begins it and returns its number: those that were cut off come first."""
+    """The remaining trials, as functions that begin one and return its number; interrupted trials come first."""
     for number in study.cut_off(trials):
         yield lambda number=number: number  # type: ignore[misc]
     points = planned(params)
@@ -120,7 +120,7 @@ def _waiting(params: Params, trials: optuna.Study) -> Iterator[Callable[[], int]
 
 
 def _room(params: Params) -> int:
-    """How many trials the hosts have room for."""
+    """The number of trials that can run at once."""
     import ray
 
     wanted = {"CPU": params.sweep.resources.cpus, "GPU": params.sweep.resources.gpus}
@@ -129,13 +129,13 @@ def _room(params: Params) -> int:
 
 
 def _environment(params: Params) -> dict[str, str]:
-    """A trial's: Ray shows all GPUs to what asks for none, and each trial would take the first of them."""
+    """The trial's device: Ray makes all GPUs visible to a task that requests none, and each would use the first."""
     hidden = {} if params.sweep.resources.gpus else {"CUDA_VISIBLE_DEVICES": ""}
     return {**tracking.environment(), **hidden}
 
 
 def _check_room(resources: Mapping[str, float]) -> None:
-    """Ray would wait for ever for a host that a trial fits on."""
+    """Refuse a trial that fits on no host, for which Ray would wait for ever."""
     import ray
 
     for name, wanted in resources.items():
@@ -147,14 +147,14 @@ def _check_room(resources: Mapping[str, float]) -> None:
 
 
 def _this_host() -> dict[str, float]:
-    """A resource that this host alone has."""
+    """A resource that only this host has."""
     import ray
 
     return {f"node:{ray.util.get_node_ip_address()}": 0.001}
 
 
 def _fetch(place: storage.Place, directory: Path) -> None:
-    """What a session on another host has left, where the storage is a URL."""
+    """Fetch the results of a session on another host, if the storage is a URL."""
     place.pull_each(directory)
     if place.url and (directory / SENT).is_file():
         _copy_database(directory / SENT, study.database(directory))
@@ -167,13 +167,13 @@ def _send(place: storage.Place, directory: Path, *folders: Path) -> None:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """Whole, whatever is being written to it meanwhile."""
+    """Copy the study consistently while trials write to it."""
     with closing(sqlite3.connect(source)) as before, closing(sqlite3.connect(target)) as after:
         before.backup(after)
 
 
 def _in_words(error: Exception) -> str:
-    """What went wrong in a trial: a line where that is known, else its traceback."""
+    """The error of a trial: one line for a known error, otherwise the traceback."""
     mistakes = (str(cause) for cause in runtime.causes(error) if type(cause) is UserError)
     return next(mistakes, None) or runtime.shortage(error) or f"The first:\n{error}"
 
@@ -196,7 +196,7 @@ def _log_best(params: Params, records: list[Record], tracked: tracking.Run) -> N
 
 
 def _check_inputs(params: Params) -> None:
-    """Trials share pairs, teacher and latents: these fit the params, and no key of the search changes them."""
+    """Check that the shared pairs, teacher and latents fit the params, and that no key of the search changes them."""
     shared = (lineage.PAIRS, lineage.TEACHER, lineage.LATENTS)
     lineage.check(params, *shared)
     for draw in params.sweep.space:

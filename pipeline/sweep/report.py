@@ -1,4 +1,4 @@
-"""A sweep's results for people: a table, the best values as an overlay, and three plots."""
+"""A sweep's report: a table, the best values as an overlay, and three plots."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.sweep.study import FINISHED, Record, direction
 from tsdsr import files, metrics
 from tsdsr.config import Params
 
-MIN_FOR_IMPORTANCE = 4  # fewer trials say nothing about it
+MIN_FOR_IMPORTANCE = 4  # fewer trials give no estimate
 
 
 def write(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
-    """Write everything; returns the files."""
+    """Write all files and return them."""
     written = {"trials.csv": to_csv(params, records), "trials.md": to_markdown(params, records)}
     if (winner := best(records, direction(params))) is not None:
         written["best.yaml"] = best_overlay(params, winner)
@@ -32,7 +32,8 @@ def write(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
 
 
 def draw(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
-    """Optuna's plots: of the trials that trained to the end, and the keys' importance after equally many steps."""
+    """Optuna's plots of the trials that trained to the end, and of the keys' importance after the same number of
+    steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -62,7 +63,7 @@ def draw(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
 
 
 def as_study(params: Params, scored: Sequence[tuple[Record, float | None]]) -> optuna.Study:
-    """A study in memory of the trials that have a score and lie in the present space."""
+    """An in-memory study of the trials that have a score and lie in the present space."""
     study, space = optuna.create_study(direction=direction(params)), distributions(params.sweep.space)
     for record, score in scored:
         if score is not None and all(key in record.values and _within(space[key], record.values[key]) for key in space):
@@ -72,9 +73,9 @@ def as_study(params: Params, scored: Sequence[tuple[Record, float | None]]) -> o
 
 
 def importance(params: Params, records: Sequence[Record]) -> dict[str, float]:
-    """Share of the score's variance that each key explains, by functional ANOVA over a random forest.
+    """The share of the score's variance that each key explains, by functional ANOVA over a random forest.
 
-    On the score at the first rung, the only one that every trial has after equally many steps.
+    It uses the score at the first rung, the only one that every trial has after the same number of steps.
 
     Source: Hutter, Hoos and Leyton-Brown, ICML 2014, as Optuna implements it.
     """
@@ -110,7 +111,7 @@ def best_overlay(params: Params, record: Record) -> str:
 
 
 def to_csv(params: Params, records: Sequence[Record]) -> str:
-    """One line a trial."""
+    """One line per trial."""
     keys = [entry.key for entry in params.sweep.space]
     metric = params.sweep.metric
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Where a sweep looks: points of its space, by grid, at random, or as Optuna suggests."""
+"""The search space of a sweep, and its points by grid, at random, or from Optuna."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Point = dict[str, Any]  # dotted key of params.yaml -> value
 
 
 def point_key(point: Mapping[str, Any]) -> str:
-    """A short name that belongs to the values alone: the same point is the same trial in every session."""
+    """A short hash of the values: the same point is the same trial in every session."""
     return hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -50,7 +50,7 @@ def grid(space: Sequence[DrawConfig]) -> list[Point]:
 def random_points(space: Sequence[DrawConfig], count: int, seed: int) -> list[Point]:
     """`count` distinct random points. The first n of them are the same for every count, so that more extend a sweep."""
     points: dict[str, Point] = {}
-    for index in range(100 * count):  # a small space of choices may have fewer points than were asked for
+    for index in range(100 * count):  # a small space of choices may have fewer points than `count`
         draw = seeding.numpy_generator(seed, "sweep", index)
         point = {entry.key: _draw(entry, draw) for entry in space}
         points.setdefault(point_key(point), point)
@@ -60,7 +60,7 @@ def random_points(space: Sequence[DrawConfig], count: int, seed: int) -> list[Po
 
 
 def distributions(space: Sequence[DrawConfig]) -> dict[str, BaseDistribution]:
-    """The space as Optuna has it."""
+    """The space in Optuna's form."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     result: dict[str, BaseDistribution] = {}

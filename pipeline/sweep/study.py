@@ -1,10 +1,10 @@
-"""What a sweep has done so far: an Optuna study in SQLite, and a folder a trial.
+"""The state of a sweep: an Optuna study in SQLite, and a folder per trial.
 
     .tsdsr/sweep/<name>/study.db          values, scores by step, how each trial ended
     .tsdsr/sweep/<name>/pairs/            the training pairs, split by photograph into train and validation
     .tsdsr/sweep/<name>/trials/<number>/  checkpoints while it runs; then its student and curve
 
-A trial that has ended is never run again; one that was cut off continues from its last checkpoint.
+A finished trial is never run again; an interrupted one continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tsdsr.errors import UserError
 FINISHED, STOPPED, FAILED = "finished", "stopped early", "failed"
 ENDS = {TrialState.COMPLETE: FINISHED, TrialState.PRUNED: STOPPED, TrialState.FAIL: FAILED}
 VALUES, REASON, IDENTITY = "values", "reason", "identity"  # attributes of a trial and of the study
-# Sections that do not change what a trial's score means.
+# Sections that do not affect a trial's score.
 _IRRELEVANT = ("ablate", "sweep", "report", "tracking", "evaluate", "prepare", "cluster")
 
 
@@ -34,7 +34,7 @@ class Record:
 
     Attributes:
         values: dotted key -> value.
-        end: how it ended, or None while it has not.
+        end: how it ended, or None if it has not.
         step, score, low, high: its last score, and the 95 % interval over the images where there is one.
         first: its score at the first rung.
     """
@@ -68,7 +68,7 @@ class Record:
 
 
 def folder(directory: Path, number: int) -> Path:
-    """Of a trial, by its number in the study."""
+    """The folder of a trial, by its number in the study."""
     return directory / "trials" / f"{number:04d}"
 
 
@@ -80,7 +80,7 @@ def open_study(params: Params, directory: Path) -> optuna.Study:
     """Begin or continue.
 
     Raises:
-        UserError: when the study holds the trials of another configuration.
+        UserError: the study has trials of another configuration.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -91,15 +91,15 @@ def open_study(params: Params, directory: Path) -> optuna.Study:
     )
     if study.user_attrs.get(IDENTITY, identity(params)) != identity(params):
         raise UserError(
-            f"{directory} holds a sweep over other params, whose scores do not compare; "
-            "give this one another sweep.name, or remove that folder"
+            f"{directory} holds a sweep over other params, whose scores are not comparable; "
+            "set another sweep.name, or remove that folder"
         )
     study.set_user_attr(IDENTITY, identity(params))
     return study
 
 
 def load_trial(params: Params, directory: Path, number: int) -> optuna.Trial:
-    """A trial that is running, in whatever process: with ASHA as its pruner.
+    """A running trial, loaded in any process, with ASHA as its pruner.
 
     Source: Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020, as Optuna implements it.
     """
@@ -110,9 +110,9 @@ def load_trial(params: Params, directory: Path, number: int) -> optuna.Trial:
 
 
 def ask(params: Params, study: optuna.Study, point: Point | None) -> int:
-    """Begin a trial with these values, or with what Optuna suggests; returns its number."""
+    """Begin a trial with these values, or with Optuna's suggestion; returns its number."""
     if point is None:
-        # Seeded by the number: a later session must not suggest the first points again.
+        # Seeded by the number, so that a later session does not repeat the first suggestions.
         study.sampler = optuna.samplers.TPESampler(seed=params.seed + len(study.trials))
         try:
             trial = study.ask(distributions(params.sweep.space))
@@ -126,7 +126,7 @@ def ask(params: Params, study: optuna.Study, point: Point | None) -> int:
 
 
 def cut_off(study: optuna.Study) -> list[int]:
-    """The numbers of trials that an earlier session has begun and not ended."""
+    """The numbers of trials that an earlier session began and did not finish."""
     return [trial.number for trial in study.trials if trial.state == TrialState.RUNNING and VALUES in trial.user_attrs]
 
 
@@ -137,14 +137,14 @@ def records(params: Params, study: optuna.Study) -> list[Record]:
 
 
 def direction(params: Params) -> str:
-    """Optuna's word for which way is better."""
+    """Optuna's direction of optimisation."""
     from tsdsr.metrics import select
 
     return "maximize" if select([params.sweep.metric])[0].direction == "higher" else "minimize"
 
 
 def identity(params: Params) -> str:
-    """A hash of what all trials of a sweep have in common."""
+    """A hash of the values that all trials of a sweep share."""
     values: dict[str, Any] = {key: value for key, value in params.to_dict().items() if key not in _IRRELEVANT}
     sweep = params.sweep
     values["sweep"] = [sweep.metric, sweep.steps, sweep.validation_fraction, sweep.early_stopping.model_dump()]

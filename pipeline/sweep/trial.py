@@ -1,4 +1,4 @@
-"""One trial of a sweep: distill with its values, score its student on pairs that it does not train on, report."""
+"""One trial of a sweep: distill with its values, score its student on held-out pairs, report."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setup:
-    """What every trial of a sweep needs, in a form that travels to Ray's workers.
+    """The input that every trial of a sweep needs, serialisable for Ray's workers.
 
     Attributes:
-        params: the params that the values are laid over, as `Params.to_dict` gives them.
+        params: the base params, from `Params.to_dict`.
         directory: where `data` is. sweep: the study's folder.
-        environment: variables that lead MLflow to the sweep's run.
+        environment: variables that identify the sweep's MLflow run.
     """
 
     params: dict[str, Any]
@@ -57,13 +57,13 @@ def trial_params(params: Params, values: Point) -> Params:
 
 
 def run(number: int, setup: Setup) -> None:
-    """Train and score a trial of the study, from its last checkpoint if it has one, and write how it ended."""
+    """Train and score a trial, from its last checkpoint if there is one, and record how it ended."""
     os.environ.update(setup.environment)
     os.chdir(setup.directory)
     base, sweep = Params.parse(setup.params), Path(setup.sweep)
     trial = load_trial(base, sweep, number)
     if trial.study.trials[number].state.is_finished():
-        return  # the worker died after its last word, and Ray has started another
+        return  # the worker died after the trial had ended, and Ray started another
     end, reason = _end_of(base, trial, sweep)
     if reason:
         trial.set_user_attr(REASON, reason)
@@ -79,7 +79,7 @@ def _end_of(base: Params, trial: optuna.Trial, sweep: Path) -> tuple[TrialState,
     values = trial.user_attrs[VALUES]
     try:
         params = trial_params(base, values)
-    except UserError as error:  # values that each are in their space, and together are not valid
+    except UserError as error:  # each value is valid, but their combination is not
         return TrialState.FAIL, str(error)
     with tracking.child(params, run_name(trial.number)) as tracked:
         tracked.tags({"trial": trial.number + 1})
@@ -88,19 +88,19 @@ def _end_of(base: Params, trial: optuna.Trial, sweep: Path) -> tuple[TrialState,
         except optuna.TrialPruned:
             tracked.tags({"stopped_early_at_step": max(scores(trial))})
             return TrialState.PRUNED, None
-        except NonFiniteError as error:  # an answer too: these values diverge
+        except NonFiniteError as error:  # a result too: these values diverge
             logger.warning("trial %d: %s", trial.number + 1, error)
             return TrialState.FAIL, str(error)
     return TrialState.COMPLETE, None
 
 
 def run_name(number: int) -> str:
-    """What the trial is called in MLflow."""
+    """The trial's name in MLflow."""
     return f"trial-{number + 1:02d}"
 
 
 def scores(trial: optuna.Trial) -> dict[int, float]:
-    """step -> score, as the study has them."""
+    """step -> score, from the study."""
     return trial.study.trials[trial.number].intermediate_values
 
 
@@ -152,13 +152,13 @@ class Trial:
         self._score(self.params.distill.steps, self.job.out)
 
     def _catch_up(self) -> None:
-        """Score the newest checkpoint if it is a rung's, and the trial was killed before it had its score."""
+        """Score the newest checkpoint if it is a rung's and the trial was killed before scoring it."""
         checkpoint = latest_checkpoint(self.params, self.job)
         if checkpoint is not None and checkpoint.step not in scores(self.trial):
             self._at_rung(checkpoint.step)
 
     def _at_rung(self, step: int) -> None:
-        """Score the student of the checkpoint just written, if a decision falls at this step; the last has its own."""
+        """Score the checkpoint just written if this step is a rung; the last step is scored separately."""
         if step == self.params.distill.steps:
             return
         early = self.params.sweep.early_stopping
@@ -192,7 +192,7 @@ class Trial:
 
 
 def latest_checkpoint(params: Params, job: DistillJob) -> Checkpoint | None:
-    """The newest good checkpoint of a trial's run."""
+    """The newest valid checkpoint of a trial."""
     from tsdsr.data.cache import LatentCache
     from tsdsr.training.checkpoint import CheckpointStore
     from tsdsr.training.distillation import run_key

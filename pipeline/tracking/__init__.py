@@ -1,4 +1,4 @@
-"""MLflow: runs, the store they are written to, the student as an MLflow model, and what made a result (provenance).
+"""MLflow: runs, their store, the student as an MLflow model, and the provenance of a result.
 
-No other room imports mlflow.
+No other package imports mlflow.
 """

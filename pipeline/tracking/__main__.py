@@ -1,4 +1,4 @@
-"""Copy the runs that a tracking server does not have yet, because it was away or was named later.
+"""Copy to a tracking server the runs that it lacks, because it was unreachable or was configured later.
 
 MLFLOW_TRACKING_URI=https://mlflow.example.org python -m pipeline.tracking
 """
@@ -28,7 +28,9 @@ def main() -> None:
         except Exception as error:
             if not store.is_failure(error):
                 raise
-            raise UserError(f"{address} has not taken run {run_id}: {machine.without_passwords(str(error))}") from error
+            raise UserError(
+                f"{address} did not accept run {run_id}: {machine.without_passwords(str(error))}"
+            ) from error
     logger.info("copied %d runs to %s", len(runs), address)
 
 

@@ -1,4 +1,4 @@
-"""What each run is, in words: the text that MLflow shows above a run's metrics."""
+"""The description of each run: the text that MLflow shows above its metrics."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def of_parent(title: str) -> str:
 
 
 def of_child(params: Params, name: str) -> str:
-    """A baseline, other methods' images, a trial, a variant of the ablation, or a student.
+    """Describe a baseline, other methods' images, a trial, a variant of the ablation, or a student.
 
     Args:
-        params: those the run was made with. name: its name below the parent's.
+        params: those of the run. name: its name below the parent run.
     """
     variant, _, seed = name.partition("-seed")
     if name in params.evaluate.baselines:

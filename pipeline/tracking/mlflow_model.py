@@ -1,10 +1,10 @@
-"""The student as `mlflow.pyfunc.load_model` loads it: this file, and safetensors. Nothing is pickled.
+"""The student's code for `mlflow.pyfunc.load_model`: this file and safetensors. Nothing is pickled.
 
     model = mlflow.pyfunc.load_model("models:/<model id>", model_config={"teacher": "data/teacher"})
     model.predict(images)        # uint8 (B, h, w, 3), RGB -> uint8 (B, h * scale, w * scale, 3)
 
-MLflow keeps a copy of this file beside the student's weights and runs it where the model is loaded; it needs the
-package `tsdsr` there, and the teacher that the student was distilled from.
+MLflow stores a copy of this file with the student's weights and runs it when the model is loaded; that needs the
+package `tsdsr` and the student's teacher.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A student as a model that MLflow knows: on its run's Models tab and in the experiment's, with its scores.
+"""A student as an MLflow model: on the Models tab of its run and of the experiment, with its scores.
 
 The model is `mlflow_model.py` with the student's safetensors: loading it runs that code and unpickles nothing.
 """
@@ -27,7 +27,7 @@ MAX_VALUE_LENGTH = 250  # of a model's params and tags
 
 
 def log(client: MlflowClient, run_id: str, name: str, student: Path, config: Mapping[str, str]) -> str:
-    """Log the student as an output of a run, once; returns the model's id.
+    """Log the student as an output of a run, once, and return the model's id.
 
     Args:
         student: a student directory. config: of `save`.

@@ -1,4 +1,4 @@
-"""What made a result: the commit, the code, the params, the data that its stage read and wrote, the hardware."""
+"""The provenance of a result: the commit, the code, the params, its stage's inputs and outputs, the hardware."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from typing import Any
 from pipeline.process import dvc_yaml
 from tsdsr.config import Params
 
-COMMIT_VARIABLE = "TSDSR_GIT_COMMIT"  # for processes that run without the repository, such as a Ray job
+COMMIT_VARIABLE = "TSDSR_GIT_COMMIT"  # for processes without the repository, such as a Ray job
 ROOT_VARIABLE = "TSDSR_ROOT"
 STAGE_VARIABLE = "TSDSR_STAGE"
 
-# Written by a pipeline run itself, or hashed and logged in full beside the commit.
+# Written by the pipeline itself, or hashed and logged separately.
 _NOT_CODE = ("dvc.lock", "reports", "params.yaml")
 
 
 def root() -> Path:
-    """The repository that this process works for: where its store and its `.tsdsr` lie.
+    """The repository of this process, with its store and `.tsdsr`.
 
-    The working directory, except for DVC's queued experiments, which run in a copy below `.dvc/tmp/exps`: theirs is the
-    repository around it, so that their runs outlive the copy.
+    It is the working directory, except for DVC's queued experiments, which run in a copy below `.dvc/tmp/exps`: for
+    these it is the repository that contains the copy, so that their runs are kept.
     """
     directory = Path(os.environ.get(ROOT_VARIABLE) or Path.cwd()).resolve()
     parts = directory.parts
@@ -47,14 +47,14 @@ def git_commit() -> str:
 
 
 def git_dirty() -> bool:
-    """Are there uncommitted changes in tracked files, other than params.yaml and what a run writes?"""
+    """Whether tracked files have uncommitted changes, other than params.yaml and a run's outputs."""
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *[f":!{name}" for name in _NOT_CODE])
     return bool(changed)
 
 
 @cache
 def code_hash() -> str:
-    """sha256 over the modules of `tsdsr` and `pipeline`: tells apart runs of one commit with different edits."""
+    """sha256 over the modules of `tsdsr` and `pipeline`: distinguishes runs of one commit with different edits."""
     digest = hashlib.sha256()
     package_root = Path(__file__).resolve().parents[2]
     for path in sorted(path for name in ("tsdsr", "pipeline") for path in (package_root / name).rglob("*.py")):
@@ -74,7 +74,7 @@ def hash_values(values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a process runs.
+    """The command of a process.
 
     Attributes:
         command: `pipeline.distill`, or empty.
@@ -86,7 +86,7 @@ class Stage:
 
 
 def stage() -> Stage:
-    """Of this process, or of the one that gave it its environment; taken at the first call, and then the same."""
+    """The stage of this process, or of its parent; determined at the first call."""
     if STAGE_VARIABLE not in os.environ:
         command = dvc_yaml.command()
         reads, _ = dvc_yaml.reads_and_writes(command, sys.argv[1:])
@@ -95,12 +95,12 @@ def stage() -> Stage:
 
 
 def outputs() -> dict[str, str]:
-    """path -> hash of the data that this process's command writes, as they are on disk."""
+    """path -> hash of the outputs of this process's command, as they are on disk."""
     return _data_hashes(dvc_yaml.reads_and_writes(dvc_yaml.command(), sys.argv[1:])[1])
 
 
 def data_hash(path: Path) -> str | None:
-    """A file's or directory's hash as it is on disk, by DVC's rule for dvc.lock; None where there is none."""
+    """The hash of a file or directory as DVC writes it to dvc.lock; None if it is absent."""
     if path.is_file():
         return _md5(path)
     if not path.is_dir():
@@ -118,13 +118,13 @@ def _md5(path: Path) -> str:
 
 
 def _data_hashes(paths: Iterable[str]) -> dict[str, str]:
-    """Of what lies below data/ or is a file of captions: code has its own hash, and reports are logged whole."""
+    """Hashes of paths below data/ and of caption files; code has its own hash, and reports are logged as artifacts."""
     hashes = {path: data_hash(Path(path)) for path in paths if path.startswith(("data/", "captions"))}
     return {path: digest for path, digest in hashes.items() if digest}
 
 
 def hardware() -> dict[str, str]:
-    """Processor, memory, accelerators and the versions that decide numerical results."""
+    """Processor, memory, accelerators and the versions that affect numerical results."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -153,7 +153,7 @@ def _memory_bytes() -> int:
 
 
 def _git(*arguments: str) -> str:
-    """Output of a git command in the repository's root, or nothing where git or the repository is missing."""
+    """The output of a git command in the repository's root, or nothing if git or the repository is missing."""
     try:
         result = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

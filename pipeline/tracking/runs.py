@@ -1,11 +1,11 @@
-"""MLflow: one parent run a pipeline run, one child a variant, from as many processes as it takes.
+"""MLflow runs: one parent per pipeline run, one child per variant, logged from any number of processes.
 
     with tracking.child(params, "full") as run:
         run.metrics({"loss/tsd": 0.1}, step=5)
 
-The parent belongs to a state of the code and the values of the params, so the stages of one `dvc repro` meet in it and
-a stage that runs again finds its child. Inside `with parent(params):` every child belongs to that parent, whatever its
-own params: that is how an ablation with changed params stays beside the full run.
+A parent is identified by the state of the code and the values of the params, so all stages of one `dvc repro` share it
+and a repeated stage finds its child. Inside `with parent(params):` every child belongs to that parent, whatever its own
+params; so an ablation with changed params is a sibling of the full run.
 
 Runs are always logged to the repository's own store (`pipeline.tracking.store`). Where MLFLOW_TRACKING_URI names a
 server, a run is copied there when its session ends (`pipeline.tracking.sync`).
@@ -36,17 +36,17 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 PARENT_VARIABLE = "TSDSR_TRACKING_PARENT"
-ACTIVE_TAG = "tsdsr.active_ms"  # how long sessions of the run were open
+ACTIVE_TAG = "tsdsr.active_ms"  # the total duration of the run's sessions
 MAX_PER_CALL = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits for one log_batch
 MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 5000
 FLUSH_SECONDS = 2.0
-# Sections that say nothing about how one student came to be.
+# Sections that do not affect a single student.
 _NOT_OF_A_CHILD = ("ablate", "sweep", "report", "tracking")
-_OPENED: dict[str, Run] = {}  # by id, the runs that this process has logged to
+_OPENED: dict[str, Run] = {}  # by id, the runs of this process
 
 
 def _recorded(method: Callable[..., T]) -> Callable[..., T | None]:
-    """What the store refuses or cannot write becomes one warning, and nothing where it could not be opened."""
+    """Turn an error of the store into one warning; do nothing if the store could not be opened."""
 
     @wraps(method)
     def call(run: Run, *arguments: Any, **options: Any) -> T | None:
@@ -60,11 +60,11 @@ def _recorded(method: Callable[..., T]) -> Callable[..., T | None]:
 
 
 class Run:
-    """A run to log to. A store that fails is a warning: work must not end for what only records it."""
+    """A run to log to. An error of the store is a warning, since recording must not end the work."""
 
     def __init__(self, root: Path, identity: Identity) -> None:
         self.name = identity.name or PARENT
-        self.run_id: str | None = None  # None where the store could not be opened
+        self.run_id: str | None = None  # None if the store could not be opened
         self.root = root
         self._rows: list[tuple[str, float, int, int | None]] = []
         self._next_flush = 0.0
@@ -77,17 +77,17 @@ class Run:
             self.warn("start", error)
 
     def warn(self, what: str, error: Exception) -> None:
-        """Say once what was not recorded; raise what is no failure of the store."""
+        """Warn once about an error of the store; raise any other error."""
         if not store.is_failure(error):
             raise error
         if what not in self._warned:
             reason = str(error).partition("\n")[0][:300]
-            logger.warning("MLflow has not taken the %s of run %s (%s); the work goes on", what, self.name, reason)
+            logger.warning("MLflow did not record the %s of run %s (%s); the work continues", what, self.name, reason)
         self._warned.add(what)
 
     @_recorded
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; nested mappings become dotted keys. A param cannot change: the first value stays."""
+        """Log parameters; nested mappings become dotted keys. MLflow params cannot change: the first value is kept."""
         from mlflow.entities import Param
 
         flat = {clean_name(key): str(value)[:MAX_PARAM_LENGTH] for key, value in flatten(values).items()}
@@ -105,7 +105,7 @@ class Run:
 
     @_recorded
     def flush(self) -> None:
-        """Write what is buffered; before a checkpoint, so that a kill after it loses no metric."""
+        """Write the buffered metrics; called before a checkpoint, so that a kill after it loses none."""
         from mlflow.entities import Metric
 
         rows, self._rows = self._rows, []
@@ -135,7 +135,7 @@ class Run:
 
     @_recorded
     def dataset(self, name: str, manifest: str | Path, context: str) -> None:
-        """Log what the run used (`context`: training, evaluation ...) as MLflow knows it, by its manifest's hash."""
+        """Log a data set that the run used (`context`: training, evaluation ...), identified by its manifest's hash."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         content = files.read_json(manifest)
@@ -153,11 +153,11 @@ class Run:
         data: str,
         manifest: str | Path,
     ) -> None:
-        """Log a student directory as MLflow knows models, with its scores on a data set.
+        """Log a student directory as an MLflow model, with its scores on a data set.
 
         Args:
-            config: what loading it needs: `teacher`, where that is, and `color`, the alignment it was scored with.
-            metrics: its scores. data, manifest: of what they were measured on, as `dataset` logs it.
+            config: what loading needs: `teacher`, its path, and `color`, the alignment of the scored images.
+            metrics: its scores. data, manifest: the data set of the scores, as in `dataset`.
         """
         from mlflow.entities import Metric
 
@@ -170,7 +170,7 @@ class Run:
 
     @_recorded
     def begin(self) -> None:
-        """The run is at work (again), and what a server may have of it is no longer all."""
+        """Mark the run as running, and its copy on a server as incomplete."""
         self._client.update_run(self.run_id, status="RUNNING")
         self._client.set_tag(self.run_id, sync.COPIED_TAG, "nowhere yet")
 
@@ -178,8 +178,8 @@ class Run:
     def end(self, status: str, active: int) -> None:
         """Set one of MLflow's terminal states: FINISHED, FAILED, KILLED.
 
-        MLflow shows end - start as the duration. The end set here is the start plus `active`, the milliseconds that
-        sessions of the run were open: the time between the stages of a run is no part of it.
+        MLflow shows end - start as the duration. The end set here is the start plus `active`, the total milliseconds of
+        the run's sessions, which excludes the time between them.
         """
         self.flush()
         self.tags({ACTIVE_TAG: active})
@@ -187,7 +187,7 @@ class Run:
 
     @_recorded
     def active(self) -> int:
-        """For how many milliseconds sessions of the run were open, as far as they have ended."""
+        """The total milliseconds of the run's finished sessions."""
         return int(self._client.get_run(self.run_id).data.tags.get(ACTIVE_TAG, 0))
 
     @_recorded
@@ -207,7 +207,7 @@ class Run:
 
 @contextmanager
 def child(params: Params, name: str) -> Iterator[Run]:
-    """The run of a variant or stage below the pipeline's run, with these params; created, or found and continued.
+    """The child run of a variant or stage with these params; created, or found and continued.
 
     Args:
         name: readable and unique below its parent: `full`, `wo_tsm-seed0`, `bicubic`.
@@ -230,8 +230,8 @@ def parent(params: Params, *, title: str | None = None, key: str | None = None) 
     """The run of the whole pipeline for this code and these params.
 
     Args:
-        title: its readable name; by default commit and params, shortened, after DVC's name of the experiment.
-        key: makes it a run of its own instead: calls with the same key meet in it, whatever the code.
+        title: its readable name; by default DVC's name of the experiment, then short hashes of commit and params.
+        key: identifies the run instead of code and params.
     """
     commit, code, digest = provenance.git_commit(), provenance.code_hash(), provenance.params_hash(params)
     edited = f"edited {code[:6]}" if provenance.git_dirty() else None
@@ -245,7 +245,7 @@ def parent(params: Params, *, title: str | None = None, key: str | None = None) 
 
 @contextmanager
 def _session(identity: Identity, values: Mapping[str, Any], words: str) -> Iterator[Run]:
-    """A run from RUNNING to its end, with what made it."""
+    """Open a run, log its provenance, and set its status at the end."""
     root, started = provenance.root(), time.monotonic()
     run = Run(root, identity)
     before = run.active() or 0
@@ -260,14 +260,14 @@ def _session(identity: Identity, values: Mapping[str, Any], words: str) -> Itera
         status = "KILLED"
         raise
     finally:
-        # A worker's session of the same run may have lain within this one.
+        # A worker's session of the same run may have been open during this one.
         run.end(status, max(run.active() or 0, before + round(1000 * (time.monotonic() - started))))
         sync.copy_or_warn(root, run.run_id)
 
 
 @contextmanager
 def _inherited(identity: Identity) -> Iterator[None]:
-    """Children opened meanwhile, in this process or in those it starts, belong to this parent."""
+    """Within the block, children opened in this process or its subprocesses belong to this parent."""
     before = os.environ.get(PARENT_VARIABLE)
     os.environ[PARENT_VARIABLE] = json.dumps(identity.to_dict())
     try:
@@ -280,7 +280,7 @@ def _inherited(identity: Identity) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """Variables that make a process elsewhere (a Ray worker, in another directory) log where this one does."""
+    """Variables by which another process, such as a Ray worker in another directory, logs to the same store."""
     provenance.stage()
     values = {
         provenance.ROOT_VARIABLE: str(provenance.root()),
@@ -291,7 +291,7 @@ def environment() -> dict[str, str]:
 
 
 def log_outputs() -> None:
-    """At a stage's end: tag the runs that it logged to with the hashes of what it has written."""
+    """At a stage's end: tag its runs with the hashes of its outputs."""
     tags = {f"dvc.{path}": digest for path, digest in provenance.outputs().items()} if _OPENED else {}
     for run_id, run in _OPENED.items():
         run.tags(tags)

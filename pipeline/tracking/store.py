@@ -1,6 +1,6 @@
-"""The repository's own MLflow store: `mlflow.db` (SQLite) and `mlruns/`, and how a run is found in it or created.
+"""The repository's MLflow store, `mlflow.db` (SQLite) and `mlruns/`, and how runs are found or created in it.
 
-`MlflowClient` alone is used, no global active run, so that Ray's workers and a driver can log side by side.
+It uses `MlflowClient` without a global active run, so that Ray's workers and a driver can log concurrently.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ NAME_TAG = "tsdsr.name"
 PARENT = "parent"  # the value of NAME_TAG in a parent run
 PARENT_TAG = "mlflow.parentRunId"
 
-# The kind makes MLflow's pages open on the runs, not on what they have for language models.
+# With this kind MLflow opens an experiment on its runs, not on its pages for language models.
 KIND = ("mlflow.experimentKind", "custom_model_development")
 
 _NOISY = ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "urllib3.connectionpool")
-# Where the store keeps places of files.
+# Columns with locations of files.
 _PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Enough to find or create a run from any process: `name` None is the parent run itself."""
+    """Identifies a run in any process; with `name` None the parent run."""
 
     experiment: str
     key: str
@@ -54,7 +54,7 @@ class Identity:
 
 
 def is_failure(error: Exception) -> bool:
-    """Whether a store, a server or the way to it failed, and not our own code."""
+    """Whether an error is one of a store, a server or the network, not of our own code."""
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -68,7 +68,7 @@ def uri(root: Path) -> str:
 
 @cache
 def client(root: Path) -> MlflowClient:
-    """A client of the store in `root`, whose tables exist and whose places of files are below `root`.
+    """A client of the store in `root`, with its tables created and its file locations below `root`.
 
     Two processes must not create the tables at once.
     """
@@ -84,10 +84,10 @@ def client(root: Path) -> MlflowClient:
 
 
 def lead_here(root: Path) -> None:
-    """Make every place of files that the store names lie in `root`/mlruns.
+    """Move every file location in the store to `root`/mlruns.
 
-    MLflow stores absolute places, so a store that was moved or copied would still write where it was made; and its
-    own experiment, `Default`, has the directory of the process that made the store.
+    MLflow stores absolute locations, so a moved or copied store would write to its former place; and its experiment
+    `Default` has the working directory of the process that created the store.
     """
     here = (root / "mlruns").as_uri()
     with closing(sqlite3.connect(root / "mlflow.db", timeout=60)) as database, database:
@@ -100,7 +100,8 @@ def lead_here(root: Path) -> None:
 
 
 def experiment(client: MlflowClient, name: str, artifacts: Path | None = None) -> str:
-    """The id of an experiment, made or restored where it is not there; `artifacts` is where a new one keeps files."""
+    """The id of an experiment, which is created or restored if necessary; `artifacts` is a new one's folder of
+    files."""
     found = client.get_experiment_by_name(name)
     if found is None:
         location = artifacts.as_uri() if artifacts else None
@@ -117,7 +118,7 @@ def find(client: MlflowClient, experiment_id: str, key: str, name: str) -> Mlflo
 
 
 def open_run(root: Path, identity: Identity) -> str:
-    """The id of the run with this identity, found or created, after its parent."""
+    """The id of the run with this identity; it and its parent are created if necessary."""
     with locked(root / ".tsdsr" / "runs"):  # two processes must not create one run twice
         return _open(client(root), root, identity)
 

@@ -1,6 +1,6 @@
-"""Copies runs of the repository's store to the server that MLFLOW_TRACKING_URI names, as far as it lacks them.
+"""Copies runs of the repository's store to the server that MLFLOW_TRACKING_URI names, if the server lacks them.
 
-A run is the same there by its key and name, so that several repositories and hosts can add to it.
+Runs are matched by key and name, so that several repositories and hosts can add to one run.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-COPIED_TAG = "tsdsr.copied_to"  # of a run here: the server that has all of it
-FILES_TAG = "tsdsr.files_until"  # of a run there: when the files were copied, in seconds
-BATCH = 100  # params, tags and metrics of one call
-_AWAY: set[str] = set()  # servers that failed; a process asks each once
+COPIED_TAG = "tsdsr.copied_to"  # tag of a local run: the server with a complete copy
+FILES_TAG = "tsdsr.files_until"  # tag of a copied run: when its files were copied, in seconds
+BATCH = 100  # limit of params, tags and metrics in one call
+_AWAY: set[str] = set()  # servers that failed; each is tried once per process
 
 
 def server() -> str:
-    """The address of the server, or nothing."""
+    """The server's address, or None."""
     return os.environ.get(URI_VARIABLE, "")
 
 
 def waiting(root: Path) -> list[str]:
-    """The ids of the runs that the server does not have all of, oldest first: parents come before their children."""
+    """The ids of the runs that the server lacks or has in part, oldest first, so parents come before children."""
     client, done = store.client(root), machine.without_passwords(server())
     experiments = [found.experiment_id for found in client.search_experiments()]
     waiting: list[str] = []
@@ -50,7 +50,7 @@ def waiting(root: Path) -> list[str]:
 
 
 def copy_or_warn(root: Path, run_id: str | None) -> None:
-    """Copy a run to the server, if there is one; one that fails is a warning, and is not asked again."""
+    """Copy a run to the server, if there is one; a failure is a warning, and the server is not tried again."""
     if not server() or server() in _AWAY or run_id is None:
         return
     try:
@@ -61,17 +61,17 @@ def copy_or_warn(root: Path, run_id: str | None) -> None:
         _AWAY.add(server())
         reason = machine.without_passwords(str(error).partition("\n")[0])[:300]
         logger.warning(
-            "%s has not taken the runs (%s); they are kept here, and `python -m pipeline.tracking` copies them later",
+            "%s did not accept the runs (%s); they are kept here, and `python -m pipeline.tracking` copies them later",
             machine.without_passwords(server()),
             reason,
         )
 
 
 def copy(root: Path, run_id: str) -> None:
-    """Copy what the server lacks of a run, and of its parent.
+    """Copy the missing parts of a run and of its parent to the server.
 
     Raises:
-        Exception: such as `store.is_failure` knows.
+        Exception: those that `store.is_failure` recognises.
     """
     here, there = store.client(root), _client(server())
     run = here.get_run(run_id)
@@ -90,7 +90,7 @@ def copy(root: Path, run_id: str) -> None:
 
 
 def _twin(here: MlflowClient, there: MlflowClient, run: Any) -> Any:
-    """The run's copy on the server, found or created after its parent's."""
+    """The run's copy on the server; it and its parent's are created if necessary."""
     experiment = store.experiment(there, here.get_experiment(run.info.experiment_id).name)
     tags = {key: value for key, value in run.data.tags.items() if key != COPIED_TAG}
     found = store.find(there, experiment, tags[store.KEY_TAG], tags[store.NAME_TAG])
@@ -119,7 +119,7 @@ def _copy_values(here: MlflowClient, there: MlflowClient, run: Any, twin: Any) -
 
 
 def _copy_files(there: MlflowClient, folder: Path, twin: Any) -> None:
-    """Files that were written since the last time."""
+    """Copy the files written since the last time."""
     began, before = time.time(), float(twin.data.tags.get(FILES_TAG, 0))
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_ctime > before:
@@ -147,13 +147,13 @@ def _own(tags: dict[str, str]) -> dict[str, str]:
 
 
 def _path(place: str) -> Path:
-    """The folder that a local store's URI names."""
+    """The folder of a local file URI."""
     return Path(url2pathname(urlparse(place).path))
 
 
 @cache
 def _client(uri: str) -> MlflowClient:
-    """With MLflow's defaults a server that is down would block every call for four minutes."""
+    """Shorten MLflow's retries, with which a server that is down would block every call for four minutes."""
     for name, value in (("MAX_RETRIES", "1"), ("BACKOFF_FACTOR", "1"), ("TIMEOUT", "10")):
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     from mlflow import MlflowClient

@@ -162,7 +162,7 @@ def test_faults_of_external_outputs_are_told_before_any_work(
 ) -> None:
     save(workplace / "theirs/p0.png", np.zeros((64, 64, 3), dtype=np.uint8))
     params = small.overlay({"evaluate": {"external": [{"name": "A", "dataset": "test", "dir": "theirs"}]}})
-    with pytest.raises(UserError, match="theirs: no image has a partner"):
+    with pytest.raises(UserError, match="theirs: no image has a reference of the same name"):
         evaluate.evaluate(params)
     assert "A-test: p0.png: is 64x64, its reference 192x192" in caplog.text
     assert "A-test: p1.png: a reference without a restored image" in caplog.text

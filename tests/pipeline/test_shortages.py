@@ -127,7 +127,7 @@ def test_a_stage_says_in_a_line_what_was_short(capsys: pytest.CaptureFixture[str
     assert "/tmp/ray) is full" in one_line(exceptions.OutOfDiskError("no room"), capsys)
     killed = exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nmore")
     line = one_line(killed, capsys)
-    assert "most likely for its memory" in line
+    assert "most likely because the machine ran out of memory" in line
     assert "(Ray: Task was killed due to the node running low on memory). Lower" in line
 
 
@@ -145,7 +145,9 @@ def test_a_training_worker_that_was_killed_is_a_matter_of_memory() -> None:
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     died = WorkerHealthCheckFailedError("the check failed", exceptions.ActorDiedError())  # as Ray Train reports it
-    assert "most likely for its memory" in str(runtime.shortage(WorkerGroupError("x", {0: died})))
+    assert "most likely because the machine ran out of memory" in str(
+        runtime.shortage(WorkerGroupError("x", {0: died}))
+    )
     assert runtime.shortage(WorkerGroupError("x", {0: ValueError("ours")})) is None
 
 

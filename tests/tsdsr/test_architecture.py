@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Collection
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LIBRARY = sorted((ROOT / "tsdsr").rglob("*.py"))
-PIPELINE = sorted((ROOT / "pipeline").rglob("*.py"))
+LIBRARY, PIPELINE, BENCHMARKS, TESTS = (
+    sorted((ROOT / folder).rglob("*.py")) for folder in ("tsdsr", "pipeline", "benchmarks", "tests")
+)
 ORCHESTRATION = {"ray", "mlflow", "dvc", "optuna"}
 
 # Modules that everybody may import, and that import nothing but each other.
@@ -47,6 +50,35 @@ def imported(path: Path) -> set[str]:
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def import_graph(paths: list[Path]) -> dict[str, set[str]]:
+    """Module -> the modules of `paths` that it imports, also inside functions.
+
+    `from package import name` counts for the module `package.name` where there is one, else for the package itself.
+    """
+    found = {module_name(path): imported(path) - {module_name(path)} for path in paths}
+    graph = {}
+    for module, names in found.items():
+        known = names & found.keys()
+        packages = {name for name in known if any(other.startswith(f"{name}.") for other in names)}
+        graph[module] = known - {name for name in packages if _only_leads(name, names, found.keys())}
+    return graph
+
+
+def _only_leads(package: str, names: set[str], modules: Collection[str]) -> bool:
+    """Whether everything that is imported from a package is a module of its own."""
+    return all(name in modules for name in names if name.rpartition(".")[0] == package)
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = import_graph([*LIBRARY, *PIPELINE, *BENCHMARKS, *TESTS])
+    assert graph["pipeline.distill"] > {"pipeline.stages.training", "tsdsr.config"}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_the_library_knows_nothing_of_the_pipeline():

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from tsdsr.data.photographs import PhotographRef
 from tsdsr.errors import UserError
 
 
-def bundled_photographs() -> list[PhotographRef]:
-    """Every photograph of bundled.yaml, with its caption and its fixed split, in the order of ids.
+def bundled_photographs() -> list[dict[str, Any]]:
+    """Every photograph of bundled.yaml, in the order of ids: its id, path, name, caption and fixed split.
 
     Raises:
         UserError: a package is not installed, or has no such file in its installed version.
     """
     rows = yaml.safe_load(Path(__file__).with_name("bundled.yaml").read_text(encoding="utf-8"))
-    refs = [
-        PhotographRef(
-            id=row["id"],
-            path=_locate(row["package"], row["file"]),
-            name=f"{row['package']}/{row['file']}",
-            caption=row["caption"],
-            split=row["split"],
-        )
+    found = [
+        {
+            "id": row["id"],
+            "path": _locate(row["package"], row["file"]),
+            "name": f"{row['package']}/{row['file']}",
+            "caption": row["caption"],
+            "split": row["split"],
+        }
         for row in rows
     ]
-    return sorted(refs, key=lambda ref: ref.id)
+    return sorted(found, key=lambda photograph: photograph["id"])
 
 
 def _locate(package: str, file: str) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from tsdsr import picture_files
+from tsdsr.data.bundled import bundled_photographs
 from tsdsr.data.reading import BadPhotograph, read_photograph
 from tsdsr.errors import UserError
 
@@ -99,9 +100,7 @@ def split_of(refs: Iterable[PhotographRef], test_fraction: float) -> dict[str, S
 
 
 def _bundled() -> list[PhotographRef]:
-    from tsdsr.data.bundled import bundled_photographs
-
-    return bundled_photographs()
+    return [PhotographRef(**photograph) for photograph in bundled_photographs()]
 
 
 def _prefixes(sources: list[str]) -> list[Path]:

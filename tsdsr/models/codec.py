@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,6 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
+
+    from tsdsr.models.compact_vae import CompactVAE
+
+    Autoencoder: TypeAlias = AutoencoderKL | CompactVAE  # the teacher's, or TinySR's, which has the same interface
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class LatentCodec:
             and gradients are the same. None: all at once, and kept.
     """
 
-    vae: AutoencoderKL
+    vae: Autoencoder
     use_shift: bool
     slice: int | None = None
 

@@ -26,7 +26,9 @@ from tsdsr.models.prompt import Prompt
 from tsdsr.models.velocity import predict_velocity
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, SD3Transformer2DModel
+    from diffusers import SD3Transformer2DModel
+
+    from tsdsr.models.codec import Autoencoder
 
 STUDENT_TIMESTEP = 1000.0  # sigma = 1: the student always takes its step from the end of the trajectory
 FORMAT = 1
@@ -48,7 +50,7 @@ class Student:
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Autoencoder,
         transformer: SD3Transformer2DModel,
         *,
         use_shift: bool,
@@ -191,7 +193,7 @@ def load_weights(student: Student, directory: Path) -> None:
 
 
 def load_student(
-    vae: AutoencoderKL, transformer: SD3Transformer2DModel, directory: str | Path
+    vae: Autoencoder, transformer: SD3Transformer2DModel, directory: str | Path
 ) -> tuple[Student, dict[str, Any]]:
     """Attach a student directory's adapters, frozen, to a teacher's VAE and transformer.
 

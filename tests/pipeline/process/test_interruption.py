@@ -166,7 +166,7 @@ def refuse_a_second(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     holder = note.removeprefix("process ").partition(" ")[0]
     monkeypatch.chdir(target.directory)
     monkeypatch.setattr("sys.argv", ["distill"])
-    with pytest.raises(UserError, match=f"the distillation of full is under way already, in process {holder} on "):
+    with pytest.raises(UserError, match=f"the distillation of full is already running, in process {holder} on "):
         distill.main()
 
 

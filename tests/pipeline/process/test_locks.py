@@ -42,7 +42,7 @@ def holder(tmp_path: Path):
 
 def test_a_second_is_refused_and_told_who_is_at_work(tmp_path: Path, holder) -> None:
     with (
-        pytest.raises(UserError, match=f"the work is under way already, in process {holder.pid} on ") as caught,
+        pytest.raises(UserError, match=f"the work is already running, in process {holder.pid} on ") as caught,
         locks.exclusive_lock(tmp_path / "deep/lock", "the work"),
     ):
         pass
@@ -65,7 +65,7 @@ def test_a_second_of_these_meanwhile_is_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lineage, "check", lambda params, *paths: None)
     monkeypatch.setattr("sys.argv", [module.__name__, "--params", str(root / "params.yaml")])
-    with locks.exclusive_lock(lock, "x"), pytest.raises(UserError, match=f"{work} is under way already"):
+    with locks.exclusive_lock(lock, "x"), pytest.raises(UserError, match=f"{work} is already running"):
         module.main()
 
 

@@ -94,7 +94,7 @@ def test_scores_of_a_student_of_other_params_are_refused(made: Params, monkeypat
     monkeypatch.setattr(evaluate, "evaluate", lambda params: True)
     evaluate.main(write(made.overlay({"evaluate": {"metrics": ["psnr"]}}))[1:])
     longer = made.overlay({"distill": {"steps": made.distill.steps + 1}})
-    with pytest.raises(UserError, match=rf"made with distill.steps: {made.distill.steps}, and the params say"):
+    with pytest.raises(UserError, match=rf"made with distill.steps: {made.distill.steps}, but the params have"):
         evaluate.main(write(longer)[1:])
 
 
