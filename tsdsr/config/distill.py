@@ -79,6 +79,7 @@ class ValidationConfig(Section):
 class AugmentConfig(Section):
     crop_size: Annotated[int, Within(16), Field(multiple_of=16)] | None
     flip: bool
+    shift_positions: bool
 
 
 class DistillConfig(Section):

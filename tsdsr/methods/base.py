@@ -10,19 +10,23 @@ Legend: B batch, H W pixels, C h w latent.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
+import torch
 from torch import Tensor, nn
 
+from tsdsr import seeding
 from tsdsr.config import AdamWConfig, ScheduleConfig
 from tsdsr.data.dataset import DistillationData
 from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.restoring import RestoringTeacher
+from tsdsr.models.velocity import moved_positions, room_beside
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -132,6 +136,10 @@ class Method(ABC):
     def groups(self) -> list[Group]:
         return [group for turn in self.turns for group in turn.groups]
 
+    def around(self, step: int, batch: Any) -> AbstractContextManager[None]:
+        """What surrounds every turn's run of a step."""
+        return nullcontext()
+
 
 @dataclass(frozen=True)
 class MethodInputs:
@@ -173,11 +181,13 @@ class Distillation(Method):
         title: as tables name it.
         restores: whether it distils a teacher that restores (`MethodInputs.restorer`).
         pattern_period: pixels of a patch of the student's transformer, where periodic artefacts would show.
+        inputs: what it was built from.
     """
 
     title: ClassVar[str]
     restores: ClassVar[bool] = False
     pattern_period: int
+    inputs: MethodInputs
 
     @classmethod
     @abstractmethod
@@ -187,6 +197,24 @@ class Distillation(Method):
         Raises:
             UserError: for a phase that names an unknown loss.
         """
+
+    def transformers(self) -> Sequence[nn.Module]:
+        """Those that the turns call."""
+        return [self.inputs.transformer]
+
+    @contextmanager
+    def around(self, step: int, batch: Any) -> Iterator[None]:
+        """Put the crops at a place of their own in every transformer's table of positions, one a step, where the recipe
+        shifts positions."""
+        with ExitStack() as moved:
+            if self.inputs.config.augment.shift_positions:
+                shape = self.inputs.transformer.config
+                room = room_beside(batch.z.shape[-1], shape.sample_size, shape.patch_size)
+                generator = seeding.generator(self.inputs.seed, "place", step)
+                down, across = (torch.randint(2 * room + 1, (2,), generator=generator) - room).tolist()
+                for transformer in self.transformers():
+                    moved.enter_context(moved_positions(transformer, (down, across)))
+            yield
 
     @classmethod
     def for_counting(cls, config: Any) -> Any:

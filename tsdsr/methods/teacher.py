@@ -9,7 +9,6 @@ guidance).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +31,7 @@ from tsdsr.losses.flow_matching import flow_matching_loss
 from tsdsr.losses.texture import texture_loss
 from tsdsr.methods.base import Group, Method, Moment, Turn, TurnOutput
 from tsdsr.models.prompt import Prompt
-from tsdsr.models.velocity import predict_velocity
+from tsdsr.models.velocity import moved_positions, predict_velocity, room_beside
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
@@ -230,7 +229,7 @@ def flow_data(
         noise = torch.randn(z.shape, generator=generator)
         # Spread over the batch, one draw a stratum: uniform, with less variance than independent draws.
         u = (torch.arange(len(z)) + torch.rand(len(z), generator=generator)) / len(z)
-        room = 0 if grid is None else max(0, grid[0] - z.shape[-1]) // (2 * grid[1])  # patches to either side
+        room = 0 if grid is None else room_beside(z.shape[-1], *grid)
         across, down = (_draw(2 * room + 1, generator) - room for _ in range(2))
         return FlowBatch(
             z,
@@ -261,7 +260,7 @@ class FlowTurn(Turn):
 
     def run(self, batch: FlowBatch, moment: Moment) -> TurnOutput:
         z_t = add_noise(batch.z, batch.noise, batch.sigma)
-        with _moved_positions(self.network, batch.offset):
+        with moved_positions(self.network, batch.offset):
             timestep = self.schedule.timestep(batch.sigma)
             v = predict_velocity(self.network, z_t, timestep, batch.embeds, batch.pooled)
             loss = flow_matching_loss(v, batch.z, batch.noise).mean()
@@ -285,20 +284,3 @@ class FlowTraining(Method):
         schedule: FlowSchedule,
     ) -> None:
         self.turns = (FlowTurn(transformer, parameters, config, schedule),)
-
-
-@contextmanager
-def _moved_positions(transformer: Any, offset: tuple[int, int]) -> Iterator[None]:
-    """Within the block the patches sit `offset` patches off the middle of the model's table of positions.
-
-    The model takes positions from the middle. Trained there alone, on crops smaller than its sample size, it would meet
-    the outer positions of a larger image for the first time at inference.
-    """
-    embed = transformer.pos_embed
-    down, across = offset
-    table, size = embed.pos_embed, embed.pos_embed_max_size
-    embed.pos_embed = table.reshape(size, size, -1).roll((-down, -across), (0, 1)).reshape(table.shape)
-    try:
-        yield
-    finally:
-        embed.pos_embed = table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tsdsr.models import adapters
 from tsdsr.models.prompt import Prompt
@@ -33,6 +34,28 @@ def predict_velocity(
         return_dict=False,
     )[0]
     return velocity.to(torch.promote_types(z_t.dtype, torch.float32))
+
+
+def room_beside(side: int, sample_size: int, patch_size: int) -> int:
+    """How many patches a latent of `side` may be moved to either side, within the model's sample size."""
+    return max(0, sample_size - side) // (2 * patch_size)
+
+
+@contextmanager
+def moved_positions(transformer: nn.Module, offset: tuple[int, int]) -> Iterator[None]:
+    """Within the block the patches sit `offset` patches off the middle of the model's table of positions.
+
+    The model takes positions from the middle. Trained there alone, on crops smaller than its sample size, it would meet
+    the outer positions of a larger image for the first time at inference, and answer with a grid.
+    """
+    embed: Any = transformer.get_submodule("pos_embed")
+    down, across = offset
+    table, size = embed.pos_embed, embed.pos_embed_max_size
+    embed.pos_embed = table.reshape(size, size, -1).roll((-down, -across), (0, 1)).reshape(table.shape)
+    try:
+        yield
+    finally:
+        embed.pos_embed = table
 
 
 def block_features(

@@ -82,7 +82,8 @@ class Stepper:
         terms: dict[str, Tensor] = {}
         for micro, batch in enumerate(batches):
             moment = Moment(step, self.steps, phase, update, 1 / len(batches), carried[micro])
-            with self.world.sync(turn.network, last=micro == len(batches) - 1):
+            synchronised = self.world.sync(turn.network, last=micro == len(batches) - 1)
+            with synchronised, self.method.around(step, batch):
                 output = turn.run(batch, moment)
             carried[micro] |= output.carried
             self.on_output(output)

@@ -5,6 +5,7 @@ import torch
 from tests.tsdsr.training.rig import RandomData, distill_config, method, perceptual, student_turn
 from tsdsr.methods.base import Moment
 from tsdsr.methods.student import RECONSTRUCTION, StudentOutput, gradient_of
+from tsdsr.models.student import upsample
 
 
 def test_a_term_that_no_phase_asks_for_costs_nothing():
@@ -67,3 +68,31 @@ def test_terms_of_the_image_share_one_backward_of_the_decoder():
     whole = 4 * (decode(again) * weights).mean((1, 2, 3)) + again.mean((1, 2, 3))
     torch.testing.assert_close(gradient, torch.autograd.grad(whole.mean(), again)[0])
     torch.testing.assert_close(norms["two"], 3 * norms["one"])
+
+
+def test_crops_move_through_the_table_of_positions():
+    """The place changes the student's answer and is drawn anew each step."""
+    moving = distill_config(augment={"shift_positions": True})
+    made, batch = method(moving, sample_size=16), RandomData().batch([0, 1])  # latents of 8: two patches to either side
+    embed = made.inputs.transformer.pos_embed
+    table, answers = embed.pos_embed, set()
+    for step in range(20):
+        with made.around(step, batch):
+            moved = embed.pos_embed
+            offset = next(
+                (down, across)
+                for down in range(-2, 3)
+                for across in range(-2, 3)
+                if torch.equal(moved, table.reshape(16, 16, -1).roll((-down, -across), (0, 1)).reshape(table.shape))
+            )
+            answers.add((offset, float(made.student(upsample(batch.lq, 4), made.inputs.default).detach().sum())))
+        assert embed.pos_embed is table
+    assert len({offset for offset, _ in answers}) > 10
+    assert len({answer for _, answer in answers}) == len(answers)
+
+
+def test_a_recipe_that_does_not_shift_positions_leaves_them():
+    made, batch = method(distill_config()), RandomData().batch([0])
+    table = made.inputs.transformer.pos_embed.pos_embed
+    with made.around(3, batch):
+        assert made.inputs.transformer.pos_embed.pos_embed is table

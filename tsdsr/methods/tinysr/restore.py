@@ -75,6 +75,9 @@ class Restore(Distillation):
     def go_on_from(self, student: Path) -> None:
         load_network(self.student.transformer, student)
 
+    def transformers(self) -> list[nn.Module]:
+        return [self.inputs.transformer, self.student.transformer]
+
     def restore(self, x_lq: Tensor) -> Tensor:
         return self.student.decode(self.student(x_lq, without_text(self.inputs.default)))
 
