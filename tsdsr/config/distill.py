@@ -79,7 +79,6 @@ class ValidationConfig(Section):
 class AugmentConfig(Section):
     crop_size: Annotated[int, Within(16), Field(multiple_of=16)] | None
     flip: bool
-    shift_positions: bool
 
 
 class DistillConfig(Section):
@@ -95,6 +94,7 @@ class DistillConfig(Section):
     device: Literal["auto", "cpu", "cuda"]
     degradation: Literal["online", "offline"]
     augment: AugmentConfig
+    shift_positions: bool
     precision: Literal["float32", "bfloat16"]
     gradient_checkpointing: bool
     low_memory: bool

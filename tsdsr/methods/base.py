@@ -207,7 +207,7 @@ class Distillation(Method):
         """Put the crops at a place of their own in every transformer's table of positions, one a step, where the recipe
         shifts positions."""
         with ExitStack() as moved:
-            if self.inputs.config.augment.shift_positions:
+            if self.inputs.config.shift_positions:
                 shape = self.inputs.transformer.config
                 room = room_beside(batch.z.shape[-1], shape.sample_size, shape.patch_size)
                 generator = seeding.generator(self.inputs.seed, "place", step)

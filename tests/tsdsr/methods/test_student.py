@@ -72,7 +72,7 @@ def test_terms_of_the_image_share_one_backward_of_the_decoder():
 
 def test_crops_move_through_the_table_of_positions():
     """The place changes the student's answer and is drawn anew each step."""
-    moving = distill_config(augment={"shift_positions": True})
+    moving = distill_config(shift_positions=True)
     made, batch = method(moving, sample_size=16), RandomData().batch([0, 1])  # latents of 8: two patches to either side
     embed = made.inputs.transformer.pos_embed
     table, answers = embed.pos_embed, set()

@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change 
     "batch_size": 4,
     "accumulation": 1,
     "num_workers": 0,
-    "augment": {"crop_size": None, "flip": True, "shift_positions": False},
+    "shift_positions": False,
     "precision": "float32",
     "gradient_checkpointing": False,
     "low_memory": False,

@@ -65,10 +65,10 @@ class _TSDConfig(DistillConfig):
 
     @model_validator(mode="after")
     def _check_trajectories(self) -> Self:
-        if self.tsd.trajectory_draws and (self.augment.crop_size or self.augment.shift_positions):
+        if self.tsd.trajectory_draws and (self.augment.crop_size or self.shift_positions):
             raise ValueError(
                 "tsd.trajectory_draws precomputes the trajectories of whole pairs at the middle positions: set it to 0 "
-                "or augment.crop_size to null and augment.shift_positions to false"
+                "or augment.crop_size to null and shift_positions to false"
             )
         return self
 
