@@ -231,7 +231,7 @@ def test_a_variant_may_be_another_method(params):
 
 
 def test_an_unknown_method_is_named(params):
-    with pytest.raises(UserError, match=r"distill: .*'other'.*'tsdsr', 'vsd'"):
+    with pytest.raises(UserError, match=r"distill: .*'other'.*'tsdsr', 'tsdsr_decoder', 'vsd'"):
         params.overlay({"distill": {"method": "other"}})
     with pytest.raises(UserError, match="wo_tsm: method: unknown 'other'; known are tsdsr, tsdsr_decoder, vsd"):
         params.overlay({"ablate": {"variants": {"wo_tsm": {"method": "other"}}}})
