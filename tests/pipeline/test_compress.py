@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline import compress, evaluate_compressed, precompute
+from pipeline import compare_deciders, compress, evaluate_compressed, precompute
 from pipeline.stages import lineage
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr import files
@@ -140,3 +140,28 @@ def test_a_finished_run_is_not_trained_again_until_something_that_decides_it_cha
             compress.restored(made.overlay(change), decision)
     with pytest.raises(KeyboardInterrupt):
         compress.restored(made.overlay({"compress": {"runs": {"restore_images": {"steps": 3}}}}), decision)
+
+
+def test_deciders_are_compared_at_equal_budget_and_equal_blocks_restored_once(
+    made: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = {"restore_latents": {"steps": 1}, "restore_images": {"steps": 1}}
+    values = made.overlay({"compress": {"runs": short}}).to_dict()
+    deciders = {"first_last": {"decider": "first_last"}, "given": {"decider": "given", "blocks": [0, 3]}}
+    values["compress"]["compare"] = {"seeds": [0], "deciders": deciders}
+    params = Params.parse(values)
+    trained: list[str] = []
+    train = compress.distill
+    monkeypatch.setattr(
+        compress, "distill", lambda *args, **options: (trained.append(options["name"]), train(*args, **options))
+    )
+    runs, decisions = compare_deciders.compare(params)
+    assert trained == ["tinysr_restore_latents", "tinysr_restore_images"]
+    assert runs["first_last"] == runs["given"]
+    assert set(runs["given"][0]["psnr"]) == names("data/pairs/test/hq")
+    assert compare_deciders.table(decisions).splitlines()[1:] == [
+        "first_last,0,0 3,1.5 0.5 0.5 1.5",
+        "given,0,0 3,1 0 0 1",
+    ]
+    with pytest.raises(UserError, match=r"compress\.compare\.deciders\.given: compress\.decider"):
+        compare_deciders.compare(made.overlay({"compress": {"compare": {"deciders": {"given": {"decider": "best"}}}}}))

@@ -116,7 +116,7 @@ def refusals(values: dict, keys: dict[str, float]) -> list[str]:
 
 
 # What overlays and searches hold is checked as the key that it changes.
-ELSEWHERE = ("ablate.variants.", "compress.runs.", "sweep.space.")
+ELSEWHERE = ("ablate.variants.", "compress.runs.", "compress.compare.deciders.", "sweep.space.")
 
 
 def test_no_number_of_params_may_be_below_its_meaning(values):

@@ -37,22 +37,24 @@ def source_hash(directory: Path) -> str:
     return files.sha256_json([[path.name, files.sha256_file(path)] for path in weights])
 
 
-def write_compressed(source: Path, transformer: Path, vae: Path, directory: Path) -> int:
+def write_compressed(source: Path, transformer: Path, vae: Path | None, directory: Path) -> int:
     """Streamline the restored transformer and write it with the compact autoencoder, as an upscaler.
 
     Args:
-        source: of `write_source`. transformer: in the SD3 format. vae: a `CompactVAE`'s.
+        source: of `write_source`. transformer: in the SD3 format. vae: a `CompactVAE`'s; None = the source's own.
         directory: `tsdsr upscale --model` opens it.
 
     Returns:
         its parameters.
     """
-    from diffusers import SD3Transformer2DModel
+    from diffusers import AutoencoderKL, SD3Transformer2DModel
 
     restored = SD3Transformer2DModel.from_pretrained(transformer)
     slim = streamline(restored, without_text(read_prompt(source)))
-    scale = files.read_json(source / STEP_FILE)["scale"]
-    pipe = TSDSRPipeline(CompactVAE.from_pretrained(vae), slim, use_shift=False, scale=int(scale))
+    step = files.read_json(source / STEP_FILE)
+    own = vae is None
+    codec = AutoencoderKL.from_pretrained(source / "vae") if vae is None else CompactVAE.from_pretrained(vae)
+    pipe = TSDSRPipeline(codec, slim, use_shift=own and step["use_shift"], scale=int(step["scale"]))
     with files.atomic_directory(directory) as aside:
         pipe.save_pretrained(aside)
     return sum(parameter.numel() for network in (pipe.vae, pipe.transformer) for parameter in network.parameters())

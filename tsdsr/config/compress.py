@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tsdsr.config.methods.tinysr import SeparableConfig
-from tsdsr.config.section import Count, Section, Whole
+from tsdsr.config.section import Count, Section, Seed, Whole
 
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {  # each run's method, and what the stage adds to its overlay
     "prune": ("tinysr_prune", {"source": ""}),
@@ -20,12 +20,18 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {  # each run's method, and what t
 }
 
 
+class CompareConfig(Section):
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    deciders: dict[str, dict[str, Any]]
+
+
 class CompressConfig(Section):
     decider: Literal["learnt", "magnitude", "sensitivity", "first_last", "uniform", "random", "given"]
     budget: Count
     blocks: tuple[Whole, ...] | None
     separable: SeparableConfig
     runs: dict[str, dict[str, Any]]
+    compare: CompareConfig
 
     @field_validator("runs")
     @classmethod
