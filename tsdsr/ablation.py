@@ -1,7 +1,8 @@
-"""What an ablation says: each variant's mean over images and seeds with its interval, and its difference to another's.
+"""The results of an ablation: each variant's mean over images and seeds with its interval, and its difference to a
+reference.
 
-Scores are per image, one file a variant and seed. Intervals are over photographs and seeds together
-(`metrics.mean_over_seeds`): two seeds of one variant differ as much as two variants may. A baseline has one run.
+Scores are per image, one file per variant and seed. Intervals are over photographs and seeds together
+(`metrics.mean_over_seeds`), since two seeds of one variant may differ as much as two variants. A baseline has one run.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from tsdsr.errors import UserError
 from tsdsr.metrics.statistics import Interval
 
 REFERENCE = "full"
-UNSEEDED = -1  # in place of the seed of a baseline, which has none
+UNSEEDED = -1  # the seed of a baseline, which has none
 _SEEDED = re.compile(r"(?P<variant>[a-z0-9_]+)-seed(?P<seed>\d+)")
 
-# Tables of the paper that an ablation fills, and the rows of each in its order; rows that were not run are left out.
+# The paper's tables that an ablation fills, and the rows of each in order; rows that were not run are left out.
 TABLES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ablation_terms": ("Terms of the regulariser (Table 4)", ("wo_tsm", "wo_dasm", "full")),
     "ablation_dasm": (
@@ -56,7 +57,7 @@ class VariantResult:
     """One variant, or a baseline.
 
     Attributes:
-        seeds: those that were scored; none of a baseline.
+        seeds: those that were scored; empty for a baseline.
         means: metric -> mean over images and seeds.
         differences: metric -> variant minus the reference, paired by image (and by seed, where both have it); none for
             the reference.
@@ -73,13 +74,13 @@ def read_runs(
 ) -> dict[str, dict[int, Columns]]:
     """Variant or baseline -> seed -> scores, from a folder of `<variant>-seed<n>.csv` and `<baseline>.csv`.
 
-    `full.csv` is full's with the seed `full_seed`, unless the ablation has run that itself, as from a common start.
+    `full.csv` counts as full with the seed `full_seed`, unless the ablation has that run itself.
 
     Args:
-        named: the runs `<variant>-seed<n>` that are read. baselines: those that are read, where they were scored.
+        named: the runs `<variant>-seed<n>` to read. baselines: those to read if they were scored.
 
     Raises:
-        UserError: when the folder has no scores of full, which all else is compared to.
+        UserError: the folder has no scores of full, the reference of all comparisons.
     """
     runs: dict[str, dict[int, Columns]] = {}
     for path in sorted(Path(scores).glob("*.csv")):
@@ -98,7 +99,7 @@ def read_runs(
 
 
 def summarise(runs: Mapping[str, Mapping[int, Columns]], reference: str = REFERENCE) -> dict[str, VariantResult]:
-    """Means with intervals and paired differences to `reference`, for all in `runs`."""
+    """Means with intervals and paired differences to `reference`, for each of `runs`."""
     return {variant: _result(variant, runs, reference) for variant in runs}
 
 
@@ -136,7 +137,7 @@ def markdown(title: str, rows: Sequence[VariantResult], reference: str = REFEREN
 
 
 def to_csv(rows: Sequence[VariantResult]) -> str:
-    """One line a variant and metric: mean, interval, difference to the reference and its interval."""
+    """One line per variant and metric: mean, interval, difference to the reference and its interval."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(

@@ -1,4 +1,4 @@
-"""Every work-around for a third party, each with its reason and the condition that ends it.
+"""All work-arounds for other libraries, each with its reason and the condition under which it can be removed.
 
 `apply()` is cheap and may be called any number of times. The packages of `tsdsr` that import a library named here
 (`models`, `losses`, `metrics`, ...) call it in their `__init__`, so Ray's workers and pytest get it too.
@@ -82,9 +82,9 @@ class _FunctionalTensor(MetaPathFinder, Loader):
 
 
 def _quiet() -> None:
-    """Drop warnings about what is meant: several adapters on one model (PEFT), lpips's old spelling of torchvision's
-    arguments, DDP's new name (torch 2.13) for an argument and its word on strides of 1 x 1 kernels, and bitsandbytes
-    (brought by another package, used by none) missing a kernel of its own.
+    """Drop warnings about intended uses: several adapters on one model (PEFT), lpips's old spelling of torchvision's
+    arguments, DDP's renamed argument (torch 2.13) and its note on strides of 1 x 1 kernels, and a missing kernel of
+    bitsandbytes, which is installed as a dependency and not used.
 
     Ends when those libraries stop warning.
     """

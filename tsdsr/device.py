@@ -1,4 +1,4 @@
-"""Which device a network runs on."""
+"""The device of a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tsdsr.errors import UserError
 
 
 def pick(wanted: str = "auto") -> torch.device:
-    """`auto` takes CUDA where there is one; otherwise as it is said, `cuda` being the first card."""
+    """`auto` is CUDA if available; other values are taken literally, `cuda` as the first GPU."""
     if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
         return torch.device("cuda", 0)
     return torch.device("cpu" if wanted == "auto" else wanted)
@@ -22,7 +22,7 @@ def require(device: torch.device, key: str) -> None:
         key: of params, that named it.
 
     Raises:
-        UserError: a GPU that is not there.
+        UserError: there is no such GPU.
     """
     if device.type != "cuda":
         return
@@ -39,14 +39,14 @@ def use_tensor_cores(device: torch.device) -> None:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device; to a GPU through pinned memory, so that the program does not wait for the copy."""
+    """Copy to the device; to a GPU through pinned memory, so that the program does not wait for the copy."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on whatever device."""
+    """Whether the error is a failed allocation, on any device."""
     text = str(error).lower()
     told = isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
     return told or isinstance(error, MemoryError)

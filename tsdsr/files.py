@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, then renamed. A full disk is said as such."""
+"""Files that are complete or absent: written aside, then renamed. A full disk is reported as such."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's quo
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; on success it is renamed to `path`, on any error it is removed.
+    """Yield a temporary path beside `path`; on success it is renamed to `path`, on any error it is removed.
 
     The temporary name keeps the suffix, since writers choose their format by it.
     """
@@ -40,7 +40,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yield an empty directory beside `path`; on success it takes the place of `path`, on any error it is removed."""
+    """Yield an empty directory beside `path`; on success it replaces `path`, on any error it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
@@ -60,10 +60,10 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 def put_in_place(source: str | Path, path: str | Path) -> None:
-    """Make `path` a directory with the files of `source`, whole or not at all; `source` stays.
+    """Make `path` a copy of the directory `source`, complete or not at all; `source` is kept.
 
-    The files are hard links where the file system has them: at once, and no second time on the disk. One process at a
-    time; what one that was killed left beside `path` is removed.
+    The files are hard links if the file system supports them, which is fast and takes no space. Only one process may do
+    this at a time; leftovers of a killed one beside `path` are removed.
     """
     source, path = Path(source), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def put_in_place(source: str | Path, path: str | Path) -> None:
 
 @contextmanager
 def telling_of_no_space(path: str | Path) -> Iterator[None]:
-    """An error of the block that says that there is no space left becomes a `UserError` that names `path`."""
+    """Turn an error about a full disk into a `UserError` that names `path`."""
     try:
         yield
     except Exception as error:
@@ -98,12 +98,12 @@ def telling_of_no_space(path: str | Path) -> Iterator[None]:
 
 
 def is_no_space(error: BaseException) -> bool:
-    """Does this error mean that the disk, a quota or a limit is full? Some writers only say so in words."""
+    """Whether the error means that the disk, a quota or a limit is full, by its number or its message."""
     return getattr(error, "errno", None) in NO_SPACE or any(f"os error {code}" in str(error) for code in NO_SPACE)
 
 
 def no_space(path: str | Path) -> str:
-    """What to tell people about a write to `path` that found no space."""
+    """The message about a write to `path` without enough space."""
     folder = next(folder for folder in Path(path).absolute().parents if folder.is_dir())
     room = shutil.disk_usage(folder)
     return (
@@ -118,7 +118,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Indented, sorted by key, so that equal values give equal bytes."""
+    """Write indented JSON, sorted by key, so that equal values give equal bytes."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
@@ -132,7 +132,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def sha256_code(*paths: Path) -> str:
-    """sha256 over Python sources, files and all below folders: a part of the key of what other code must not go on."""
+    """sha256 over Python sources, given as files and folders, so that a checkpoint is not resumed by different code."""
     digest = hashlib.sha256()
     for path in paths:
         for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
@@ -153,12 +153,13 @@ def _remove(*directories: Path) -> None:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
 
 
 def _let_others_read(directory: Path) -> None:
-    """As the umask has it: temporary directories, and the weights that safetensors writes, are their owner's alone."""
+    """Set permissions by the umask: temporary directories and files of safetensors are readable by their owner
+    alone."""
     mask = _umask()
     for place in (directory, *directory.rglob("*")):
         if not place.is_symlink():

@@ -1,8 +1,8 @@
-"""How much memory tensors take while code runs, counted at every operation, on any device - also on the meta device,
-where nothing is allocated and a network of any size can be counted on any machine.
+"""Counts the memory of tensors at every operation, on any device - also on the meta device, where nothing is allocated,
+so that a network of any size can be counted on any machine.
 
-A storage counts from the operation that makes it until nothing refers to it any more. What a kernel takes for itself
-while it runs, and how an allocator rounds and fragments, is not seen.
+A storage counts from the operation that creates it until nothing refers to it. Workspaces of kernels, and the
+allocator's rounding and fragmentation, are not counted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """Within the `with`, counts the storages that are alive on one device.
+    """Within the block, counts the live storages on one device.
 
     Attributes:
-        held: bytes alive now. peak: the most that were.
+        held: live bytes now. peak: their maximum.
 
     Args:
-        device: whose tensors are counted.
-        tensors: what is there from the beginning (weights, a batch): counted from the start.
+        device: of the counted tensors.
+        tensors: existing ones (weights, a batch), counted from the start.
     """
 
     def __init__(self, device: torch.device, tensors: Iterable[Tensor] = ()) -> None:
@@ -60,16 +60,16 @@ class LiveMemory(TorchDispatchMode):
 
 @contextmanager
 def fused_attention() -> Iterator[None]:
-    """Within the `with`, attention on the meta device is what the fused kernels make of it: the output and one number a
-    row, not the L x L matrix. torch takes the plain formula there, whatever a real device would do; GPUs and CPUs run a
-    fused kernel for every attention of SD3, which has no mask and no dropout."""
+    """Within the block, attention on the meta device counts as with a fused kernel: the output and one number per row,
+    not the L x L matrix. torch uses the plain formula on that device; GPUs and CPUs run a fused kernel for every
+    attention of SD3, which has no mask and no dropout."""
     module: Any = functional
     plain = module.scaled_dot_product_attention
 
     def attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
         if not query.is_meta or any(options.values()):
             return plain(query, key, value, **options)
-        # The operator of this name that the meta device knows; it keeps what the others keep.
+        # The fused operator that the meta device supports; it keeps the same tensors as the others.
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
 
     module.scaled_dot_product_attention = attention

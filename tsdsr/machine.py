@@ -1,4 +1,4 @@
-"""Facts about this machine and what it can reach. Nothing here imports Ray, MLflow or torch."""
+"""Properties of this machine and its reachable services. Nothing here imports Ray, MLflow or torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SECONDS = 3.0
 
 
 def cpus() -> int:
-    """Processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory() -> int:
-    """Bytes of main memory, or the container's limit where that is lower."""
+    """Bytes of main memory, or the container's limit if that is lower."""
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [_number(Path(path)) for path in _LIMITS]
     return min([installed, *(limit for limit in limits if limit is not None)])
@@ -29,7 +29,7 @@ _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping; all of it where the system does not say."""
+    """Bytes available without swapping; all of it if the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -52,7 +52,7 @@ def _left_by_the_container() -> int:
 
 
 def shared_memory() -> int:
-    """Bytes free in /dev/shm; 0 where there is none."""
+    """Bytes free in /dev/shm; 0 if it does not exist."""
     return shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
 
 
@@ -65,12 +65,12 @@ def ray_address() -> str | None:
 
 
 def mlflow_server() -> str | None:
-    """The server or store that runs are copied to."""
+    """The server or store to which runs are copied."""
     return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def reachable(address: str) -> bool:
-    """Does something listen at `host:port` or at a URL's host?"""
+    """Whether a server listens at `host:port` or at a URL's host."""
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
     try:
         port = parts.port or DEFAULT_PORTS.get(parts.scheme)
@@ -86,7 +86,7 @@ def reachable(address: str) -> bool:
 
 
 def without_passwords(text: str) -> str:
-    """URLs, and texts with URLs, fit for a log."""
+    """A text with the passwords of its URLs removed."""
     return re.sub(r"//[^/\s]*@", "//***@", text)
 
 

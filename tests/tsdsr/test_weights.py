@@ -245,7 +245,7 @@ def test_a_damaged_file_stops_no_other_import(
 
 
 def test_import_of_a_folder_without_weights_is_a_mistake(caches: Path) -> None:
-    with pytest.raises(UserError, match="holds none"):
+    with pytest.raises(UserError, match="contains none"):
         run("import", str(write(caches / "other/a.txt").parent))
     with pytest.raises(UserError, match="no such folder"):
         run("import", str(caches / "nowhere"))

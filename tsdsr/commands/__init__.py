@@ -1,5 +1,5 @@
-"""`tsdsr upscale | demo | export | doctor | score | weights`: one module a command, with `add_arguments` and `run`.
+"""`tsdsr upscale | demo | export | doctor | score | weights`: one module per command, with `add_arguments` and `run`.
 
-`main` chooses the module and turns a `UserError` into one line and exit status 2. What a command does beyond reading
-options and telling people about it belongs in the library.
+`main` selects the module and reports a `UserError` in one line with exit status 2. Code beyond options and output
+belongs in the rest of the library.
 """

@@ -1,4 +1,5 @@
-"""`tsdsr demo`: a page on this computer for one photograph at a time. Nothing leaves the computer, nothing is kept."""
+"""`tsdsr demo`: a local page that enlarges one photograph at a time. Nothing leaves the computer, and nothing is
+kept."""
 
 from __future__ import annotations
 
@@ -28,16 +29,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 _UPLOAD = "128mb"
-_PREVIEW = 2048  # pixels along the longer side of what the slider shows
-_TIDY = 600  # seconds between removals of files that are older than that
+_PREVIEW = 2048  # pixels of the longer side in the slider
+_TIDY = 600  # files older than this many seconds are removed, as often
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options. Nothing heavy is imported for them."""
+    """Add the command's options, without a heavy import."""
     options.add_model(parser)
-    parser.add_argument("--port", type=_port, default=7860, help="of the page, on 127.0.0.1")
+    parser.add_argument("--port", type=_port, default=7860, help="port of the page, on 127.0.0.1")
     parser.add_argument(
-        "--max-megapixels", type=options.amount, default=16.0, help="of a result, in millions of pixels"
+        "--max-megapixels", type=options.amount, default=16.0, help="maximum size of a result, in millions of pixels"
     )
 
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     Returns: 0.
 
     Raises:
-        UserError: without Gradio, for a model that cannot be opened, or a port that is taken.
+        UserError: Gradio is missing, the model cannot be opened, or the port is taken.
     """
     from tsdsr.inference.opening import DEFAULT, find_model
 
@@ -80,11 +81,11 @@ def serve(opened: Callable[[str], Upscaler], model: str, port: int, max_megapixe
     """Start the page in the background.
 
     Args:
-        opened: from a model's name to an upscaler that is ready to run.
-        model: chosen at first.
+        opened: a function from a model's name to its upscaler.
+        model: the initial choice.
         port: on 127.0.0.1.
-        max_megapixels: that a result may have.
-        stack: closing it stops the page and removes every file that it made.
+        max_megapixels: the maximum of a result.
+        stack: closing it stops the page and removes its files.
 
     Returns:
         the page's address.
@@ -121,7 +122,7 @@ def _set_temporary(folder: str | None) -> None:
 
 
 def _gradio() -> Any:
-    """The library, told to call nobody."""
+    """The library, with its usage reports off."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         gradio = importlib.import_module("gradio")
@@ -129,7 +130,7 @@ def _gradio() -> Any:
         if error.name != "gradio":
             raise
         raise UserError("the page needs Gradio: install the extra `demo`, as in pip install -e '.[demo]'") from None
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it reports each request to the page itself
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # httpx logs each request to the page
     return gradio
 
 
@@ -138,7 +139,7 @@ def _page(gr: Any, opened: Callable[[str], Upscaler], model: str, max_megapixels
         if path is None:
             raise gr.Error("Choose a photograph first.", print_exception=False)
         progress(0, desc="Reading")
-        with tempfile.TemporaryDirectory() as folder:  # the page has its own copies once it took the results
+        with tempfile.TemporaryDirectory() as folder:  # the page has its own copies of the results
             try:
                 before, after, result = restore(
                     opened(name), Path(path), scale, Path(folder), max_megapixels, lambda *tiles: progress(tiles)
@@ -180,21 +181,21 @@ def restore(
     max_megapixels: float,
     step: Callable[[int, int], Any],
 ) -> tuple[Image.Image, Image.Image, Path]:
-    """Enlarge one photograph, in its own format where that is written here, with all that belongs to it.
+    """Enlarge one photograph; the result keeps its format, if that can be written, and its metadata.
 
     Args:
         upscaler: ready to run.
-        path: of the photograph.
+        path: the photograph.
         scale: 1 to 8.
-        folder: where the result goes.
-        max_megapixels: that it may have.
+        folder: for the result.
+        max_megapixels: the maximum of the result.
         step: called with (tiles done, tiles in all).
 
     Returns:
-        the bicubic enlargement and the result, for the eye (8 bits, on white, at most 2048 pixels a side); the file.
+        the bicubic enlargement and the result for display (8 bits, on white, at most 2048 pixels a side), and the file.
 
     Raises:
-        UserError: for a picture that cannot be read or is too small, or a result that is too large.
+        UserError: the photograph cannot be read or is too small, or the result would be too large.
     """
     from tsdsr.inference.enlarge import Settings, enlarge
     from tsdsr.inference.sizes import TargetSize
@@ -220,7 +221,7 @@ def restore(
 
 
 def _view(picture: Picture, size: tuple[int, int]) -> Image.Image:
-    """A picture (W, H) = `size` for the eye, in its own colour space."""
+    """A picture of (W, H) = `size` for display, in its own colour space."""
     from PIL import Image
 
     colours, alpha = _eight_bits(picture.values), picture.alpha

@@ -1,4 +1,4 @@
-"""`tsdsr doctor`: what this machine has, what it can reach, and what in params.yaml will not fit on it."""
+"""`tsdsr doctor`: checks the machine, the services it can reach, and whether params.yaml fits on it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from tsdsr.errors import UserError
 PACKAGES = (
     "torch", "torchvision", "diffusers", "transformers", "peft", "pyiqa", "basicsr", "datasets", "ray", "dvc", "mlflow"
 )  # fmt: skip
-SMALL_SHM = 2**30  # Ray keeps its object store there
+SMALL_SHM = 2**30  # Ray's object store is there
 SMALL_DISK = 5 * 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options on `parser`."""
     parser.add_argument("--params", default="params.yaml", help="the params to check (default: %(default)s)")
-    parser.add_argument("--memory", action="store_true", help="also count a training step's memory: half a minute")
+    parser.add_argument(
+        "--memory", action="store_true", help="also count a training step's memory (takes half a minute)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print every section.
 
     Returns:
-        1 when something is BAD: a run with these params would stop; else 0.
+        1 if a finding is BAD, that is, a run with these params would stop; else 0.
     """
     sections = {
         "Versions": versions(),
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def versions() -> list[Finding]:
-    """Python and the packages that matter."""
+    """Python and the main packages."""
     import platform
     from importlib import metadata
 
@@ -78,11 +80,11 @@ def resources() -> list[Finding]:
 
 
 def gpus() -> list[Finding]:
-    """Those that PyTorch can use."""
+    """The accelerators that PyTorch can use."""
     try:
         import torch
     except ModuleNotFoundError:
-        return [Finding(NOTE, "gpu", "not looked for: PyTorch is not installed")]
+        return [Finding(NOTE, "gpu", "unknown: PyTorch is not installed")]
     found = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
@@ -92,7 +94,7 @@ def gpus() -> list[Finding]:
 
 
 def weights() -> list[Finding]:
-    """Each published file: here, absent or damaged."""
+    """Each published file: present, absent or damaged."""
     from tsdsr.weights import WEIGHTS, find
 
     findings = []
@@ -110,7 +112,7 @@ def weights() -> list[Finding]:
 
 
 def services() -> list[Finding]:
-    """Ray and MLflow, where the environment says they are."""
+    """Ray and MLflow, at the addresses in the environment."""
     return [machine_ray(), *machine_mlflow()]
 
 
@@ -119,7 +121,7 @@ def machine_ray() -> Finding:
     if address is None:
         return Finding(OK, "ray", "no cluster named by RAY_ADDRESS: stages start their own on loopback")
     if address == "auto":
-        return Finding(NOTE, "ray", "RAY_ADDRESS is `auto`: whichever cluster runs here")
+        return Finding(NOTE, "ray", "RAY_ADDRESS is `auto`: the cluster that runs on this machine")
     if machine.reachable(address):
         return Finding(OK, "ray", f"{address} answers")
     return Finding(BAD, "ray", f"{address} does not answer", "start it (make cluster), or unset RAY_ADDRESS")
@@ -137,7 +139,7 @@ def machine_mlflow() -> list[Finding]:
 
 
 def fit(path: Path, *, memory: bool) -> list[Finding]:
-    """What in the params is wrong, missing or too large for this machine."""
+    """Settings in params that are wrong, missing or too large for this machine."""
     try:
         params = Params.load(path)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""`tsdsr export`: a student in another form."""
+"""`tsdsr export`: write a student in another form."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 FORMS = {
     "pipeline": "one streamlined TSDSRPipeline that needs no teacher",
     "onnx": "three graphs that run without PyTorch, weights in float16",
-    "diffusers": "plain diffusers networks, adapters merged, that need nothing of tsdsr",
-    "package": "teacher, student, graphs and checksums, as models ship with tsdsr",
+    "diffusers": "plain diffusers networks with merged adapters, which need no tsdsr",
+    "package": "teacher, student, graphs and checksums, in the form of the shipped models",
 }
 # Files that mark an earlier export, of any form.
 _MARKS = ("model_index.json", "upscaler.json", "step.json", "SHA256SUMS")
@@ -27,16 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", required=True, type=Path, help="the directory to write; an earlier export is replaced"
     )
     parser.add_argument("--as", dest="form", default="pipeline", choices=FORMS, help=f"{forms} (default: pipeline)")
-    parser.add_argument("--model", default="full", help="a student's directory, or its name below data/students")
-    parser.add_argument("--teacher", help="the teacher's directory or hub id; that of the student by default")
+    parser.add_argument("--model", default="full", help="a student directory, or a name below data/students")
+    parser.add_argument("--teacher", help="the teacher's directory or hub id (default: the student's)")
     parser.add_argument(
-        "--dtype", choices=["float32", "float16", "bfloat16"], help="of a pipeline's or network's weights (float32)"
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="dtype of the weights of a pipeline or network (default: float32)",
     )
-    parser.add_argument("--card", action="store_true", help="also README.md: a model card with the run's scores")
+    parser.add_argument("--card", action="store_true", help="also write README.md, a model card with the run's scores")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns: 0 when everything asked for was written."""
+    """Returns: 0 if everything was written."""
     from tsdsr.inference.opening import find_model
 
     place = find_model(args.model).student
@@ -89,12 +91,12 @@ def _check(args: argparse.Namespace, place: Path) -> None:
     from tsdsr.inference.opening import SAVED
 
     if args.output.is_file() or (args.output.is_dir() and any(args.output.iterdir()) and not _is_export(args.output)):
-        raise UserError(f"{args.output}: exists and is no earlier export; choose another -o")
+        raise UserError(f"{args.output}: exists and is not an earlier export; choose another -o")
     if args.output.resolve() in (place.resolve(), place.resolve().parent):
-        raise UserError(f"{args.output}: holds the model itself; choose another -o")
+        raise UserError(f"{args.output}: contains the model itself; choose another -o")
     is_student = (place / "student.json").is_file()
     if (args.card or args.form == "package") and not is_student:
-        raise UserError(f"{place}: only a student directory has what a card tells")
+        raise UserError(f"{place}: a model card needs a student directory")
     if args.form == "diffusers" and (place / SAVED).is_file():
         raise UserError(f"{place}: --as diffusers takes a student directory; an export is streamlined already")
     if args.dtype and args.form in ("onnx", "package"):

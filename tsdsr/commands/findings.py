@@ -1,4 +1,4 @@
-"""What `tsdsr doctor` prints: a line a finding, with its state and its cure."""
+"""The output of `tsdsr doctor`: one line per finding, with its state and the remedy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Finding:
     """One line.
 
     Attributes:
-        state: OK, WARN, BAD, or NOTE for a plain fact.
-        subject: what it is about.
-        text: what was found.
-        cure: the change to make, if there is one.
+        state: OK, WARN, BAD, or NOTE for plain information.
+        subject: a device, package or key of params.
+        text: the finding.
+        cure: the remedy, if there is one.
     """
 
     state: str

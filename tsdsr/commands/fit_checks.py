@@ -1,4 +1,4 @@
-"""What in the params will not fit on this machine, with the change to make. A row a check."""
+"""Checks whether the params fit on this machine, each with the change to make."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from tsdsr.training.memory import DistillMemory
 
 LPIPS_FILES = {"alex": ("alexnet", "lpips-alex"), "vgg": ("vgg16", "lpips-vgg")}
-RESERVE = 0.9  # the share of a device's memory that a run may plan with
+RESERVE = 0.9  # the usable share of a device's memory
 
 
 def check(params: Params, *, count_memory: bool) -> list[Finding]:
-    """Every check's findings, or one line that says that all is well.
+    """The findings of every check, or one line if all is well.
 
     Args:
-        count_memory: count a training step's memory too; its networks and libraries take half a minute.
+        count_memory: count a training step's memory too, which takes half a minute.
     """
     found = [finding for row in CHECKS for finding in row(params)]
     if count_memory:
@@ -81,9 +81,9 @@ def _memory(params: Params, need: DistillMemory) -> Finding:
 
 
 def _savings(params: Params, on_gpu: bool) -> list[str]:
-    """The settings that would lower it, the least costly first."""
+    """The settings that lower it, the least costly first."""
     config = params.distill
-    lora = getattr(config, "lora", None)  # not every method has adapters
+    lora = getattr(config, "lora", None)  # some methods have no adapters
     rows = config.batch_size // max(1, config.num_workers) // config.accumulation
     wanted = [
         (on_gpu and config.precision == "float32", "distill.precision: bfloat16"),
@@ -98,7 +98,7 @@ def _savings(params: Params, on_gpu: bool) -> list[str]:
 
 
 def _disk(params: Params, memory_need: DistillMemory) -> Finding:
-    keep = params.distill.checkpoint.keep + 1  # one more while the newest is written
+    keep = params.distill.checkpoint.keep + 1  # one more during a write
     need, have = keep * memory_need.checkpoint, machine.free_disk(Path.cwd())
     text = f"checkpoints take up to {gib(need)}; {gib(have)} are free"
     if need <= have:
@@ -127,7 +127,7 @@ def _files(params: Params) -> list[Finding]:
 
 
 def _exists(source: object) -> bool:
-    """Does each folder or glob of `data.source` name something?"""
+    """Check that each folder or glob of `data.source` exists."""
     patterns = source if isinstance(source, list | tuple) else [source]
     return all(_matches(str(pattern)) for pattern in patterns)
 

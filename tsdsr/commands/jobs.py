@@ -1,4 +1,4 @@
-"""From what stands on the command line to pairs of an input and an output."""
+"""Turn the command line's arguments into pairs of an input and an output."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tsdsr.errors import UserError
 
 logger = logging.getLogger(__name__)
 STANDARD_STREAM = Path("-")
-_ADDED = "-upscaled"  # to a name where no output is named
-_FILE_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # a suffix, unlike in `holidays.2024`
+_ADDED = "-upscaled"  # appended to the input's name if no output is named
+_FILE_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")  # a real suffix, unlike that of `holidays.2024`
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Job:
     """One picture to enlarge; `STANDARD_STREAM` as source or target is stdin or stdout.
 
     Attributes:
-        form: the format to write, None = that of the source.
+        form: the format to write; None = the source's.
     """
 
     source: Path
@@ -41,20 +41,20 @@ class _Found:
 def plan_jobs(
     inputs: list[str], output: str | None, form: str | None, suffixes: dict[str, tuple[str, ...]]
 ) -> list[Job]:
-    """Match inputs with outputs.
+    """Assign an output to each input.
 
     Args:
         inputs: files, folders (searched with their subfolders, hidden ones apart), globs, or `-`.
         output: a file for one file, a folder for several (the tree below a folder is kept), or `-`; None = beside each
             input, under its name with `-upscaled` added, and standard output for standard input.
-        form: the format to write; None = by the output's name, else that of the input.
-        suffixes: of each format's files, the first for new names.
+        form: the format to write; None = by the output's name, otherwise the input's.
+        suffixes: format -> its file suffixes; the first is used for new names.
 
     Returns:
-        one job a picture. Of two that would be written to one file, one gets another name, and a line says so.
+        one job per picture. If two would be written to the same file, one gets another name, which is logged.
 
     Raises:
-        UserError: for inputs that are not there, and outputs that are ambiguous or would overwrite an input.
+        UserError: an input does not exist, or an output is ambiguous or would overwrite an input.
     """
     if output is None:
         return _apart([job for pattern in inputs for job in _beside(pattern, form, suffixes)])
@@ -80,7 +80,7 @@ def plan_jobs(
 
 
 def _beside(pattern: str, form: str | None, suffixes: dict[str, tuple[str, ...]]) -> list[Job]:
-    """An input's jobs where no output is named."""
+    """The jobs of an input without a named output."""
     if pattern == "-":
         return [Job(STANDARD_STREAM, STANDARD_STREAM, form)]
     path = Path(pattern)
@@ -96,7 +96,8 @@ def _beside(pattern: str, form: str | None, suffixes: dict[str, tuple[str, ...]]
 
 
 def _expand(pattern: str, target: Path) -> list[_Found]:
-    """What an input stands for. Below a folder nothing that lies in the output folder: those are earlier results."""
+    """The files of an input. Files in the output folder, if it is below an input folder, are skipped as earlier
+    results."""
     path = Path(pattern)
     if pattern == "-":
         return [_Found(STANDARD_STREAM, Path("stdin"))]
@@ -104,9 +105,9 @@ def _expand(pattern: str, target: Path) -> list[_Found]:
         files = picture_files.walk(path, {target.resolve()} - {path.resolve()})
         found, others = picture_files.told_apart(files, (*picture_files.SUFFIXES, *picture_files.HEIF_SUFFIXES))
         if others:
-            logger.info("%s: passed over by their names: %s", path, picture_files.counted(others))
+            logger.info("%s: skipped, by their names: %s", path, picture_files.counted(others))
         if not found:
-            raise UserError(f"{path}: no pictures in this folder or below it")
+            raise UserError(f"{path}: contains no pictures, also not in subfolders")
         return [_Found(item, item.relative_to(path)) for item in sorted(found)]
     if path.exists():
         return [_Found(path, Path(path.name))]
@@ -127,10 +128,10 @@ def _below(item: _Found, folder: Path, form: str | None, suffixes: dict[str, tup
 
 
 def _apart(jobs: list[Job]) -> list[Job]:
-    """The jobs, each with a target of its own; a picture that is named twice is enlarged once.
+    """The jobs with distinct targets; a picture that is named twice is enlarged once.
 
     Raises:
-        UserError: for a target that is an input.
+        UserError: a target is an input.
     """
     once = list({job.source.resolve() if job.source != STANDARD_STREAM else job.source: job for job in jobs}.values())
     inputs = {job.source.resolve() for job in once if job.source != STANDARD_STREAM}
@@ -141,7 +142,7 @@ def _apart(jobs: list[Job]) -> list[Job]:
             placed[job] = job
             continue
         if job.target.resolve() in inputs:
-            raise UserError(f"{job.target}: is the input itself, or another one; choose another -o")
+            raise UserError(f"{job.target}: is one of the inputs; choose another -o")
         target = next(name for name in _names(job) if name.resolve() not in taken)
         if target != job.target:
             logger.warning("%s goes to %s: another input is written to %s", job.source, target, job.target)
@@ -151,7 +152,7 @@ def _apart(jobs: list[Job]) -> list[Job]:
 
 
 def _names(job: Job) -> Iterator[Path]:
-    """What a job's target may be called: as planned, then `a.bmp.png` for `a.bmp`, then with numbers."""
+    """Candidates for a target's name: as planned, then `a.bmp.png` for `a.bmp`, then numbered."""
     yield job.target
     if job.source.suffix != job.target.suffix:
         yield job.target.with_name(job.target.stem + job.source.suffix + job.target.suffix)

@@ -1,4 +1,4 @@
-"""`tsdsr <command>`. A command's module is imported when it is called, so that help answers at once."""
+"""`tsdsr <command>`. A command's module is imported when it is called, so that help is fast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tsdsr.errors import UserError
 
 @dataclass(frozen=True)
 class Command:
-    """A module with `add_arguments(parser)` and `run(args) -> int`, and its line of help."""
+    """A module with `add_arguments(parser)` and `run(args) -> int`, and its help text."""
 
     module: str
     summary: str
@@ -25,9 +25,9 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "upscale": Command("tsdsr.commands.upscale", "enlarge pictures with a student"),
-    "demo": Command("tsdsr.commands.demo", "enlarge photographs on a page in the browser, on this computer"),
+    "demo": Command("tsdsr.commands.demo", "enlarge photographs on a local page in the browser"),
     "export": Command("tsdsr.commands.export", "write a student in one of four other forms"),
-    "doctor": Command("tsdsr.commands.doctor", "check that this installation and machine can do the work"),
+    "doctor": Command("tsdsr.commands.doctor", "check this installation and machine"),
     "score": Command("tsdsr.commands.score", "score a folder of images"),
     "weights": Command("tsdsr.commands.weights", "list, fetch, check and import the weights of metrics and losses"),
 }
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     _replace_closed_streams()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on import it reports a missing optional kernel
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # logs a missing optional kernel on import
     if not words or words[0] not in COMMANDS:
         return _overview(words)
     command = COMMANDS[words[0]]
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"tsdsr {words[0]}", description=f"{command.summary}.".capitalize())
     module.add_arguments(parser)
     args = parser.parse_args(words[1:])
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that files in the making are removed
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that unfinished files are removed
+        if signal.getsignal(number) != signal.SIG_IGN:  # keep nohup's setting
             signal.signal(number, _interrupt)
     try:
         status = int(module.run(args))
@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read the output, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush, at exit, must not fail again
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit does not fail
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -70,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _replace_closed_streams() -> None:
-    """Where whoever called has closed a standard stream, nothing takes its place: neither a file that is opened later,
-    into which libraries would print, nor standard output, to which Python prints what has no stream for errors."""
+    """Replace closed standard streams by the null device. Otherwise a file opened later could get the descriptor, and
+    libraries would print into it, or Python would print errors to standard output."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
@@ -84,11 +84,11 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _overview(words: list[str]) -> int:
-    """Help, the version, or what is wrong with the command line."""
+    """Print the help, the version, or an error of the command line."""
     parser = argparse.ArgumentParser(
         prog="tsdsr",
         description="One-step diffusion super-resolution.",
-        epilog="`tsdsr COMMAND --help` says what a command takes.",
+        epilog="`tsdsr COMMAND --help` describes a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tsdsr {__version__}")

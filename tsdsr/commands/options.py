@@ -1,4 +1,4 @@
-"""Options that commands share, and what they accept: argparse says what is wrong with the rest."""
+"""Options that several commands share, and their types; argparse reports invalid values."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from tsdsr.inference.sizes import MAX_FACTOR, MIN_FACTOR
 
 
 def add_model(parser: argparse._ActionsContainer) -> None:
-    """Which model, and where it runs."""
+    """The options of the model and the device."""
     parser.add_argument(
-        "--model", help="a student's directory or its name below data/students, an export, or a shipped model (default)"
+        "--model",
+        help="a student directory or a name below data/students, an export, or the name of a shipped model (default)",
     )
-    parser.add_argument("--teacher", help="the teacher's directory or hub id; that of the student by default")
+    parser.add_argument("--teacher", help="the teacher's directory or hub id (default: the student's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "float16", "bfloat16"])
 
 
 def add_size(parser: argparse.ArgumentParser) -> None:
-    """The result's size, in one of several ways."""
-    size = parser.add_argument_group("size", "one of these; the student's own scale by default")
+    """The options of the result's size."""
+    size = parser.add_argument_group("size", "at most one of these; by default the student's scale")
     size.add_argument("--scale", type=scale, help="1 to 8")
     size.add_argument("--width", type=count, help="pixels")
     size.add_argument("--height", type=count, help="pixels")
@@ -30,11 +31,15 @@ def add_size(parser: argparse.ArgumentParser) -> None:
 
 
 def add_tiling(parser: argparse.ArgumentParser) -> None:
-    """The options about tiles."""
+    """The options of tiling."""
     tiles = parser.add_argument_group("tiles")
-    tiles.add_argument("--tile", type=tile, default="auto", help="a side in pixels of the result, or auto (by memory)")
-    tiles.add_argument("--overlap", type=whole, help="pixels that neighbours share; a quarter of a tile by default")
-    tiles.add_argument("--batch", type=count, default=1, help="tiles that go through the model at once")
+    tiles.add_argument(
+        "--tile", type=tile, default="auto", help="side of a tile in pixels of the result, or auto (by memory)"
+    )
+    tiles.add_argument(
+        "--overlap", type=whole, help="pixels that neighbouring tiles share (default: a quarter of a tile)"
+    )
+    tiles.add_argument("--batch", type=count, default=1, help="number of tiles in a batch")
 
 
 def tile(text: str) -> int | Literal["auto"]:

@@ -10,18 +10,23 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Declare the command's options on `parser`."""
     parser.add_argument("--restored", required=required, metavar="DIR", help="folder of images to score")
-    parser.add_argument("--reference", metavar="DIR", help="folder of references of the same names; may be left out")
+    parser.add_argument("--reference", metavar="DIR", help="folder of references with the same names (optional)")
     parser.add_argument(
-        "--out", required=required, metavar="FILE.csv", help="scores of images; FILE.json gets the means"
+        "--out",
+        required=required,
+        metavar="FILE.csv",
+        help="file for the scores of the images; FILE.json receives the means",
     )
     parser.add_argument("--metrics", metavar="A,B,...", help="default: all")
-    parser.add_argument("--method", metavar="NAME", help="what made the images; default: the folder's name")
-    parser.add_argument("--dataset", default="unnamed", metavar="NAME", help="which images they are")
-    parser.add_argument("--weights-dir", action="append", default=[], metavar="DIR", help="searched for weights first")
+    parser.add_argument("--method", metavar="NAME", help="name of the method (default: the folder's name)")
+    parser.add_argument("--dataset", default="unnamed", metavar="NAME", help="name of the data set")
+    parser.add_argument(
+        "--weights-dir", action="append", default=[], metavar="DIR", help="folder that is searched for weights first"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--batch-size", type=_count, default=4, help="images of one size scored together")
-    parser.add_argument("--no-cache", action="store_true", help="neither read nor keep scores in .tsdsr/scores")
-    parser.add_argument("--against", metavar="OTHER.csv", help="also print paired differences to these scores")
+    parser.add_argument("--batch-size", type=_count, default=4, help="number of images of one size in a batch")
+    parser.add_argument("--no-cache", action="store_true", help="do not use the cache of scores, .tsdsr/scores")
+    parser.add_argument("--against", metavar="OTHER.csv", help="also print the paired differences to these scores")
 
 
 def _count(text: str) -> int:
@@ -35,12 +40,11 @@ def run(args: argparse.Namespace) -> int:
     """Score, write and print.
 
     Returns:
-        0; 1 when the results are partial: some image could not be scored by a metric that was available; 2 when no
-        metric that was asked for is available. An interruption writes what there is, as partial, and goes on to the
-        caller.
+        0; 1 if the results are partial, that is, an available metric failed on an image; 2 if none of the chosen
+        metrics is available. On an interruption the scores so far are written as partial.
 
     Raises:
-        UserError: when no image can be scored, or a file that is named cannot be read or written: before the work.
+        UserError: no image can be scored, or a file cannot be read or written; raised before the work.
     """
     from tsdsr import metrics, weights
 
@@ -72,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(summary: dict) -> str:
-    """The means of a summary, one metric a line."""
+    """The means of a summary, one metric per line."""
     from tsdsr import metrics
 
     count = metrics.counted(summary["images"], summary["photographs"])
@@ -88,10 +92,10 @@ def describe(summary: dict) -> str:
 
 
 def describe_differences(ours: str | Path, theirs: str | Path) -> str:
-    """Paired differences, one metric a line; a star where the interval leaves out 0, over enough photographs."""
+    """Paired differences, one metric per line; a star marks an interval without 0, over enough photographs."""
     from tsdsr import metrics
 
-    rule = f"* the 95 % interval leaves out 0, from {metrics.FEWEST} photographs on"
+    rule = f"* the 95 % interval does not contain 0, over at least {metrics.FEWEST} photographs"
     lines = [f"{ours} - {theirs}, paired over images ({rule})"]
     for name, item in metrics.compare(ours, theirs).items():
         bounds = "" if item.low is None else f"  [{item.low:+.4f}, {item.high:+.4f}]"

@@ -29,25 +29,29 @@ logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options. PyTorch is not imported for them."""
+    """Add the command's options, without importing PyTorch."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, globs, or - for standard input")
     parser.add_argument(
-        "-o", "--output", help="a file; a folder for several; - for standard output; beside the input by default"
+        "-o", "--output", help="a file, a folder for several, or - for standard output (default: beside the input)"
     )
     options.add_size(parser)
     model = parser.add_argument_group("model")
     options.add_model(model)
-    model.add_argument("--seed", type=options.seed, help="sample the encoder's posterior with this seed, not its mode")
+    model.add_argument(
+        "--seed", type=options.seed, help="sample the encoder's posterior with this seed instead of taking its mode"
+    )
     options.add_tiling(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--color", default="wavelet", choices=["wavelet", "adain", "none"], help="colour alignment")
-    out.add_argument("--format", choices=sorted(FORMATS), help="that of the name, else of the input")
-    out.add_argument("--quality", type=options.quality, default=95, help="1 to 100, for jpeg and webp")
-    out.add_argument("--skip-existing", action="store_true", help="leave outputs that are already there")
+    out.add_argument(
+        "--format", choices=sorted(FORMATS), help="format (default: by the output's name, otherwise the input's)"
+    )
+    out.add_argument("--quality", type=options.quality, default=95, help="quality of jpeg and webp, 1 to 100")
+    out.add_argument("--skip-existing", action="store_true", help="skip inputs whose output exists")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns: 0 if every picture was written (or was there already), 1 if some were not."""
+    """Returns: 0 if every picture was written or existed, otherwise 1."""
     jobs = plan_jobs(args.inputs, args.output, args.format, {name: row.suffixes for name, row in FORMATS.items()})
     _check_streams(jobs)
     waiting = [job for job in jobs if not (args.skip_existing and job.target.exists())]
@@ -63,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_streams(jobs: list[Job]) -> None:
-    """Raises: UserError: where a standard stream is to be used that the caller has closed; Python then has none."""
+    """Raises: UserError: a standard stream is needed that the caller has closed."""
     for job in jobs:
         for path, stream, name in ((job.source, sys.stdin, "input"), (job.target, sys.stdout, "output")):
             if path == STANDARD_STREAM and stream is None:
@@ -83,7 +87,8 @@ def _settings(args: argparse.Namespace, scale: float) -> Settings:
 
 
 def _upscale_all(jobs: list[Job], model: Model, settings: Settings) -> int:
-    """How many were written. The model is loaded for the first picture that can be read: a bad file is told at once."""
+    """The number of written pictures. The model is loaded at the first readable picture, so that a bad file is reported
+    at once."""
     areas = {job: area for job in jobs if (area := _attempt(job, lambda job: _megapixels(job, settings)))}
     upscaler: Upscaler | None = None
     written = 0
@@ -100,21 +105,21 @@ def _upscale_all(jobs: list[Job], model: Model, settings: Settings) -> int:
 
 
 def _attempt(job: Job, work: Callable[[Job], T]) -> T | None:
-    """What the work on a picture returns; None if it failed, and one line says why."""
+    """The result of the work on a picture; None if it failed, after logging the reason in one line."""
     try:
         return work(job)
     except UserError as error:
         text, name = str(error), _name(job.source)
         logger.error("error: %s", _line(text if text.startswith((name, str(job.target))) else f"{name}: {text}"))
     except (OSError, MemoryError) as error:  # no space, no permission, out of memory
-        named = getattr(error, "filename", None)  # perhaps of the file aside, of which nobody knows
+        named = getattr(error, "filename", None)  # it may name the temporary file
         known = named in [str(path) for path in (job.source, *job.target.parents)]
         logger.error("error: %s: %s", _line(str(named if known else job.target)), _reason(error))
     return None
 
 
 def _line(text: str) -> str:
-    """A message in one line, whatever characters the names of files have."""
+    """A message in one line, with control characters in file names escaped."""
     return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
@@ -133,7 +138,7 @@ def _read(job: Job) -> Picture:
 def _writing(
     upscaler: Upscaler, picture: Picture, settings: Settings, step: Callable[[int, int], Any]
 ) -> Callable[[Job], tuple[int, int]]:
-    """Enlarge this picture and write it where a job says; the result's (H, W)."""
+    """Enlarge this picture, write it to the job's target, and return the result's (H, W)."""
 
     def write(job: Job) -> tuple[int, int]:
         started = time.monotonic()
@@ -149,7 +154,7 @@ def _writing(
 
 @contextmanager
 def _destination(target: Path) -> Iterator[BinaryIO]:
-    """The file, whole or absent; for standard output everything at once at the end."""
+    """Write the file completely or not at all; standard output receives everything at the end."""
     if target == STANDARD_STREAM:
         buffer = io.BytesIO()
         yield buffer
@@ -162,10 +167,10 @@ def _destination(target: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _progress(areas: dict[Job, float]) -> Iterator[Callable[[Job], Callable[[int, int], None]]]:
-    """On a terminal, a bar over the megapixels of all jobs with the time left; elsewhere nothing: a line a file does.
+    """On a terminal, a progress bar over the megapixels of all jobs; otherwise nothing, since each file is logged.
 
     Yields:
-        for each job, what takes its (tiles done, tiles in all).
+        for each job, a callback with (tiles done, tiles in all).
     """
     if not _is_terminal():
         yield lambda job: lambda finished, total: None
@@ -193,10 +198,10 @@ def _is_terminal() -> bool:
 
 
 def _megapixels(job: Job, settings: Settings) -> float:
-    """Of the result, from the input's header.
+    """The result's megapixels, from the input's header.
 
     Raises:
-        UserError: for a header that cannot be read, or a size that cannot be.
+        UserError: the header cannot be read, or the size is impossible.
     """
     if job.source == STANDARD_STREAM or (job.source.exists() and not job.source.is_file()):  # a pipe is read only once
         return 1.0

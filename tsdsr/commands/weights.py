@@ -16,25 +16,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's actions on `parser`."""
     actions = parser.add_subparsers(dest="action", required=True)
     for name, summary in {
-        "list": "every file: is it here, where it was found or is looked for, its source, what uses it",
-        "check": "compare the digests of the files that are here; exit status 1 when one is absent or damaged",
-        "fetch": "download the files that are absent into torch.hub's folder",
+        "list": "list every file: whether it is present, its location or search path, its source and its use",
+        "check": "compare the digests of the files; exit status 1 if one is absent or damaged",
+        "fetch": "download absent files into torch.hub's folder",
     }.items():
         action = actions.add_parser(name, help=summary, description=summary)
         action.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(WEIGHTS)}")
         action.add_argument("--dir", action="append", default=[], help="a folder to search first (may be repeated)")
-    action = actions.add_parser("import", help="copy files from a folder, for machines without network")
+    action = actions.add_parser("import", help="copy files from a folder, for machines without a network")
     action.add_argument("folder", metavar="DIR")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the action that was chosen.
+    """Run the chosen action.
 
     Returns:
-        0, or 1 when something is absent, damaged or could not be fetched.
+        0, or 1 if a file is absent, damaged or could not be fetched.
 
     Raises:
-        UserError: for an unknown name or a folder that cannot be used.
+        UserError: a name is unknown, or a folder cannot be used.
     """
     if args.action == "import":
         return _import(args.folder)
@@ -88,7 +88,7 @@ def _fetch(names: list[str], folders: list[str]) -> int:
 
 def _import(folder: str) -> int:
     if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder that holds the downloaded weights")
+        raise UserError(f"{folder}: no such folder; give the folder with the downloaded weights")
     status, imported = 0, False
     for name in WEIGHTS:
         try:
@@ -102,7 +102,7 @@ def _import(folder: str) -> int:
             imported = True
     if not imported and not status:
         wanted = ", ".join(weight.filename for weight in WEIGHTS.values())
-        raise UserError(f"{folder}: holds none of the files wanted: {wanted}")
+        raise UserError(f"{folder}: contains none of the wanted files: {wanted}")
     return status
 
 

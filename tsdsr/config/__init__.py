@@ -1,7 +1,7 @@
 """Typed, validated mirror of params.yaml, key for key.
 
-Defaults live in params.yaml alone: a missing key is an error, as are an unknown one and a value out of range. Every
-class is frozen; a changed copy comes from `Params.overlay`, which validates again.
+Defaults are in params.yaml alone: a missing key, an unknown key and a value out of range are errors. Every class is
+frozen; `Params.overlay` makes a changed, validated copy.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Params(Section):
         return self
 
     def _check_recipe(self, key: str, changes: Mapping[str, Any]) -> None:
-        """Whether `distill` is valid with these changes; `key` is where they stand."""
+        """Check that `distill` is valid with these changes, which are at `key`."""
         base = self.distill.model_dump(mode="json", by_alias=True)
         try:
             methods.validate(_changed_recipe(base, changes))
@@ -142,7 +142,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _swept_values_are_valid(self) -> Self:
-        """Both ends of each range, or every choice: no trial is to fail on a value that the search may draw."""
+        """Check both ends of each range, or every choice, so that no trial fails on a drawn value."""
         values = self.model_dump(mode="json", by_alias=True)
         for draw in self.sweep.space:
             keys = draw.key.split(".")
@@ -153,7 +153,7 @@ class Params(Section):
         return self
 
     def _check_drawn(self, values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-        """Validate one key's value. What is wrong together with other keys is left to the trial, which draws those."""
+        """Validate one key's value. Conflicts with other keys are found in the trial, which draws those."""
         section, *inner = keys
         kind = getattr(self, section)
         if not isinstance(kind, Section):
@@ -173,7 +173,7 @@ class Params(Section):
         """Read and validate a params file.
 
         Raises:
-            UserError: naming each key at fault, the value found and what was wanted.
+            UserError: names each invalid key, its value and the expected one.
         """
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -194,23 +194,22 @@ class Params(Section):
             raise UserError(f"{origin}: " + "; ".join(_describe(item) for item in error.errors())) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the file: plain containers, `lambda` spelled so."""
+        """Plain containers with the keys of the file, such as `lambda`."""
         return self.model_dump(mode="json", by_alias=True)
 
     def overlay(self, changes: Mapping[str, Any], origin: str = "overlay") -> Params:
-        """A validated copy with `changes` (nested, as in params.yaml) merged in; mappings merge, all else replaces."""
+        """A validated copy with `changes` (nested, as in params.yaml): mappings are merged, other values replaced."""
         return Params.parse(change(self.to_dict(), changes), origin)
 
 
 def change(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep-merge an overlay into params, or into what they share with the method that it names."""
+    """Deep-merge an overlay into params, or into the part that they share with the overlay's method."""
     return merge(without_former_recipe(base, changes), changes)
 
 
 def without_former_recipe(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Params as an overlay finds them. One that names another `distill.method` finds neither the former method's own
-    keys nor its ablation; one that names a phase that is not there finds no phases, and gives all of its own. Either
-    finds the search space without the keys that are gone."""
+    """The params into which an overlay is merged. For another `distill.method`, the former method's own keys and its
+    ablation are removed; for an unknown phase, all phases are. The search space loses the removed keys."""
     recipe = changes.get("distill")
     recipe, distill = recipe if isinstance(recipe, Mapping) else {}, base["distill"]
     other_method = recipe.get("method", distill["method"]) != distill["method"]
@@ -245,7 +244,7 @@ def _has(values: Any, path: str) -> bool:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep-merge `changes` into a copy of `base`; `phases` that name one which is not there replace those that are."""
+    """Deep-merge `changes` into a copy of `base`; `phases` with a new name replace all phases of `base`."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -257,15 +256,15 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _describe(item: Any) -> str:
-    """One pydantic error as `key.path: what was wanted (found value)`."""
+    """One pydantic error as `key.path: expectation (found value)`."""
     loc = [str(part) for part in item["loc"] if part != "[key]"]
     if len(loc) > 1 and loc[0] == "distill":
-        del loc[1]  # the method, by which pydantic tells the classes of the section apart
+        del loc[1]  # the method, pydantic's discriminator of the section's classes
     key = ".".join(loc)
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; remove it or correct its spelling"
     if item["type"] == "missing":
-        return f"{key}: missing; every key of the committed params.yaml is needed"
+        return f"{key}: missing; every key of the committed params.yaml is required"
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{key}: {message}" if key else message

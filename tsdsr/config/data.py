@@ -1,4 +1,4 @@
-"""The sections `data`, `captions` and `prepare`: which photographs, how they are cut and described."""
+"""The sections `data`, `captions` and `prepare`: the photographs, their crops and captions."""
 
 from __future__ import annotations
 

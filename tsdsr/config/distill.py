@@ -1,4 +1,4 @@
-"""The section `distill`: what every method's recipe has. Each method's own keys are in `tsdsr.config.methods`."""
+"""The section `distill`: the keys of every method. Each method's own keys are in `tsdsr.config.methods`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class AugmentConfig(Section):
 
 
 class DistillConfig(Section):
-    """The keys that a method adds are those of its subclass; one that replaces a key here gives it a wider type."""
+    """A method's subclass adds its keys, or replaces one of these by a wider type."""
 
     method: str
     start: str | None

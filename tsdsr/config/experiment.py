@@ -1,4 +1,4 @@
-"""The sections `evaluate`, `ablate`, `sweep`, `report`, `tracking` and `cluster`: what is compared, kept, and where."""
+"""The sections `evaluate`, `ablate`, `sweep`, `report`, `tracking` and `cluster`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ExternalConfig(Section):
 
     @property
     def run_name(self) -> str:
-        """Of its run, and of its files of scores."""
+        """The name of its run and of its files of scores."""
         return f"{self.name}-{self.dataset}".replace(" ", "_")
 
 
@@ -50,7 +50,7 @@ class EvaluateConfig(Section):
         return self
 
 
-VariantName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # a file name, and told apart from `-seed<n>`
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # part of file names, before `-seed<n>`
 
 
 class AblateConfig(Section):

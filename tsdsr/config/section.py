@@ -1,4 +1,4 @@
-"""What every section of params.yaml is made of."""
+"""The base class and types of every section of params.yaml."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic_core import CoreSchema, core_schema
 
 @dataclass(frozen=True)
 class Within:
-    """Bounds of a number; a value outside of them is refused by a message that holds the whole range.
+    """Bounds of a number; the message for a value outside of them states the range.
 
     Attributes:
-        low, high: the bounds, each allowed itself unless `above` or `below` says otherwise; None: no bound.
-        above, below: the bounds of an open end.
+        low, high: inclusive bounds; None: no bound.
+        above, below: exclusive bounds.
     """
 
     low: float | None = None
@@ -44,17 +44,17 @@ class Within:
 
 
 def ordered(bounds: tuple[float, float]) -> tuple[float, float]:
-    """Raises ValueError where the lower bound is above the upper one."""
+    """Raises ValueError if the lower bound is above the upper one."""
     if bounds[0] > bounds[1]:
         raise ValueError(f"the lower bound {bounds[0]:g} is above the upper bound {bounds[1]:g}")
     return bounds
 
 
 Probability = Annotated[float, Within(0, 1)]
-Fraction = Annotated[float, Within(above=0, below=1)]  # a part that leaves something on either side
+Fraction = Annotated[float, Within(above=0, below=1)]  # a proper part of a whole
 Share = Annotated[float, Within(above=0, high=1)]
 LearningRate = Annotated[float, Within(above=0, high=1)]
-Decay = Annotated[float, Within(0, below=1)]  # of a running average; 1 would never change
+Decay = Annotated[float, Within(0, below=1)]  # of a running average; with 1 it would never change
 Time = Annotated[float, Within(above=0, high=1000)]  # linear time t, of 1000
 Positive = Annotated[float, Within(above=0)]
 NonNegative = Annotated[float, Within(0)]

@@ -1,4 +1,4 @@
-"""The sections `teacher`, `prompts` and `precompute`: what the student learns from."""
+"""The sections `teacher`, `prompts` and `precompute`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class TeacherVAEConfig(TeacherCropsConfig):
 
 
 class DecoderTermsConfig(Section):
-    """A decoder against a patch discriminator; the weights are in units of the reconstruction's gradient norm."""
+    """Training of the decoder with a patch discriminator; weights are in units of the reconstruction's gradient
+    norm."""
 
     learning_rate: LearningRate
     discriminator_learning_rate: LearningRate

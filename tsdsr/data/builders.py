@@ -1,4 +1,4 @@
-"""Build `data/pairs`: one photograph at a time, in any order and any number of processes, with the same bytes."""
+"""Build `data/pairs` one photograph at a time, with the same bytes in any order and any number of processes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PAIR_FILES = {"hq": ".png", "lq": ".png", "captions": ".txt"}
 
 @dataclass(frozen=True)
 class Task:
-    """One photograph to make pairs of; or, where `lq` is given, one ready-made pair, with the photograph as HQ side."""
+    """One photograph to make pairs of; or, if `lq` is given, one ready-made pair with the photograph as HQ side."""
 
     ref: PhotographRef
     split: Split
     lq: Path | None = None
 
     def to_json(self) -> str:
-        """For another process; file names that are not UTF-8 survive it."""
+        """As JSON for another process; it preserves file names that are not UTF-8."""
         return json.dumps(asdict(self), default=str)
 
     @classmethod
@@ -47,7 +47,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: its pairs, as rows of the manifest, or the reason why there are none."""
+    """The result of a task: its pairs, as rows of the manifest, or the reason why there are none."""
 
     photograph: str
     split: Split
@@ -66,10 +66,10 @@ class Outcome:
 def build(task: Task, params: Params, root: Path) -> Outcome:
     """Write the pairs of one task under `root`, a folder laid out like data/pairs.
 
-    A photograph that cannot serve is an outcome, not an error.
+    An unusable photograph is an outcome, not an error.
 
     Raises:
-        UserError: a ready-made pair cannot serve: a test set is whole, or it is not that test set.
+        UserError: a ready-made pair is unusable, since a test set must be complete.
     """
     try:
         photograph = read_photograph(task.ref.path, params.prepare.max_megapixels)
@@ -135,7 +135,7 @@ def _make(task: Task, photograph: np.ndarray, crop: int, box: Box, params: Param
 
 
 def _build_ready_made(task: Task, lq_path: Path, hq: np.ndarray, caption: str, params: Params, root: Path) -> Outcome:
-    """Ready-made pairs are taken as they are, as 8-bit RGB PNG."""
+    """Copy a ready-made pair unchanged, as 8-bit RGB PNG."""
     lq = read_photograph(lq_path, params.prepare.max_megapixels)
     if hq.shape[:2] != (lq.shape[0] * params.data.scale, lq.shape[1] * params.data.scale):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The colour photographs that come with the dependencies: real input without a download."""
+"""The colour photographs in installed dependencies: real input without a download."""
 
 from __future__ import annotations
 

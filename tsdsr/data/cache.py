@@ -1,4 +1,4 @@
-"""What training needs of the teacher, computed once: HQ latents and prompt embeddings in memory-mapped Arrow shards.
+"""The latent cache: HQ latents and prompt embeddings, computed once, in memory-mapped Arrow shards.
 
     manifest.json            format, dtype, shapes, the teacher's fingerprint, and every shard's rows, bytes and sha256
     latents-00000.arrow ...  columns id (string), prompt (int32, a row of the prompts), latent (raw bytes), and restored
@@ -35,10 +35,10 @@ from tsdsr.models.prompt import Prompt
 MANIFEST = "manifest.json"
 FORMAT = 1
 NULL_PROMPT = ""
-MIRRORED = "~mirrored"  # what ids of mirror images end with
+MIRRORED = "~mirrored"  # suffix of the ids of mirrored images
 
 CacheDtype = Literal["float32", "bfloat16"]
-# How a dtype is stored: torch's, and the integer of equal width that numpy can hold it as.
+# Stored dtypes: torch's, and a numpy integer of the same width.
 DTYPES: Mapping[str, tuple[torch.dtype, torch.dtype]] = {
     "float32": (torch.float32, torch.int32),
     "bfloat16": (torch.bfloat16, torch.int16),
@@ -47,7 +47,7 @@ DTYPES: Mapping[str, tuple[torch.dtype, torch.dtype]] = {
 
 @dataclass(frozen=True)
 class Sample:
-    """A training photograph's entry."""
+    """The entry of a training image."""
 
     id: str
     caption: str
@@ -56,7 +56,7 @@ class Sample:
 
 
 class LatentCache:
-    """Random access to a cache directory. Opens in any number of processes; every read copies what it returns."""
+    """Random access to a cache directory, for any number of processes; every read returns a copy."""
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
         self.directory = directory
@@ -69,11 +69,11 @@ class LatentCache:
         """Open a cache.
 
         Args:
-            directory: what `tsdsr.data.cache_writer` made.
-            verify: read every shard and compare its sha256; without, only the shards' sizes are compared.
+            directory: written by `tsdsr.data.cache_writer`.
+            verify: compare every shard's sha256; otherwise only the sizes are compared.
 
         Raises:
-            UserError: naming the shards that are damaged or missing, or if this is no cache of this version.
+            UserError: shards are damaged or missing, or the directory is not a cache of this version.
         """
         directory = Path(directory)
         manifest = _read_manifest(directory / MANIFEST)
@@ -103,11 +103,11 @@ class LatentCache:
 
     @property
     def restores(self) -> bool:
-        """Whether it holds a restoring teacher's outputs."""
+        """Whether it contains a restoring teacher's outputs."""
         return "restored" in self.manifest["shapes"]
 
     def restored(self, index: int) -> Tensor:
-        """What a restoring teacher makes of sample `index`, and what it was told: z_tea and z_L, float32 [2,C,h,w]."""
+        """A restoring teacher's output and input for sample `index`: z_tea and z_L, float32 [2,C,h,w]."""
         return self._tensor(self._latents.value(index, "restored"), "restored")
 
     def prompt(self, index: int) -> Prompt:
@@ -115,12 +115,12 @@ class LatentCache:
         return self._prompt(self.prompt_index(index))
 
     def prompt_index(self, index: int) -> int:
-        """Which of `texts` is the caption of sample `index`."""
+        """The index in `texts` of the caption of sample `index`."""
         return int(self._latents.value(index, "prompt").as_py())
 
     @cached_property
     def default(self) -> Prompt:
-        """The student's one prompt."""
+        """The student's default prompt."""
         return self._named(self.manifest["default_prompt"])
 
     @cached_property
@@ -139,21 +139,21 @@ class LatentCache:
 
 
 def mirrored(name: str) -> str:
-    """The id under which the latent of a pair's mirror image is stored: an encoder does not commute with mirroring."""
+    """The id of the latent of a pair's mirrored image: encoding does not commute with mirroring."""
     return f"{name}{MIRRORED}"
 
 
 def encode(tensor: Tensor, dtype: str) -> bytes:
-    """A tensor's values as stored."""
+    """A tensor's stored bytes."""
     stored, integer = DTYPES[dtype]
     return tensor.detach().cpu().to(stored).contiguous().view(integer).numpy().tobytes()
 
 
 def decode(buffer: Any, dtype: str, shape: Sequence[int]) -> Tensor:
-    """Stored bytes -> float32, in memory of its own."""
+    """Stored bytes -> a float32 copy."""
     stored, integer = DTYPES[dtype]
     source = np.frombuffer(buffer, dtype=np.int32 if integer is torch.int32 else np.int16)
-    # Into torch's memory: numpy asks for huge pages from 4 MB on, and clearing those takes longer than the copy.
+    # Into torch's memory: above 4 MB numpy requests huge pages, and clearing those takes longer than the copy.
     values = torch.empty(source.size, dtype=integer)
     values.numpy()[:] = source
     return values.view(stored).float().reshape(*shape)
@@ -169,7 +169,7 @@ def read_prompt(prompts: Table, row: int, dtype: str, shapes: Mapping[str, Seque
 
 @dataclass
 class Table:
-    """Rows spread over shards, each mapped into memory when first touched."""
+    """Rows in several shards, each mapped into memory at its first use."""
 
     directory: Path
     shards: list[dict[str, Any]]
@@ -183,7 +183,7 @@ class Table:
         return self._ends[-1]
 
     def value(self, index: int, column: str) -> Any:
-        """One cell, as an Arrow scalar that refers to the mapped file."""
+        """One cell, as an Arrow scalar that references the mapped file."""
         if not 0 <= index < self.rows:
             raise IndexError(f"row {index} of {self.rows}")
         number = bisect.bisect_right(self._ends, index)
@@ -197,7 +197,7 @@ class Table:
             self._open[number] = Shard(self.directory / self.shards[number]["file"])
         return self._open[number]
 
-    def __getstate__(self) -> dict[str, Any]:  # a copy in another process maps the files itself
+    def __getstate__(self) -> dict[str, Any]:  # a pickled copy maps the files again
         return {**self.__dict__, "_open": {}}
 
 
@@ -235,7 +235,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def damage(directory: Path, shard: Mapping[str, Any], verify: bool) -> str | None:
-    """What is wrong with a shard, naming it; None if nothing is."""
+    """The fault of a shard, with its name; None if there is none."""
     path = directory / shard["file"]
     if not path.is_file():
         return f"{path.name} is missing"

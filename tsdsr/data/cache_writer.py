@@ -1,9 +1,9 @@
-"""Writing a latent cache shard by shard, so that a writer that was interrupted is gone on from.
+"""Write a latent cache shard by shard, so that an interrupted writer can be continued.
 
     <root>/cache/       the cache as it will be, see `tsdsr.data.cache`; its manifest comes last
     <root>/record.json  the key, and the finished shards; written after each
 
-Only what the record names counts. Whoever has published the cache removes the root.
+Only shards in the record count. The caller removes the root after publishing the cache.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from tsdsr.data.cache import (
 )
 from tsdsr.models.prompt import Prompt
 
-RECORD_BATCH_BYTES = 64 * 2**20  # what a writer holds in memory, at most (a single row may be more)
-KINDS = {"prompts": "text", "latents": "id"}  # and the column that tells their rows apart
+RECORD_BATCH_BYTES = 64 * 2**20  # most bytes in a writer's memory, except that one row may be larger
+KINDS = {"prompts": "text", "latents": "id"}  # and the column that identifies their rows
 
 Row = dict[str, Any]
 
@@ -41,13 +41,13 @@ logger = logging.getLogger(__name__)
 
 
 class CacheWriter:
-    """Takes prompts, then samples, in an order that is the same every time; then `finish`.
+    """Add prompts, then samples, in a fixed order; then call `finish`.
 
     Args:
-        root: its own; finished shards of the same key are kept, everything else in it is removed.
-        key: all that decides the bytes.
-        dtype: what tensors are stored as.
-        shard_rows: rows a file, at most.
+        root: used by this writer alone; finished shards of the same key are kept, everything else is removed.
+        key: all values that affect the bytes.
+        dtype: of the stored tensors.
+        shard_rows: the maximum of rows per file.
     """
 
     def __init__(self, root: str | Path, *, key: str, dtype: CacheDtype, shard_rows: int) -> None:
@@ -61,7 +61,7 @@ class CacheWriter:
 
     @property
     def num_prompts(self) -> int:
-        """How many there are: the next one to add has this number."""
+        """The count so far, which is the number of the next one."""
         return len(self._texts)
 
     @property
@@ -69,14 +69,14 @@ class CacheWriter:
         return len(self._ids)
 
     def prompt(self, text: str) -> Prompt:
-        """One of the prompts, as it is stored."""
+        """One of the stored prompts."""
         return read_prompt(Table(self.directory, self._shards["prompts"]), self._texts[text], self._dtype, self._shapes)
 
     def add_prompts(self, prompts: Iterable[tuple[str, Prompt]]) -> None:
         """Write the prompts from number `num_prompts` to the last: distinct texts with their embeddings.
 
         Raises:
-            ValueError: for a repeated or misshapen entry.
+            ValueError: an entry is repeated or has a wrong shape.
             UserError: the disk is full; finished shards are kept.
         """
         self._add("prompts", self._prompt_rows(prompts))
@@ -84,12 +84,12 @@ class CacheWriter:
     def add_samples(self, samples: Iterable[Sample]) -> None:
         """Write the samples from number `num_samples` to the last: equal in shape, each caption among the prompts.
 
-        Raises: as `add_prompts` does, and for a caption that is not among the prompts.
+        Raises: as `add_prompts`, and ValueError if a caption is not among the prompts.
         """
         self._add("latents", self._latent_rows(samples))
 
     def finish(self, *, default_prompt: str, origin: Mapping[str, Any]) -> Path:
-        """Write the manifest, which makes it a cache; returns the cache's directory.
+        """Write the manifest, which completes the cache, and return the cache's directory.
 
         Args:
             default_prompt: the student's; it and the empty prompt must be among the prompts.
@@ -112,10 +112,10 @@ class CacheWriter:
         files.write_json(self.directory / MANIFEST, manifest)
         return self.directory
 
-    # What an earlier writer left
+    # Continuing an earlier writer
 
     def _take_over(self) -> None:
-        """Keep the recorded shards up to the first that is damaged, if they are of this key; remove all else."""
+        """Keep the recorded shards of this key up to the first damaged one; remove everything else."""
         try:
             record = files.read_json(self._record)
         except (FileNotFoundError, ValueError):
@@ -124,7 +124,7 @@ class CacheWriter:
             self._shapes = record["shapes"]
             self._shards = {kind: self._good(record["shards"][kind]) for kind in KINDS}
         elif self.directory.exists():
-            logger.info("%s is of other inputs; starting anew", self.directory)
+            logger.info("%s has other inputs; starting from the beginning", self.directory)
         kept = {shard["file"] for shards in self._shards.values() for shard in shards}
         self.directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.iterdir():

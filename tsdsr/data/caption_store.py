@@ -1,4 +1,4 @@
-"""Captions that a model has made, a text file a photograph, so that no run asks for the same one again."""
+"""A store of a model's captions, one text file per photograph, so that each is computed once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tsdsr.data.reading import BadPhotograph, read_photograph
 
 
 class CaptionStore:
-    """The captions of one model, asked in one way."""
+    """The captions of one model with one prompt."""
 
     def __init__(self, base: Path, config: CaptionsConfig) -> None:
         asked = [config.model, config.prompt, config.max_tokens, _stamps(Path(str(config.model)))]
@@ -35,20 +35,20 @@ class CaptionStore:
 
 
 def caption_batch(refs: list[PhotographRef], captioner: Captioner, store: CaptionStore, max_megapixels: float) -> None:
-    """Caption photographs at once and keep what the model says; those that cannot be read get no caption."""
+    """Caption a batch of photographs and store the captions; unreadable ones get none."""
     readable, pixels = [], []
     for ref in refs:
         try:
             pixels.append(read_photograph(ref.path, max_megapixels))
             readable.append(ref)
         except BadPhotograph:
-            continue  # building its pairs will give the reason
+            continue  # the reason is reported when its pairs are built
     for ref, caption in zip(readable, captioner(pixels) if pixels else [], strict=True):
         store.put(ref, caption)
 
 
 def _stamps(path: Path) -> list[list[int | str]]:
-    """Name, size and time of a file or of each file in a folder; nothing for what is not on this disk (a hub id)."""
+    """Name, size and time of a file or of each file in a folder; nothing for a hub id."""
     paths = sorted(path.rglob("*")) if path.is_dir() else [path]
     return [[one.name, one.stat().st_size, one.stat().st_mtime_ns] for one in paths if one.is_file()]
 

@@ -1,7 +1,7 @@
 """Captions from an image-to-text model, by Hugging Face id or local directory.
 
-Two families are served by one call: models that only look (BLIP, GIT, ViT-GPT2: `captions.prompt` may be null, or a
-beginning or a task word), and models that are asked in a chat (LLaVA, SmolVLM, Qwen-VL: they need the prompt).
+It supports image-to-text models (BLIP, GIT, ViT-GPT2; `captions.prompt` may be null, the beginning of the caption or a
+task word) and chat models (LLaVA, SmolVLM, Qwen-VL; they need a prompt).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 class Captioner:
-    """A loaded model. Its words are the most likely ones: equal photographs get equal captions.
+    """A loaded model. It decodes greedily, so that equal photographs get equal captions.
 
     Args:
         config: `model`, `prompt` and `max_tokens` are read.
-        device: by default a GPU where there is one.
+        device: by default a GPU if there is one.
 
     Raises:
-        UserError: the model cannot be loaded, or wants a prompt and has none.
+        UserError: the model cannot be loaded, or needs a prompt and has none.
     """
 
     def __init__(self, config: CaptionsConfig, device: str | None = None) -> None:
@@ -41,20 +41,20 @@ class Captioner:
         self.is_chat = bool(getattr(self.processor, "chat_template", None))
         if self.is_chat and not config.prompt:
             raise UserError(
-                f"captions.prompt: {config.model} is a chat model and must be asked; for example "
+                f"captions.prompt: {config.model} is a chat model and needs a prompt; for example "
                 "`prompt: Describe this photograph in one sentence.`"
             )
         tokenizer = self.processor.tokenizer
-        tokenizer.padding_side = "left"  # what is generated continues a row at its right end
+        tokenizer.padding_side = "left"  # generated tokens follow the right end of a row
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
 
     @torch.inference_mode()
     def __call__(self, photographs: Sequence[np.ndarray]) -> list[str]:
-        """One caption a photograph, as a single line.
+        """One caption per photograph, as a single line.
 
         Args:
-            photographs: uint8 sRGB, each (H, W, 3) of its own size.
+            photographs: uint8 sRGB, each (H, W, 3), of any size.
         """
         images = [Image.fromarray(photograph) for photograph in photographs]
         inputs = self._inputs(images).to(self.device)
@@ -62,12 +62,12 @@ class Captioner:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         tokens = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.config.max_tokens)
         if self.is_chat:
-            tokens = tokens[:, inputs["input_ids"].shape[1] :]  # without what was asked
+            tokens = tokens[:, inputs["input_ids"].shape[1] :]  # without the prompt
         texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [self._without_prompt(" ".join(text.split())) for text in texts]
 
     def _without_prompt(self, text: str) -> str:
-        """Some of the models that only look repeat the words that they were given to begin with."""
+        """Remove the prompt from the caption; some image-to-text models repeat it."""
         prompt = " ".join((self.config.prompt or "").split())
         return text[len(prompt) :].strip() if text.casefold().startswith(prompt.casefold()) else text
 

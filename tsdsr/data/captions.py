@@ -1,4 +1,4 @@
-"""Where a photograph's caption comes from."""
+"""The sources of a photograph's caption."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def caption_of(ref: PhotographRef, config: CaptionsConfig) -> str:
     """The caption of one photograph as a single line.
 
     Raises:
-        BadPhotograph: its caption file is no UTF-8 text.
+        BadPhotograph: its caption file is not UTF-8 text.
     """
     return SOURCES[config.source](ref) or config.constant
 
 
 def read_caption(path: Path) -> str:
-    """The text of a caption file as one line; empty when there is no such file, or nothing in it."""
+    """The text of a caption file as one line; empty if the file is absent or empty."""
     try:
         return " ".join(path.read_text(encoding="utf-8-sig").split())
     except FileNotFoundError:
@@ -38,8 +38,8 @@ def _constant(ref: PhotographRef) -> str:
 
 
 def _model(ref: PhotographRef) -> str:
-    return ref.caption or ""  # tsdsr.data.captioner has put it there
+    return ref.caption or ""  # set by tsdsr.data.captioner
 
 
-# captions.source: each gives a photograph's caption, or nothing, which stands for captions.constant.
+# captions.source -> a function that returns a photograph's caption, or nothing for captions.constant.
 SOURCES: dict[str, Callable[[PhotographRef], str]] = {"sidecar": _sidecar, "constant": _constant, "model": _model}

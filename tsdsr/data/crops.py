@@ -1,4 +1,4 @@
-"""Where crops are cut."""
+"""The positions of crops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Box:
 
 
 def random_box(height: int, width: int, side: int, rng: np.random.Generator) -> Box:
-    """A box anywhere inside, each place equally likely."""
+    """A box at a uniformly random position inside."""
     return Box(int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)), side)
 
 

@@ -1,8 +1,8 @@
 """Training batches from pairs and cached latents, addressed by position.
 
-Position p = step * global batch + row names one sample of the whole run. Which pair it is, and every random draw made
-for it, follow from (seed, p) alone: any number of workers sees the same samples with the same noise, and a resumed run
-goes on at the exact sample.
+Position p = step * global batch + row identifies one sample of the whole run. Its pair and all of its random draws are
+determined by (seed, p) alone: any number of workers sees the same samples with the same noise, and a resumed run
+continues at the exact sample.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Batch:
         lq, hq: [B,3,h,w] and [B,3,H,W] in [-1, 1].
         z: [B,C,H/f,W/f], the cached latent of hq.
         embeds, pooled: [B,L,D] and [B,P], the captions.
-        positions: the samples' places in the run.
-        names: their ids in the latent cache (mirror images have their own).
+        positions: the samples' positions in the run.
+        names: their ids in the latent cache (mirrored images have separate ones).
     """
 
     lq: Tensor
@@ -63,15 +63,15 @@ class DistillationData:
     Args:
         pairs: HQ and, for `degrade=None`, LQ images.
         cache: the latents of their HQ images, and captions.
-        seed: of the order.
-        degrade: makes each epoch's own LQ images from the HQ ones; None reads those on disk in every epoch.
-        crop_size: side in HQ pixels of a random crop, the same of LQ, HQ and latent, at a place that all three have
-            pixels for; None = the whole pair.
+        seed: for the order.
+        degrade: makes new LQ images from the HQ ones in each epoch; None: those on disk are used in every epoch.
+        crop_size: side in HQ pixels of a random crop, cut from LQ, HQ and latent at a position on the grid of all
+            three; None = the whole pair.
         flip: mirror half of the samples; the cache must hold the mirror images' latents (`precompute.flips`).
         held_out: pairs to leave out.
 
     Raises:
-        UserError: when the cache lacks a pair, or a crop does not fit, saying what to do.
+        UserError: the cache lacks a pair, or a crop does not fit.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class DistillationData:
 
     @property
     def names(self) -> list[str]:
-        """Every id of the latent cache that a sample may have."""
+        """All ids of the latent cache that samples use."""
         return [*self.ids, *(mirrored(name) for name in self.ids if self.flip)]
 
     def latent(self, name: str) -> Tensor:
-        """[C,h,w], of one of `names`."""
+        """The latent [C,h,w] of one of `names`."""
         return self.cache.latent(self._row[name])
 
     def restored(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -115,11 +115,11 @@ class DistillationData:
         return z_tea, z_lq
 
     def caption(self, name: str) -> Prompt:
-        """Of one of `names`."""
+        """The caption of one of `names`."""
         return self.cache.prompt(self._row[name])
 
     def name(self, position: int) -> str:
-        """The pair at a position: every epoch is a fresh permutation of all pairs."""
+        """The pair at a position; every epoch is a new permutation of all pairs."""
         epoch, place = divmod(position, len(self))
         return self.ids[self._permutation(epoch)[place]]
 
@@ -130,7 +130,7 @@ class DistillationData:
         return Batch(lq, hq, z, embeds.float(), pooled.float(), tuple(positions), tuple(names))
 
     def prefetched(self, wanted: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        """The batches of these positions, each read in the background while the one before is used."""
+        """The batches of these positions; each is read in the background while the previous one is used."""
         with ThreadPoolExecutor(max_workers=1) as reader:
             waiting: deque[Future[Batch]] = deque()
             for positions in wanted:
@@ -164,7 +164,7 @@ class DistillationData:
 def _aligned_crop(
     lq: Tensor, hq: Tensor, z: Tensor, size: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One place of all three: its HQ coordinates are multiples of the VAE's factor and of the scale."""
+    """Cut all three at one position, whose HQ coordinates are multiples of the VAE's factor and of the scale."""
     grid = math.lcm(hq.shape[-1] // lq.shape[-1], hq.shape[-1] // z.shape[-1])
     if size % grid or size > min(hq.shape[-2:]):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Pairs' pictures as tensors."""
+"""The images of pairs as tensors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tsdsr.errors import UserError
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """An 8-bit picture of a pair: uint8 (H, W, 3), RGB.
+    """An 8-bit image of a pair: uint8 (H, W, 3), RGB.
 
     Raises:
-        UserError: if it is missing or damaged.
+        UserError: it is missing or damaged.
     """
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read as a picture: {error}; run the stage prepare-degradations") from None
+        raise UserError(f"{path}: cannot be read as an image: {error}; run the stage prepare-degradations") from None
 
 
 def normalized(pixels: np.ndarray) -> Tensor:
@@ -37,5 +37,5 @@ def denormalized(image: Tensor) -> np.ndarray:
 
 
 def read_image(path: Path) -> Tensor:
-    """A picture as the networks take it: [3,H,W] in [-1, 1]. Raises as `read_pixels` does."""
+    """An image as input of the networks: [3,H,W] in [-1, 1]. Raises as `read_pixels`."""
     return normalized(read_pixels(path))

@@ -13,7 +13,7 @@ from tsdsr import files
 from tsdsr.data.captions import read_caption
 from tsdsr.errors import UserError
 
-# Of the sizes tried, the least time for a file within a few percent of the smallest. Fixed: it decides the bytes.
+# The fastest of the settings tried whose files are within a few percent of the smallest. A change alters the bytes.
 PNG_COMPRESS_LEVEL = 4
 MOST_NAMED = 10
 
@@ -21,15 +21,15 @@ log = logging.getLogger(__name__)
 
 
 def pair_id(photograph_id: str, crop_index: int) -> str:
-    """The name that the halves of a pair share."""
+    """The name of both halves of a pair."""
     return f"{photograph_id}-c{crop_index:03d}"
 
 
 def split_pair_id(pair: str) -> tuple[str, int]:
-    """The photograph and the crop that `pair_id` made a name of.
+    """The photograph and the crop of a name from `pair_id`.
 
     Raises:
-        ValueError: the name is none of `pair_id`'s (ready-made pairs have their own).
+        ValueError: the name is not from `pair_id`, as that of a ready-made pair.
     """
     match = re.fullmatch(r"(.+)-c(\d{3,})", pair)
     if match is None:
@@ -38,21 +38,21 @@ def split_pair_id(pair: str) -> tuple[str, int]:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 (H, W, 3) whole or not at all; equal pixels give equal bytes."""
+    """Write uint8 (H, W, 3) completely or not at all; equal pixels give equal bytes."""
     with files.atomic_file(path) as aside:
         Image.fromarray(pixels).save(aside, format="PNG", compress_level=PNG_COMPRESS_LEVEL)
 
 
 class PairFolder:
-    """The pairs of one split, checked for halves without their other half when it is opened.
+    """The pairs of one split; opening it checks that every pair has both halves.
 
     Args:
-        root: holds `hq` and `lq`, and `captions` where there are any.
-        edits: a folder of hand-corrected captions; it need not exist. By default the one that the pairs were made with
-            (params key captions.edits, which the manifest beside `root` repeats), relative to the working folder.
+        root: contains `hq` and `lq`, and `captions` if there are any.
+        edits: a folder of hand-corrected captions, which may be absent. By default the one that the pairs were made
+            with (captions.edits in the manifest beside `root`), relative to the working folder.
 
     Raises:
-        UserError: a side is missing, a pair has only one half, or there is no pair.
+        UserError: a side is missing, a pair lacks one half, or there is no pair.
     """
 
     def __init__(self, root: str | Path, edits: str | Path | None = None) -> None:
@@ -65,7 +65,7 @@ class PairFolder:
         if lonely:
             raise UserError(f"{self.root}: {len(lonely)} pairs have one half only: {_some(lonely)}")
         if not hq:
-            raise UserError(f"{self.root}: no pairs in it; run the stage prepare-degradations")
+            raise UserError(f"{self.root}: contains no pairs; run the stage prepare-degradations")
         self.ids: list[str] = sorted(hq)
         self._name_stray_edits()
 
@@ -79,14 +79,15 @@ class PairFolder:
         return self.root / "lq" / f"{pair}.png"
 
     def caption(self, pair: str) -> str:
-        """One line of text: the correction of this pair, else that of its photograph, else the caption it came with."""
+        """One line of text: the correction of this pair, otherwise that of its photograph, otherwise the original
+        caption."""
         places = [self.root / "captions" / f"{pair}.txt"]
         if self.edits:
             places = [self.edits / f"{pair}.txt", self.edits / f"{_photograph(pair)}.txt", *places]
         return next((text for place in places if (text := read_caption(place))), "")
 
     def _name_stray_edits(self) -> None:
-        """A correction under a misspelt name would be lost without a word. One folder holds those of both splits."""
+        """Warn about corrections whose name matches no pair or photograph. One folder has those of both splits."""
         if self.edits is None:
             return
         pairs = {path.stem for path in self.root.parent.glob("*/hq/*.png")}
@@ -107,7 +108,7 @@ def _edits_of(manifest: Path) -> str | None:
 
 
 def _photograph(pair: str) -> str:
-    """The photograph of a pair; ready-made pairs are their own."""
+    """The photograph of a pair; a ready-made pair is its own."""
     try:
         return split_pair_id(pair)[0]
     except ValueError:

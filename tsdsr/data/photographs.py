@@ -1,4 +1,4 @@
-"""Find the photographs of a source and give each a readable, unique name that stays."""
+"""Find the photographs of a source and give each a readable, unique and stable name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["BadPhotograph", "PhotographRef", "Split", "find_photographs", "read_
 
 Split = Literal["train", "test"]
 
-# Files that go with photographs and are none; any other suffix is named in the log.
+# Files that accompany photographs; any other suffix is logged.
 COMPANIONS = (".txt", ".csv", ".json", ".md", ".xml", ".xmp", ".yaml", ".sha256")
 MAX_ID_LENGTH = 100
 
@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PhotographRef:
-    """A photograph that has been found, not read.
+    """A photograph that was found and not read yet.
 
     Attributes:
-        id: safe as a file name, unique in its source; every random draw for the photograph belongs to it.
+        id: safe as a file name, unique in its source; the key of all random draws for the photograph.
         path: where the file is.
-        name: what people call it: its path inside the source, with `/`.
-        caption_file: where its caption is, if there is any.
-        caption: the caption that the source (or a captioning model) gives it, if any.
-        split: the split the source fixes, if any.
+        name: for messages: its path inside the source, with `/`.
+        caption_file: the path of its caption; the file may be absent.
+        caption: its caption from the source or a captioning model, if any.
+        split: the split that the source fixes, if any.
     """
 
     id: str
@@ -54,12 +54,12 @@ class PhotographRef:
 def find_photographs(source: str | Sequence[str], key: str = "data.source") -> list[PhotographRef]:
     """List the photographs of a source in the order of their ids.
 
-    Hidden files are passed over. Links are followed, but no file or folder is taken twice.
+    Hidden files are skipped. Links are followed, but no file or folder is read twice.
 
     Args:
-        source: `bundled`; a folder, which stands for everything in it and in its folders; a glob pattern (`**` spans
-            folders); or several of these, whose photographs' names then begin with the folder's name.
-        key: the params key to name in errors.
+        source: `bundled`; a folder, searched recursively; a glob pattern (`**` spans folders); or several of these, in
+            which case the photographs' names begin with the folder's name.
+        key: the params key for messages.
 
     Raises:
         UserError: a folder is missing, or there is no photograph.
@@ -83,10 +83,10 @@ def find_photographs(source: str | Sequence[str], key: str = "data.source") -> l
 
 
 def split_of(refs: Iterable[PhotographRef], test_fraction: float) -> dict[str, Split]:
-    """Which split each photograph (by id) is in.
+    """The split of each photograph, by id.
 
-    Where the source fixes none, the photographs are ranked by a hash of their ids, and the first `test_fraction` of
-    them (at least one, and not all) are the test split: no seed and no order of files changes it.
+    If the source fixes none, the photographs are ranked by a hash of their ids, and the first `test_fraction` of them
+    (at least one, and not all) are the test split, independent of seeds and of the order of files.
     """
     refs = list(refs)
     splits: dict[str, Split] = {ref.id: ref.split for ref in refs if ref.split}
@@ -104,7 +104,8 @@ def _bundled() -> list[PhotographRef]:
 
 
 def _prefixes(sources: list[str]) -> list[Path]:
-    """What the names of each source begin with: nothing for a single one, else what tells its path apart."""
+    """The prefix of the names of each source: nothing for a single one, otherwise the part that distinguishes its
+    path."""
     if len(sources) == 1:
         return [Path()]
     roots = [Path(_fixed_part(one)).expanduser() for one in sources]
@@ -113,7 +114,7 @@ def _prefixes(sources: list[str]) -> list[Path]:
 
 
 def _fixed_part(source: str) -> str:
-    """The folder that a glob pattern starts from; a folder is its own."""
+    """The folder in which a glob pattern starts; a folder is returned unchanged."""
     if not glob.has_magic(source) or Path(source).expanduser().exists():
         return source
     parts = Path(source).parts
@@ -141,18 +142,18 @@ def _pictures(files: list[Path], source: str, key: str) -> list[Path]:
         raise UserError(f"{key}: no photographs in {source} (found: {there}); read are {read}")
     if set(others) - set(COMPANIONS):
         passed_over = picture_files.counted(others)
-        log.warning("%s: these files in %s are passed over by their names: %s", key, source, passed_over)
+        log.warning("%s: skipped these files in %s by their names: %s", key, source, passed_over)
     return found
 
 
 def _readable(path: Path) -> str:
-    """The path as text that any file can hold: names that are not UTF-8 have their odd bytes spelled out."""
+    """The path as valid text: bytes that are not UTF-8 are escaped."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def _unique_ids(names: Iterable[str], taken: set[str]) -> dict[str, str]:
-    """Name -> id. A photograph's id depends on its own name, unless another one's comes out the same: then both carry a
-    hash of their names."""
+    """Name -> id. A photograph's id depends on its own name alone, unless two ids would be equal: then both get a hash
+    of their names."""
     slugs = {name: _slug(name) for name in names}
     times = Counter(slug.casefold() for slug in [*slugs.values(), *taken])
     return {

@@ -1,4 +1,4 @@
-"""Any photograph file to 8-bit sRGB, or one reason why not. docs/photographs.md tells what happens to which kind."""
+"""Read any photograph file as 8-bit sRGB, or raise with one reason. docs/photographs.md lists the conversions."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from tsdsr.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Image.init()  # registers every format once, here, and not in whichever thread comes first
-# What Pillow may open here. Its other formats are no photographs, and some start another program (EPS: ghostscript).
+Image.init()  # registers every format once, before any thread does
+# The formats that Pillow may open. Others are not photographs, and some start another program (EPS: ghostscript).
 WANTED = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "JPEG2000", "PPM")
-FORMATS = tuple(name for name in WANTED if name in Image.OPEN)  # not every build of Pillow has every codec
+FORMATS = tuple(name for name in WANTED if name in Image.OPEN)  # some builds of Pillow lack a codec
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
-SAMPLE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # grey with more than 8 bits a sample
+SAMPLE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # grey with more than 8 bits per sample
 
 
 class BadPhotograph(UserError):
-    """A file that cannot serve as a photograph; `reason` says why, without the path."""
+    """A file that is not a usable photograph, with the `reason`, without the path."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[BadPhotograph], tuple[Path, str]]:  # workers send it to the driver
+    def __reduce__(self) -> tuple[type[BadPhotograph], tuple[Path, str]]:  # so that workers can send it to the driver
         return BadPhotograph, (Path(str(self).removesuffix(f": {self.reason}")), self.reason)
 
 
 def read_photograph(path: str | Path, max_megapixels: float) -> np.ndarray:
-    """Decode a photograph, upright and in sRGB.
+    """Decode a photograph, with its orientation applied, to sRGB.
 
     Args:
-        path: any file; its content decides the format, not its suffix.
-        max_megapixels: pictures with more million pixels are refused by their header, before they are decoded.
+        path: any file; its content determines the format, not its suffix.
+        max_megapixels: larger files are refused by their header, before decoding.
 
     Returns:
         uint8, (H, W, 3).
 
     Raises:
-        BadPhotograph: for every file that cannot be read, with the reason.
+        BadPhotograph: the file cannot be read; with the reason.
     """
     path = Path(path)
     try:
@@ -63,10 +63,10 @@ def read_photograph(path: str | Path, max_megapixels: float) -> np.ndarray:
     except BadPhotograph:
         raise
     except UnidentifiedImageError:
-        raise BadPhotograph(path, f"not a picture in a format read here ({', '.join(FORMATS)})") from None
+        raise BadPhotograph(path, f"not an image in a supported format ({', '.join(FORMATS)})") from None
     except MemoryError:
         raise BadPhotograph(path, "too large for this machine's memory") from None
-    except Exception as error:  # damaged files make decoders raise nearly anything: each becomes this file's reason
+    except Exception as error:  # decoders raise many kinds of errors for damaged files
         raise BadPhotograph(path, f"cannot be decoded: {error or type(error).__name__}") from None
 
 
@@ -77,7 +77,7 @@ def _decode(path: Path, content: bytes, max_megapixels: float) -> np.ndarray:
     except UnidentifiedImageError:
         if not content.startswith(TIFF_MAGIC):
             raise
-        image = _open_tiff(path, content, max_megapixels)  # sample types that Pillow does not know
+        image = _open_tiff(path, content, max_megapixels)  # sample types that Pillow does not support
     _refuse_large(path, image.size, max_megapixels)
     if _misread_by_pillow(image):
         image = _open_tiff(path, content, max_megapixels)
@@ -90,7 +90,7 @@ def _decode(path: Path, content: bytes, max_megapixels: float) -> np.ndarray:
 
 
 def _misread_by_pillow(image: Image.Image) -> bool:
-    """A TIFF with one plane a colour and 16 bits a sample: Pillow 12 takes the bytes for samples of 8 bits."""
+    """Whether it is a TIFF with one plane per colour and 16 bits per sample, which Pillow 12 reads as 8 bits."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return False
     bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))
@@ -98,7 +98,8 @@ def _misread_by_pillow(image: Image.Image) -> bool:
 
 
 def _open_tiff(path: Path, content: bytes, max_megapixels: float) -> Image.Image:
-    """The first page of a TIFF with samples Pillow has no mode for (several floats or 32-bit integers a pixel)."""
+    """The first page of a TIFF with samples that Pillow does not support (several floats or 32-bit integers per
+    pixel)."""
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(content)) as tiff:
@@ -125,7 +126,7 @@ def _refuse_large(path: Path, size: tuple[int, int], max_megapixels: float) -> N
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
-    """Lay transparent pixels over white: the colour stored under them is arbitrary."""
+    """Blend transparent pixels with white: their stored colour is arbitrary."""
     if image.mode not in ALPHA_MODES and "transparency" not in image.info:
         return image
     image = image.convert("RGBA")
@@ -142,7 +143,7 @@ def _to_srgb(path: Path, image: Image.Image, profile: bytes | None) -> Image.Ima
         try:
             image = _from_profile(image, profile)
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            log.warning("%s: its colour profile cannot be used (%s); its colours are taken for sRGB", path, error)
+            log.warning("%s: its colour profile cannot be used (%s); its colours are read as sRGB", path, error)
     return image.convert("RGB")
 
 
@@ -150,7 +151,7 @@ def _from_profile(image: Image.Image, content: bytes) -> Image.Image:
     profile = ImageCms.getOpenProfile(io.BytesIO(content))
     space = profile.profile.xcolor_space.strip()
     if space == "RGB" and "sRGB" in ImageCms.getProfileDescription(profile):
-        return image  # the transform would only add its rounding
+        return image  # the transform would only add rounding errors
     mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space)
     if mode is None or (mode == "CMYK") != (image.mode == "CMYK"):
         raise ValueError(f"a profile for {space}, but the pixels are {image.mode}")
@@ -166,7 +167,7 @@ def _transform(image: Image.Image, profile: ImageCms.core.CmsProfile | ImageCms.
         outputMode="RGB",
         flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
-    assert result is not None  # None comes with inPlace alone
+    assert result is not None  # None is returned only with inPlace
     return result
 
 
@@ -177,8 +178,8 @@ _SAVED: tuple[int | None, bool] = (None, False)
 
 @contextmanager
 def _pillow_limits_off() -> Iterator[None]:
-    """Pillow's own size limit is below `max_megapixels`' range and is a process-wide variable; so is the switch that
-    would let truncated files through. Both are set for the time that any thread is decoding, then given back."""
+    """Pillow's size limit, which is below the range of `max_megapixels`, and its switch for truncated files are
+    process-wide variables. Both are set while any thread decodes, then restored."""
     global _DEPTH, _SAVED
     with _LIMITS:
         if _DEPTH == 0:

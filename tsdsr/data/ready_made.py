@@ -10,23 +10,23 @@ from tsdsr.data.builders import Task
 from tsdsr.data.photographs import PhotographRef, find_photographs
 from tsdsr.errors import UserError
 
-# What published test sets call their two sides.
+# The folder names of published test sets.
 SIDES = (("hq", "lq"), ("HQ", "LQ"), ("HR", "LR"), ("test_HR", "test_LR"), ("gt", "lq"), ("GT", "LQ"))
 
 
 def ready_made_tasks(source: str, scale: int) -> list[Task]:
-    """The pairs of a folder, as tasks of the test split.
+    """The pairs of a folder as tasks of the test split.
 
-    Files of the two sides belong together by their stem. Captions may be in `captions/<stem>.txt`.
+    The two sides are matched by their stems. Captions may be in `captions/<stem>.txt`.
 
     Raises:
-        UserError: listing every half without its other half and every pair whose sizes are not x `scale`.
+        UserError: lists every half without its other half and every pair whose sizes do not differ by `scale`.
     """
     root = Path(source).expanduser()
     hq_folder, lq_folder = _sides(root)
     hq, lq = _by_stem(hq_folder), _by_stem(lq_folder)
-    wrong = [f"{hq[stem].name} has no partner in {lq_folder.name}/" for stem in sorted(hq.keys() - lq.keys())]
-    wrong += [f"{lq[stem].name} has no partner in {hq_folder.name}/" for stem in sorted(lq.keys() - hq.keys())]
+    wrong = [f"{hq[stem].name} has no counterpart in {lq_folder.name}/" for stem in sorted(hq.keys() - lq.keys())]
+    wrong += [f"{lq[stem].name} has no counterpart in {hq_folder.name}/" for stem in sorted(lq.keys() - hq.keys())]
     wrong += [
         line for stem in sorted(hq.keys() & lq.keys()) if (line := _size_fault(hq[stem].path, lq[stem].path, scale))
     ]
@@ -53,7 +53,7 @@ def _sides(root: Path) -> tuple[Path, Path]:
         if (root / hq).is_dir() and (root / lq).is_dir():
             return root / hq, root / lq
     names = ", ".join(f"{hq}/ and {lq}/" for hq, lq in SIDES)
-    raise UserError(f"data.test_source: {root} does not hold two folders of pairs; looked for {names}")
+    raise UserError(f"data.test_source: {root} does not contain two folders of pairs; known names: {names}")
 
 
 def _by_stem(folder: Path) -> dict[str, PhotographRef]:

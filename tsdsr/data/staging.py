@@ -1,4 +1,4 @@
-"""Where data/pairs grows: a folder that outlives an interrupted run, so that the next one continues."""
+"""The staging folder of data/pairs, which is kept after an interruption, so that the next run continues."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.data.builders import PAIR_FILES, Outcome, Task, write_manifest
 
-# A change of these makes what an interrupted run left behind worthless.
+# A change of these invalidates the staged results of an interrupted run.
 CODE = ("data", "degradation", "seeding.py")
 
 
 class Staging:
-    """`pairs/` as it will become data/pairs, and `done/`, one record for each finished photograph.
+    """`pairs/`, the future data/pairs, and `done/`, with one record per finished photograph.
 
-    Bad photographs leave no record: a run that continues tries them again.
+    Bad photographs have no record, so a continued run tries them again.
     """
 
     def __init__(self, root: Path) -> None:
@@ -30,12 +30,12 @@ class Staging:
 
     @classmethod
     def under(cls, base: Path, params: Params) -> Staging:
-        """The staging folder of these params and of this version of the code. `base` holds nothing else: publishing
-        clears it, with what runs of other params left."""
+        """The staging folder of these params and this version of the code. Publishing clears `base`, with the staging
+        folders of other params."""
         return cls(base.absolute() / _key(params))
 
     def recorded(self, task: Task) -> Outcome | None:
-        """What an earlier run made of this task, if all of it is still there and its inputs have not changed."""
+        """The outcome of an earlier run, if all of its files exist and its inputs have not changed."""
         try:
             record = files.read_json(self._record(task))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -50,15 +50,15 @@ class Staging:
             files.write_json(self._record(task), {"inputs": _inputs(task), "outcome": outcome.to_json()})
 
     def publish(self, outcomes: list[Outcome], params: Params, out: Path) -> None:
-        """Write the manifest and put the pairs in the place of `out`; then nothing is staged any more.
+        """Write the manifest, replace `out` by the pairs, and clear the staging folder.
 
         Raises:
-            UserError: too many photographs were bad; what is staged stays.
+            UserError: too many photographs were bad; the staging folder is kept.
         """
         write_manifest(self.pairs, outcomes, params)
         wanted = {*_files_of(self.pairs, outcomes), self.pairs / "manifest.json"}
         for path in [path for path in self.pairs.rglob("*") if path.is_file() and path not in wanted]:
-            path.unlink()  # of a killed writer, or of a photograph that has gone or changed sides since
+            path.unlink()  # of a killed writer, or of a photograph that was removed or is in the other split now
         with files.atomic_directory(out) as aside:
             for child in sorted(self.pairs.iterdir()):
                 shutil.move(child, aside / child.name)  # a rename, unless `out` is on another file system
@@ -76,7 +76,7 @@ def _files_of(root: Path, outcomes: Iterable[Outcome]) -> Iterable[Path]:
 
 
 def _inputs(task: Task) -> list[Any]:
-    """What a task's pairs depend on besides params and code."""
+    """The inputs of a task's pairs besides params and code."""
     stamps = [_stamp(path) for path in (task.ref.path, task.ref.caption_file, task.lq)]
     return [task.ref.name, task.ref.caption, *stamps]
 

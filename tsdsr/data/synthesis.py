@@ -1,7 +1,7 @@
-"""From a photograph to (LQ, HQ) pairs: pure functions of the pixels, the seed and the labels of the draw.
+"""Make (LQ, HQ) pairs from a photograph: pure functions of the pixels, the seed and the labels of the draws.
 
-A crop's place belongs to (seed, photograph, crop), so that its cached latent serves in every epoch; its degradation
-belongs to (seed, photograph, crop, epoch). The pairs on disk are those of epoch 0.
+A crop's position depends on (seed, photograph, crop), so that its cached latent is valid in every epoch; its
+degradation depends on (seed, photograph, crop, epoch). The pairs on disk are those of epoch 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tsdsr.degradation.usm import usm_sharpen
 
 
 def train_box(size: tuple[int, int], photograph_id: str, crop_index: int, seed: int, params: Params) -> Box:
-    """Where a training crop lies in a photograph of (height, width) pixels."""
+    """The position of a training crop in a photograph of (height, width) pixels."""
     return random_box(*size, params.data.crop_size, seeding.numpy_generator(seed, "crop", photograph_id, crop_index))
 
 
@@ -29,15 +29,15 @@ def make_pair(
 
     Args:
         photograph: uint8 sRGB, (H, W, 3), both sides at least `data.crop_size`.
-        photograph_id: the name that the draws belong to.
-        crop_index: which crop of the photograph, from 0.
+        photograph_id: the label of the draws.
+        crop_index: the number of the crop, from 0.
         epoch: 0 for the pairs on disk.
         seed: the experiment's seed.
         params: `data` gives the crop's side and the scale, `degradation` the ranges.
 
     Returns:
-        LQ, uint8 (crop_size / scale, crop_size / scale, 3), and HQ, uint8 (crop_size, crop_size, 3), sharpened where
-        `degradation.usm_sharpen_target` says so.
+        LQ, uint8 (crop_size / scale, crop_size / scale, 3), and HQ, uint8 (crop_size, crop_size, 3), sharpened with
+        `degradation.usm_sharpen_target`.
     """
     hq = train_box(photograph.shape[:2], photograph_id, crop_index, seed, params).cut(photograph)
     if params.degradation.usm_sharpen_target:
@@ -46,7 +46,7 @@ def make_pair(
 
 
 def degrade_again(hq: np.ndarray, pair: str, epoch: int, seed: int, params: Params) -> np.ndarray:
-    """The LQ side that the training pair on disk with this id has in another epoch (in epoch 0: the one it has).
+    """The LQ side of a training pair on disk in another epoch (in epoch 0: the one on disk).
 
     Args:
         hq: the pair's HQ side as read from disk, uint8 (crop_size, crop_size, 3).
@@ -61,13 +61,13 @@ def degrade_again(hq: np.ndarray, pair: str, epoch: int, seed: int, params: Para
 def make_test_pair(
     photograph: np.ndarray, photograph_id: str, crop_index: int, box: Box, seed: int, params: Params
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One test pair, degraded once. Its HQ side is the photograph itself, never sharpened."""
+    """One test pair. Its HQ side is the photograph's crop, never sharpened."""
     hq = box.cut(photograph)
     return _degrade(hq, params, seed, "test degradation", photograph_id, crop_index), hq
 
 
 def sharpen(hq: np.ndarray) -> np.ndarray:
-    """Real-ESRGAN's sharpened target, rounded to 8 bits before it is degraded: what is on disk is what was degraded."""
+    """Real-ESRGAN's sharpened target, rounded to 8 bits before it is degraded, as it is on disk."""
     return np.rint(usm_sharpen(hq.astype(np.float32))).clip(0, 255).astype(np.uint8)
 
 
@@ -87,7 +87,7 @@ def _random_crops(size: tuple[int, int], photograph_id: str, params: Params) -> 
     return [random_box(*size, params.data.test_crop_size, rng) for rng in generators]
 
 
-# data.test_set: where a test photograph's crops lie. `random_crops` is how DIV2K-Val was made.
+# data.test_set -> the positions of a test photograph's crops. DIV2K-Val was made with `random_crops`.
 TEST_BOXES: dict[str, Callable[[tuple[int, int], str, Params], list[Box]]] = {
     "fixed_crops": _fixed_crops,
     "random_crops": _random_crops,

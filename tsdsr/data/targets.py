@@ -1,7 +1,7 @@
-"""Tensors that belong to a photograph and not to the student, computed once by the first run that needs them.
+"""Tensors that depend on a photograph and not on the student, computed once by the first run that needs them.
 
-Such are the teacher's predictions on a photograph's own trajectories. What a restoring teacher makes of a photograph is
-in the latent cache.
+For example, the teacher's predictions on a photograph's own trajectories. A restoring teacher's outputs are in the
+latent cache.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ _TENSOR = "target"
 
 
 class PhotographTargets:
-    """A tensor a photograph, float32, one file each.
+    """One float32 tensor per photograph, one file each.
 
     Args:
-        directory: of all runs; those of equal `key` share a folder of it.
-        key: every value that the tensors depend on.
+        directory: shared by all runs; runs with equal `key` share a folder in it.
+        key: all values that affect the tensors.
     """
 
     def __init__(self, directory: str | Path, key: Any) -> None:
         self.directory = Path(directory) / files.sha256_json(key)[:16]
 
     def prepare(self, names: Sequence[str], compute: Callable[[str], Tensor]) -> None:
-        """Compute what is missing, shared among the workers; returns once everything is there.
+        """Compute the missing tensors, shared among the workers, and return when all exist.
 
         Args:
             names: the photographs.
-            compute: name -> tensor; one photograph a call, so that no result depends on what else is computed.
+            compute: name -> tensor; called with one photograph, so that no result depends on others.
         """
         world = distributed.get_world_size() if distributed.is_initialized() else 1
         rank = distributed.get_rank() if distributed.is_initialized() else 0
         self._compute_missing(names[rank::world], compute)
         if world > 1:
             distributed.barrier()
-        self._compute_missing(names, compute)  # what another worker wrote to a disk that this one does not see
+        self._compute_missing(names, compute)  # written by another worker to a disk that this one does not share
 
     def read(self, names: Sequence[str]) -> Tensor:
-        """Stacked, in the order of `names`."""
+        """The tensors of `names`, stacked."""
         return torch.stack([self._read(name, slice(None)) for name in names])
 
     def rows(self, names: Sequence[str], indices: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What prepare-degradations has to do, from the params: which photographs, in which split."""
+"""The tasks of prepare-degradations, from the params: the photographs and their splits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tsdsr.errors import UserError
 
 
 def plan(params: Params) -> list[Task]:
-    """Every photograph and every ready-made pair once, in a fixed order.
+    """One task per photograph and per ready-made pair, in a fixed order.
 
     Raises:
         UserError: a source is missing or empty, ready-made pairs do not fit, or a photograph is in both sources.

@@ -1,7 +1,7 @@
-"""What is drawn for one picture: plain values, apart from the operators that use them.
+"""The random draws for one image, as plain values, separate from the operators that use them.
 
-A `DegradationDraw` holds every random choice of the model but the noise itself, so that tests and the benchmark can
-give another implementation the very same choices.
+A `DegradationDraw` contains every random choice of the model except for the noise itself, so that tests and the
+benchmark can give another implementation the same choices.
 
 Source of the model: Real-ESRGAN, arXiv 2107.10833, section 3; its released training options for x4 (the ranges in
 params.yaml); the constants below are those of its released data set class.
@@ -21,7 +21,7 @@ from tsdsr.degradation.kernels import KINDS, GaussianKernel, Kernel, SincKernel
 ResizeMode = Literal["area", "bilinear", "bicubic"]
 RESIZE_MODES: tuple[ResizeMode, ...] = ("area", "bilinear", "bicubic")
 
-# A sinc kernel's cutoff in radians a pixel: up to pi; from pi/5 only where the kernel is wide enough for the ripple.
+# A sinc kernel's cutoff in radians per pixel: up to pi; from pi/5 only if the kernel is wide enough for the ripple.
 CUTOFF_MAX = math.pi
 CUTOFF_MIN_NARROW = math.pi / 3
 CUTOFF_MIN_WIDE = math.pi / 5
@@ -71,7 +71,7 @@ class DegradationDraw:
 
 
 def draw_degradation(config: DegradationConfig, rng: np.random.Generator) -> DegradationDraw:
-    """Draw every choice for one picture from `rng`."""
+    """Draw every choice for one image from `rng`."""
     return DegradationDraw(
         first=_draw_round(config.first, rng),
         second=_draw_round(config.second, rng),
@@ -106,7 +106,7 @@ def _draw_kernel(config: BlurConfig, rng: np.random.Generator) -> Kernel:
 
 
 def _draw_beta(bounds: tuple[float, float], rng: np.random.Generator) -> float:
-    """Either side of 1 with equal probability, then uniform on that side."""
+    """Below or above 1 with equal probability, then uniform in that part."""
     below = rng.random() < 0.5
     return float(rng.uniform(bounds[0], 1) if below else rng.uniform(1, bounds[1]))
 

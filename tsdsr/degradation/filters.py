@@ -1,7 +1,7 @@
-"""Blur: correlate a picture with a kernel, in the cheapest of three exact ways.
+"""Blur: correlate an image with a kernel, by the cheapest of three exact methods.
 
-A separable kernel is two passes; a small one is summed directly; the rest go through a real Fourier transform. Pictures
-are float32 (H, W, 3) in 8-bit levels. Borders are mirrored without repeating the edge pixel, as in basicsr.
+A separable kernel takes two passes; a small one is summed directly; others use a real Fourier transform. Images are
+float32 (H, W, 3) in 8-bit levels. Borders are mirrored without repeating the edge pixel, as in basicsr.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from tsdsr.degradation.kernels import Kernel, axis_weights
 from tsdsr.degradation.scratch import scratch
 
 BORDER = cv2.BORDER_REFLECT_101
-NEGLIGIBLE = 1e-6  # the sum of absolute weights that may be cut off a kernel's rim: at most 3e-4 levels of change
-LARGEST_DIRECT = 11  # side; from here on the Fourier transform is faster
+NEGLIGIBLE = 1e-6  # sum of absolute weights that may be cut from a kernel's border: changes at most 3e-4 levels
+LARGEST_DIRECT = 11  # side from which the Fourier transform is faster
 
 
 def blur(image: np.ndarray, kernel: Kernel) -> np.ndarray:
@@ -30,7 +30,7 @@ def blur(image: np.ndarray, kernel: Kernel) -> np.ndarray:
 
 
 def _trim(weights: np.ndarray) -> np.ndarray:
-    """Without the outer rings whose absolute weights add up to less than NEGLIGIBLE; sum 1 again."""
+    """The kernel without the outer rings whose absolute weights sum to less than NEGLIGIBLE, normalised to 1."""
     rings = min(side // 2 for side in weights.shape if side > 1) if weights.size > 1 else 0
     total = np.abs(weights).sum()
     for ring in range(rings, 0, -1):
@@ -41,7 +41,7 @@ def _trim(weights: np.ndarray) -> np.ndarray:
 
 
 def _fourier(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """By the convolution theorem. All kernels here are equal to themselves turned by half a turn: real spectra."""
+    """By the convolution theorem. All kernels are symmetric under a half turn, so their spectra are real."""
     radius = len(weights) // 2
     height, width = image.shape[:2]
     rows, columns = (cv2.getOptimalDFTSize(side + 2 * radius) for side in (height, width))
@@ -61,7 +61,7 @@ def _fourier(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _packed_spectrum(weights: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The kernel's real spectrum, laid out so that it multiplies OpenCV's packed spectrum of a real picture.
+    """The kernel's real spectrum in the layout of OpenCV's packed spectrum of a real image.
 
     A row is packed as Re(0) Re(1) Im(1) Re(2) Im(2) ..., so each value stands twice; the columns of frequency 0 and,
     where the width is even, of the highest frequency are packed in the same way downwards.

@@ -1,4 +1,4 @@
-"""JPEG there and back through libjpeg."""
+"""JPEG compression and decompression through libjpeg."""
 
 from __future__ import annotations
 

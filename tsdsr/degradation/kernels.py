@@ -1,4 +1,4 @@
-"""Blur kernels: six kinds of Gaussian-like kernel, and the sinc kernel that makes ringing.
+"""Blur kernels: six kinds of Gaussian-like kernels, and the sinc kernel, which causes ringing.
 
 Source: Real-ESRGAN, arXiv 2107.10833, sections 3.1 and 3.3. With q the squared Mahalanobis distance from the
 centre, a kernel is exp(-q / 2), exp(-q^beta / 2) (generalized) or 1 / (1 + q^beta) (plateau), normalised to the sum 1.
@@ -76,7 +76,8 @@ class GaussianKernel:
 
 @dataclass(frozen=True)
 class SincKernel:
-    """The circularly symmetric low-pass kernel of odd `size` that cuts at `cutoff` radians a pixel, cut to a square."""
+    """The circularly symmetric low-pass kernel of odd `size` with its cutoff at `cutoff` radians per pixel, cropped to
+    a square."""
 
     size: int
     cutoff: float
@@ -89,7 +90,7 @@ class SincKernel:
         x, y = _grid(self.size)
         radius = np.hypot(x, y)
         centre = radius == 0
-        radius[centre] = 1  # the limit there is cutoff^2 / (4 pi), set below
+        radius[centre] = 1  # 0 / 0; its limit cutoff^2 / (4 pi) is set below
         weights = self.cutoff * j1(self.cutoff * radius) / (2 * np.pi * radius)
         weights[centre] = self.cutoff**2 / (4 * np.pi)
         return weights / weights.sum()
@@ -101,7 +102,7 @@ Kernel = GaussianKernel | SincKernel
 def axis_weights(kernel: Kernel) -> np.ndarray | None:
     """The (size,) weights of one axis if the kernel is an outer product, else None.
 
-    Of the kinds only `iso` is: a turned Gaussian is not, nor is any other profile.
+    Of the kinds only `iso` is one: neither a rotated Gaussian nor another profile is separable.
     """
     return kernel.weights().sum(axis=0) if isinstance(kernel, GaussianKernel) and KINDS[kernel.kind].separable else None
 

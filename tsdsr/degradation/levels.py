@@ -1,4 +1,4 @@
-"""Between float levels and 8 bits."""
+"""Conversion of float levels to 8 bits."""
 
 from __future__ import annotations
 

@@ -28,14 +28,14 @@ def degrade(
         hq: (H, W, 3) uint8 RGB; H and W multiples of `scale`.
         scale: HQ side / LQ side.
         config: the `degradation` section of params.yaml.
-        rng: the only source of randomness: equal state and picture give equal bytes.
+        rng: the only source of randomness: equal state and image give equal bytes.
 
     Returns:
         lq (H / scale, W / scale, 3) and target (H, W, 3), uint8 RGB. The target is `hq`, or its USM-sharpened version
-        where `config.usm_sharpen_target` is on; the degradation starts from the target.
+        with `config.usm_sharpen_target`; the degradation starts from the target.
 
     Raises:
-        UserError: `hq` is not such a picture.
+        UserError: `hq` has another type or shape.
     """
     return apply_degradation(
         hq, draw_degradation(config, rng), scale=scale, usm_sharpen_target=config.usm_sharpen_target, rng=rng
@@ -45,7 +45,7 @@ def degrade(
 def apply_degradation(
     hq: np.ndarray, draw: DegradationDraw, *, scale: int, usm_sharpen_target: bool, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`degrade` with the choices given; `rng` makes the noise alone."""
+    """`degrade` with given choices; `rng` is used for the noise alone."""
     _check(hq, scale)
     image = cv2.cvtColor(np.ascontiguousarray(hq), cv2.COLOR_RGB2BGR).astype(np.float32)
     target = hq
@@ -71,7 +71,7 @@ def _first_round(image: np.ndarray, draw: DegradationDraw, rng: np.random.Genera
 def _second_round(
     image: np.ndarray, draw: DegradationDraw, height: int, width: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Up to the noise; the second JPEG belongs to the last steps, which come in two orders."""
+    """One round up to its noise; the second round's JPEG is among the last steps, which have two orders."""
     step = draw.second
     if step.kernel is not None:
         image = blur(image, step.kernel)
@@ -93,6 +93,6 @@ def _finish(image: np.ndarray, draw: DegradationDraw, height: int, width: int) -
 
 def _check(hq: np.ndarray, scale: int) -> None:
     if hq.dtype != np.uint8 or hq.ndim != 3 or hq.shape[2] != 3:
-        raise UserError(f"degrade takes an uint8 picture (H, W, 3), found {hq.dtype} {hq.shape}")
+        raise UserError(f"degrade takes a uint8 image (H, W, 3), found {hq.dtype} {hq.shape}")
     if 0 in hq.shape or hq.shape[0] % scale or hq.shape[1] % scale:
-        raise UserError(f"the picture's sides must be multiples of scale {scale}, found {hq.shape[1]}x{hq.shape[0]}")
+        raise UserError(f"the image's sides must be multiples of scale {scale}, found {hq.shape[1]}x{hq.shape[0]}")

@@ -1,4 +1,4 @@
-"""Gaussian and Poisson noise, per channel or gray. Pictures are float32 (H, W, 3), BGR, in 8-bit levels.
+"""Gaussian and Poisson noise, per channel or gray. Images are float32 (H, W, 3), BGR, in 8-bit levels.
 
 Source: Real-ESRGAN, arXiv 2107.10833, section 3.1; basicsr's noise functions.
 """
@@ -15,18 +15,18 @@ from tsdsr.degradation.draws import NoiseDraw
 from tsdsr.degradation.levels import to_8bit
 from tsdsr.degradation.poisson import sample_poisson
 
-NoiseOf = Callable[[np.ndarray], np.ndarray]  # a band of the picture -> its noise before scaling
+NoiseOf = Callable[[np.ndarray], np.ndarray]  # a band of the image -> its noise before scaling
 
-# Luma as torchvision's rgb_to_grayscale has it, in BGR order; these weights sum to 0.9999.
+# Luma of torchvision's rgb_to_grayscale in BGR order; these weights sum to 0.9999.
 _GRAY = np.array([[0.114, 0.587, 0.2989]], dtype=np.float32)
 _BAND_PIXELS = 16384
-_ENOUGH = 4096  # pixels looked at first when counting a picture's distinct levels
+_ENOUGH = 4096  # pixels that are examined first when an image's distinct levels are counted
 
 
 def add_noise(image: np.ndarray, draw: NoiseDraw, rng: np.random.Generator) -> np.ndarray:
-    """Add the drawn kind of noise, its values from `rng`, and clip to [0, 255].
+    """Add noise of the drawn kind, with values from `rng`, and clip to [0, 255].
 
-    Goes through the picture in bands of rows that stay in the processor's cache.
+    It processes the image in bands of rows that fit in the processor's cache.
     """
     source = cv2.transform(image, _GRAY) if draw.gray else image
     make_noise = NOISES[draw.kind](source, rng)
@@ -51,7 +51,7 @@ def gaussian(_: np.ndarray, rng: np.random.Generator) -> NoiseOf:
 
 
 def poisson(image: np.ndarray, rng: np.random.Generator) -> NoiseOf:
-    """Shot noise, in levels: with peak counts at 255, (counts / peak) * 255 minus the picture in whole levels."""
+    """Shot noise in levels: with peak counts at 255, (counts / peak) * 255 minus the image in whole levels."""
     peak = peak_count(to_8bit(image))
 
     def noise(band: np.ndarray) -> np.ndarray:
@@ -66,10 +66,10 @@ NOISES: dict[str, Callable[[np.ndarray, np.random.Generator], NoiseOf]] = {"gaus
 
 
 def peak_count(levels: np.ndarray) -> int:
-    """The number of distinct levels in the picture, rounded up to a power of two: at most 256."""
+    """The number of distinct levels in the image, rounded up to a power of two: at most 256."""
     flat = levels.reshape(-1)
     for part in (flat[:: max(1, flat.size // _ENOUGH)], flat):
         peak = 1 << math.ceil(math.log2(np.count_nonzero(np.bincount(part))))
-        if peak == 256:  # more pixels cannot add to it
+        if peak == 256:  # the maximum is reached
             break
     return peak

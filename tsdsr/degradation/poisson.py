@@ -1,8 +1,8 @@
-"""Poisson counts for an 8-bit picture by inverting the distribution functions of its 256 possible means.
+"""Poisson counts for an 8-bit image by inverting the distribution functions of its 256 possible means.
 
 The means are level * peak / 255, so the distribution functions fit in a table. A 32-bit uniform number picks the
-smallest count whose distribution function reaches it: exact to 2^-31. Its leading bits look up a guide, which gives the
-smallest count that the number may still mean; most guide cells then need one comparison, the few in the tails a loop.
+smallest count whose distribution function reaches it: exact to 2^-31. Its leading bits index a guide table with the
+smallest possible count; most cells then need one comparison, the few in the tails a loop.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from scipy.special import pdtr
 
 _GUIDE_BITS = 12
 _REST_BITS = 32 - _GUIDE_BITS
-_TAIL = np.uint16(1 << 15)  # flag of a guide cell that holds more than two counts
+_TAIL = np.uint16(1 << 15)  # flag of a guide cell with more than two counts
 _TAIL_SIGMAS = 8  # counts above mean + 8 sigma + 20 have a probability below 2^-32
 
 
 def sample_poisson(levels: np.ndarray, peak: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw one count a pixel.
+    """Draw one count per pixel.
 
     Args:
         levels: uint8, any shape.
         peak: the mean count at level 255; a power of two up to 256.
-        rng: one 32-bit number a pixel is taken from it.
+        rng: gives one 32-bit number per pixel.
 
     Returns:
         uint16 counts in the shape of `levels`; the mean of a pixel is level * peak / 255.

@@ -1,6 +1,6 @@
-"""Resizing as torch.nn.functional.interpolate does it: area, bilinear and bicubic, none of them anti-aliased.
+"""Resizing equal to torch.nn.functional.interpolate: area, bilinear and bicubic, without anti-aliasing.
 
-Pictures are float32 (H, W, 3).
+Images are float32 (H, W, 3).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def resize_by(image: np.ndarray, factor: float, mode: ResizeMode) -> np.ndarray:
         return area(image, height, width)
     if factor == 1:
         return image
-    # cv2 rounds the size where torch floors it; the sampling grid starts at the same corner, so the rest is cut off.
-    # It rounds 0.5 to 0, and so may give less than one pixel: then the size is given.
+    # cv2 rounds the size and torch floors it; both sampling grids start at the same corner, so the excess is cut off.
+    # cv2 rounds 0.5 to 0 pixels; in that case the size is passed.
     exact = min(image.shape[:2]) * factor >= 1
     size, scale = (None, factor) if exact else ((width, height), 0)
     resized = cv2.resize(image, size, fx=scale, fy=scale, interpolation=_FLAGS[mode])

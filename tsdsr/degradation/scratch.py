@@ -1,7 +1,7 @@
-"""Working memory that an operator keeps between calls.
+"""Working memory that is kept between an operator's calls.
 
-Arrays of a few MB go back to the system when freed, and the next call pays for every page anew: at 512 px that took
-longer than the arithmetic. Scratch arrays never leave the operator that asked for them; each thread has its own.
+A freed array of a few MB is returned to the system, and the next call has to map every page again, which at 512 px took
+longer than the arithmetic. Scratch arrays are used only inside of one operator; each thread has its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 
-KEPT_BYTES = 16 << 20  # a larger array is not kept
+KEPT_BYTES = 16 << 20  # largest array that is kept
 
 
 class _Kept(threading.local):
@@ -23,7 +23,7 @@ _kept = _Kept()
 
 
 def scratch(name: str, *shape: int) -> np.ndarray:
-    """An uninitialised float32 array of `shape`; the next call with `name` on this thread hands out the same memory."""
+    """An uninitialised float32 array of `shape`; the next call with `name` on this thread returns the same memory."""
     size = math.prod(shape)
     if 4 * size > KEPT_BYTES:
         return np.empty(shape, np.float32)

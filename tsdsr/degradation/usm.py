@@ -1,11 +1,11 @@
-"""Unsharp masking, which Real-ESRGAN sharpens its training targets with.
+"""Unsharp masking, with which Real-ESRGAN sharpens its training targets.
 
 Source: basicsr's USMSharp, as Real-ESRGAN (arXiv 2107.10833) uses it: a 51-tap Gaussian of sigma 8, weight 0.5,
 threshold 10 levels, the mask blurred by the same Gaussian.
 
-The Gaussian passes nothing near the highest frequencies, so it is applied at half resolution: binomial reduction, a
-25-tap filter, binomial expansion. The taps are fitted so that the whole is near the 51-tap filter: along an axis the
-impulse responses differ by 7.4e-4 in absolute sum, at a quarter of the cost.
+The Gaussian removes the highest frequencies, so it is applied at half resolution: binomial reduction, a 25-tap filter,
+binomial expansion. The taps are fitted to the 51-tap filter: along an axis the impulse responses differ by 7.4e-4 in
+absolute sum, at a quarter of the cost.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ WEIGHT = 0.5
 THRESHOLD = 10.0  # levels
 TAPS = 51
 _HALF_RADIUS = 12
-_PADDING = 32  # even, and more than the reach of the three filters together
+_PADDING = 32  # even, and larger than the reach of the three filters together
 _BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16  # of pyrDown and pyrUp
 
 
 def usm_sharpen(image: np.ndarray) -> np.ndarray:
-    """Sharpen where a value differs from its blur by more than THRESHOLD. float32 (H, W, 3) in levels, in and out."""
+    """Sharpen values that differ from their blur by more than THRESHOLD. Input and output: float32 (H, W, 3) in
+    levels."""
     sharp = np.empty_like(image)
     plane = scratch("usm plane", *image.shape[:2])
     for channel in range(image.shape[2]):

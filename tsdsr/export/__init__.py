@@ -1,1 +1,1 @@
-"""A student for other programs: ONNX graphs, plain diffusers networks, and the model card that goes along."""
+"""Exports of a student for other programs: ONNX graphs, plain diffusers networks, and the model card."""

@@ -1,4 +1,4 @@
-"""The model card of an exported student: what it is, what it came from, what it may be used for, how it scored."""
+"""The model card of an exported student: description, origin, licence and scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tsdsr.errors import UserError
 from tsdsr.models.student import read_config
 
 SCORES = Path("reports/scores")
-# Per teacher preset: the hub's word for the licence of the base weights, and what it means in a sentence.
+# Per teacher preset: the hub's identifier of the base weights' licence, and a sentence about it.
 _BASE_LICENCES = {
     "tiny": ("apache-2.0", "The base was trained from scratch by this project's teacher stage."),
     "nano": ("apache-2.0", "The base was trained from scratch by this project's teacher stage."),
@@ -22,7 +22,7 @@ _BASE_LICENCES = {
 }
 
 
-# By form of `tsdsr export`: what the weights are, and how to use them.
+# By form of `tsdsr export`: a description of the weights, and how to use them.
 _FORMS = {
     "pipeline": (
         "Its adapters are merged and its transformer is streamlined for the one timestep and prompt it is used with.",
@@ -60,13 +60,13 @@ def write_card(student: Path, directory: Path, name: str, form: str = "package")
     """Write `README.md` into an exported model's directory.
 
     Args:
-        student: the student directory that the export came from; its scores are read from `reports/scores`.
+        student: the exported student's directory; its scores are read from `reports/scores`.
         directory: the export.
-        name: what the model is called.
+        name: the model's name.
         form: a key of `_FORMS`.
 
     Raises:
-        UserError: if `student` is not a student directory.
+        UserError: `student` is not a student directory.
     """
     config = read_config(student)
     files.write_text(directory / "README.md", card(config, _scores(student.name), name, form))

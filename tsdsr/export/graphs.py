@@ -5,7 +5,7 @@
     velocity = transformer(latents)     z_hat = z_L - velocity
     pixels = decoder(latents)           about [-1, 1], not clamped
 
-B is any number, and so are H and W in multiples of the model's grid, up to the positions that the transformer has.
+B is any number; H and W are any multiples of the model's grid, up to the size of the transformer's position table.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 for _name in ("onnxscript", "onnx_ir"):
-    logging.getLogger(_name).setLevel(logging.ERROR)  # they name every node that they simplify
+    logging.getLogger(_name).setLevel(logging.ERROR)  # they log every node that they simplify
 TOLERANCE = 1e-3  # largest difference from PyTorch, relative to the largest value
 _LARGEST_GRAPH = 1_900_000_000  # bytes; a single ONNX file ends at 2 GiB
 _HALVED = 1024  # values of the smallest weight that is stored as float16
@@ -90,7 +90,7 @@ def export_graphs(pipe: TSDSRPipeline, directory: Path) -> float:
         the largest difference from PyTorch, relative to the largest value.
 
     Raises:
-        UserError: without the packages, for a model too large for one file, or a graph that computes something else.
+        UserError: packages are missing, the model is too large for one file, or a graph's result differs.
     """
     try:
         import onnxruntime  # noqa: F401
@@ -113,16 +113,16 @@ def export_graphs(pipe: TSDSRPipeline, directory: Path) -> float:
 
 
 def _round(module: nn.Module) -> None:
-    """Large weights to what float16 can hold.
+    """Round large weights to float16.
 
     Raises:
-        UserError: for one out of its range.
+        UserError: a value is out of its range.
     """
     for name, value in module.state_dict().items():
         if value.numel() >= _HALVED:
             value.copy_(value.half().float())
             if not value.isfinite().all():
-                raise UserError(f"{name} has values that float16 cannot hold")
+                raise UserError(f"{name} has values out of the range of float16")
 
 
 def _graphs(pipe: TSDSRPipeline) -> Iterator[_Graph]:
@@ -155,7 +155,7 @@ def _write(graph: _Graph, path: Path, most_tokens: int) -> None:
 
 
 def _halve(path: Path) -> None:
-    """Store large float32 weights as float16, each with a Cast behind it."""
+    """Store large float32 weights as float16, each followed by a Cast."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -172,7 +172,7 @@ def _halve(path: Path) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     for node in graph.node:
-        node.ClearField("metadata_props")  # where in the sources it came from: as much as a small graph itself
+        node.ClearField("metadata_props")  # source locations, as large as a small graph itself
         node.ClearField("doc_string")
     del graph.value_info[:]
     onnx.checker.check_model(model)

@@ -1,4 +1,4 @@
-"""A model as it ships with the package: teacher and student for training, graphs for `tsdsr upscale`, cards, checksums.
+"""A model in the shipped form: teacher and student for training, graphs for `tsdsr upscale`, cards, checksums.
 
 README.md     the model card
 teacher/      SD3-format, float16
@@ -33,17 +33,19 @@ def write_package(teacher: Path, student: Path, directory: Path, name: str, form
         teacher: a directory with its own weights.
         student: its student's directory.
         directory: exists, and is empty.
-        name: what the model is called.
+        name: the model's name.
         former: an earlier package, whose cards are kept.
 
     Returns:
         the largest difference of the graphs from PyTorch.
 
     Raises:
-        UserError: for a teacher whose weights are elsewhere, or weights that float16 cannot hold.
+        UserError: the teacher's weights are elsewhere, or a weight is out of the range of float16.
     """
     if Path(locate(teacher).source).resolve() != teacher.resolve():
-        raise UserError(f"{teacher}: its weights are at {locate(teacher).source}; a package needs a teacher of its own")
+        raise UserError(
+            f"{teacher}: its weights are at {locate(teacher).source}; a package needs a teacher with its own weights"
+        )
     for source, part in ((teacher, TEACHER), (student, STUDENT)):
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
             _copy(path, directory / part / path.relative_to(source))
@@ -64,7 +66,7 @@ def write_package(teacher: Path, student: Path, directory: Path, name: str, form
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A file as it is; safetensors with float32 stored as float16."""
+    """Copy a file; safetensors with float32 converted to float16."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.suffix != ".safetensors":
         shutil.copyfile(source, target)
@@ -75,5 +77,5 @@ def _copy(source: Path, target: Path) -> None:
     halved = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
     for key, value in halved.items():
         if not value.isfinite().all():
-            raise UserError(f"{source}: {key} has values that float16 cannot hold")
+            raise UserError(f"{source}: {key} has values out of the range of float16")
     save_file(halved, target, metadata)

@@ -1,4 +1,4 @@
-"""A student as plain diffusers networks: its adapters merged in, nothing of this project needed to load them."""
+"""A student as plain diffusers networks, with its adapters merged, which load without this project."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tsdsr.models.adapters import STUDENT
 from tsdsr.models.student import PROMPT_FILE, STUDENT_TIMESTEP, load_student, read_config
 from tsdsr.models.teacher import load_teacher
 
-STEP_FILE = "step.json"  # how the networks are used: the timestep, the scale, whether latents are shifted
+STEP_FILE = "step.json"  # the step: timestep, scale, whether latents are shifted
 
 
 def export_plain(teacher: str | Path, student: Path, directory: Path, *, dtype: torch.dtype) -> int:
@@ -27,7 +27,7 @@ def export_plain(teacher: str | Path, student: Path, directory: Path, *, dtype: 
         dtype: of the weights.
 
     Returns:
-        the parameters written.
+        the number of parameters written.
 
     Raises:
         UserError: for a directory that is missing, damaged, or of another model.

@@ -1,4 +1,4 @@
-"""The upscaler. Importing this package is cheap; torch and diffusers come with the first name taken from it."""
+"""The upscaler. Importing this package is cheap; torch and diffusers are imported with its first name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between what people pass to the pipeline and the arrays (B, 3, H, W) in [0, 1] that it works on."""
+"""Conversion of the pipeline's inputs and outputs to arrays (B, 3, H, W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Images: TypeAlias = Image.Image | np.ndarray | Tensor | Sequence[Image.Image]
 
 
 def arrays(images: Images) -> list[np.ndarray]:
-    """The pictures as arrays (B, 3, H, W) in [0, 1], float32: one for an array or tensor; one a picture for a list.
+    """The pictures as float32 arrays (B, 3, H, W) in [0, 1]: one for an array or tensor, one per picture for a list.
 
     Raises:
-        UserError: for anything else, another number of channels, or values out of range.
+        UserError: another type or number of channels, or values out of range.
     """
     if isinstance(images, Tensor):
         return [_checked(images.unsqueeze(0) if images.ndim == 3 else images)]
@@ -33,7 +33,7 @@ def arrays(images: Images) -> list[np.ndarray]:
 
 
 def _from_picture(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):  # Pillow's conversion would cut all of it that is over 255
+    if image.mode.startswith("I;16"):  # Pillow's conversion would clip values above 255
         return _from_array(np.repeat(np.asarray(image, np.float32)[..., None] / 65535, 3, axis=2))
     if image.mode in ("I", "F"):
         raise UserError(f"a PIL image of mode {image.mode} has no white; give an array of floats in [0, 1]")
@@ -59,7 +59,7 @@ def _checked(images: Tensor) -> np.ndarray:
     if not images.is_floating_point():
         raise UserError(f"a tensor must be floating point in [0, 1], found {images.dtype}")
     if not images.numel():
-        raise UserError(f"a picture needs pixels, found the shape {tuple(images.shape)}")
+        raise UserError(f"an image must not be empty, found the shape {tuple(images.shape)}")
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
         raise UserError(f"values must lie in [0, 1], found {low:.3g} to {high:.3g}")

@@ -1,17 +1,16 @@
-"""Colour alignment: give an upscaled picture the colours of the picture it came from.
+"""Colour alignment: give an upscaled picture the colours of its input.
 
     adain     per channel, the reference's mean and standard deviation
     wavelet   the picture's fine detail over the reference's smooth part (a trous decomposition, 5 levels); given the
               reference's noise, also what its fine detail has above that noise: its colour, and the brightness that
               the picture has lost
 
-The pipeline's `wavelet` is the latter: a small red thing stays red, stripes that the model smoothed away come back,
-what it sharpened stays sharp, and noise stays away. Arrays are float32, (B, C, H, W).
-`ALIGNMENTS` is what the pipeline uses: it works on strips of rows, so each method says how many rows around a strip it
-looks at.
+The pipeline's `wavelet` is the latter: small coloured objects keep their colour, stripes that the model smoothed are
+restored, sharpened detail stays, and noise does not return. Arrays are float32, (B, C, H, W). The pipeline uses
+`ALIGNMENTS`: it works on strips of rows, and each method states how many rows around a strip it needs.
 
 Source: Huang and Belongie, arXiv 1703.06868, Eq. (8), adain; StableSR, arXiv 2305.07015, Sec. 3.3, wavelet; Donoho,
-IEEE Trans. Inf. Theory 41(3), 1995, the noise's deviation from a median; what becomes of the fine detail is this
+IEEE Trans. Inf. Theory 41(3), 1995, the noise's deviation from a median; the treatment of the fine detail is this
 project's own.
 """
 
@@ -26,12 +25,12 @@ import numpy as np
 
 _EPS = 1e-5
 _LEVELS = 5  # of blur, with holes of 1, 2, 4, 8 and 16 pixels
-_ENERGY_LEVELS = 3  # that average a detail's energy
+_ENERGY_LEVELS = 3  # blurs that average a detail's energy
 _HALO = sum(2**level for level in range(_LEVELS)) + sum(2**level for level in range(_ENERGY_LEVELS))  # rows
-_ENLARGED_NOISE = 0.73  # of white noise's variance is left in the fine detail of its bicubic enlargement, x1.5 to x8
-_UNSEEN = 5 / 255  # deviation of noise, in the picture, that may stay in the result
+_ENLARGED_NOISE = 0.73  # share of white noise's variance in the fine detail of its bicubic enlargement, x1.5 to x8
+_UNSEEN = 5 / 255  # standard deviation of noise in the picture that may remain in the result
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_MAD = 0.6745  # the median of a normal deviate's size
+_MAD = 0.6745  # the median of the absolute value of a standard normal variable
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,12 @@ def match(x: np.ndarray, own: Moments, reference: Moments) -> np.ndarray:
 
 
 def wavelet(x: np.ndarray, reference: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-    """Keep x's detail and take the reference's smooth part; with `noise`, also what its detail has above the noise.
+    """x's detail with the reference's smooth part; with `noise`, also the reference's detail above the noise.
 
     Args:
         x: (B, 3, H, W), any range.
         reference: (B, 3, H, W), the same range.
-        noise: (B, 4, 1, 1), what `noise_variance` says of the picture that the reference is an enlargement of.
+        noise: (B, 4, 1, 1), `noise_variance` of the picture that was enlarged to the reference.
 
     Returns:
         (B, 3, H, W), in x's dtype.
@@ -89,7 +88,7 @@ def wavelet(x: np.ndarray, reference: np.ndarray, noise: np.ndarray | None = Non
     colour *= _above(_energy(colour), hidden[:, :3])
     detail = _luma(reference)
     detail -= smooth(detail, range(_LEVELS))
-    light *= _above(_energy(detail), hidden[:, 3:] + _energy(detail - light))  # none where x has as much or more
+    light *= _above(_energy(detail), hidden[:, 3:] + _energy(detail - light))  # none if x has as much or more
     return x + low + colour + light
 
 
@@ -98,7 +97,7 @@ def _energy(detail: np.ndarray) -> np.ndarray:
 
 
 def _above(energy: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """The share of `energy` that stands above `floor`, in [0, 1]."""
+    """The share of `energy` above `floor`, in [0, 1]."""
     return (1 - floor / energy.clip(min=1e-12)).clip(0, 1)
 
 
@@ -112,7 +111,7 @@ def noise_variance(image: np.ndarray) -> np.ndarray:
     planes = np.concatenate([_chroma(image), _luma(image)], 1)
     halved = np.mean(_quarters(planes), axis=0)
     fine, coarse = _diagonal_variance(planes), 4 * _diagonal_variance(halved)
-    return np.maximum(fine, coarse)  # noise that was blurred or compressed shows in the second alone
+    return np.maximum(fine, coarse)  # blurred or compressed noise appears only in the second
 
 
 def _quarters(planes: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -133,7 +132,7 @@ def _luma(x: np.ndarray) -> np.ndarray:
 
 
 def _chroma(x: np.ndarray) -> np.ndarray:
-    """x without its brightness: (R - Y, G - Y, B - Y)."""
+    """The chroma of x: (R - Y, G - Y, B - Y)."""
     return x - _luma(x)
 
 
@@ -162,12 +161,12 @@ Rows = Callable[[int, int], np.ndarray]  # the rows [start, stop) of a picture
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the pipeline applies a method to a picture that comes in strips of rows.
+    """How the pipeline applies a method to a picture in strips of rows.
 
     Attributes:
-        halo: rows above and below a strip that change it.
-        prepare: (small picture, rows of the result, rows of the reference, strips as ranges of rows) -> what aligns one
-            strip. It looks at the whole of them once.
+        halo: rows above and below a strip that affect it.
+        prepare: (small picture, rows of the result, rows of the reference, strips as ranges of rows) -> the function
+            that aligns one strip. It reads all of them once.
     """
 
     halo: int

@@ -1,4 +1,4 @@
-"""One picture from file to file: everything that belongs to it comes back with it."""
+"""Enlarge one picture from file to file, with its metadata, alpha and bit depth."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tsdsr.pictures.formats import FORMATS, Content, check
 from tsdsr.pictures.reading import Picture
 
 logger = logging.getLogger(__name__)
-_FILL_LEVELS = 5  # of blur, each twice as far: 31 pixels in all
+_FILL_LEVELS = 5  # levels of blur, each twice as wide: a reach of 31 pixels
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to enlarge, whatever the picture.
+    """The options of an enlargement.
 
     Attributes:
-        target: the size wanted.
+        target: the size of the result.
         color, tiling: as in `Upscaler.strips`.
         seed: samples the encoder's posterior; None takes its mode.
-        quality: 1 to 100, for formats that lose something.
+        quality: 1 to 100, for lossy formats.
     """
 
     target: TargetSize
@@ -49,12 +49,12 @@ def enlarge(
 ) -> tuple[int, int]:
     """Enlarge a picture and write it.
 
-    Grey stays grey, 16 bits stay 16 where the format has them, alpha is enlarged too (bicubic), the colour profile and
-    EXIF go along. A format without alpha gets the picture on white.
+    Grey stays grey, 16 bits stay 16 if the format supports them, alpha is enlarged too (bicubic), the colour profile
+    and EXIF are kept. For a format without alpha the picture is blended with white.
 
     Args:
-        picture: what to enlarge.
-        stream: written to from its start on, strip by strip where the format allows.
+        picture: the input.
+        stream: receives the file, strip by strip if the format allows it.
         form: a key of `FORMATS`.
         step: called with (tiles done, tiles in all).
 
@@ -62,7 +62,7 @@ def enlarge(
         (H, W) of the result.
 
     Raises:
-        UserError: for a size that cannot be.
+        UserError: the size is impossible.
     """
     height, width = picture.size
     size = settings.target.of(width, height)
@@ -89,8 +89,8 @@ def _draws(seed: int) -> Callable[[tuple[int, ...]], np.ndarray]:
 
 
 def _covered(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
-    """The picture with the colours of what shows continued into what is transparent, or its hidden colours (black as a
-    rule) would come out as a fringe around what shows."""
+    """The picture with the visible colours continued into transparent areas. Otherwise the hidden colours, usually
+    black, would appear as a fringe around visible parts."""
     if alpha is None:
         return image
     known = (alpha > 0).astype(image.dtype)
@@ -105,9 +105,9 @@ def _covered(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
 def _content(picture: Picture, settings: Settings, size: tuple[int, int], form: str) -> Content:
     row = FORMATS[form]
     if picture.alpha is not None and not row.alpha:
-        logger.warning("%s holds no transparency: the picture is put on white", form)
+        logger.warning("%s supports no transparency: the picture is blended with white", form)
     if picture.bits not in row.depths:
-        logger.warning("%s holds no 16-bit picture: it is written with 8 bits a channel", form)
+        logger.warning("%s supports no 16-bit pictures: the result has 8 bits per channel", form)
     return Content(
         size=size,
         channels=picture.channels,

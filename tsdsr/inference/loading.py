@@ -1,4 +1,4 @@
-"""From a teacher and a student on disk to the two networks that inference runs. No text encoder is read."""
+"""Load the two networks of inference from a teacher and a student on disk. No text encoder is read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def teacher_of(student: Path, default: Path = Path("data/teacher")) -> str | Path:
-    """The teacher a student directory was distilled from: the source that its `student.json` names, else the default
-    place, else the folder `teacher` beside that of the students.
+    """The teacher of a student directory: the source in its `student.json`, otherwise the default directory, otherwise
+    the folder `teacher` beside that of the students.
 
     Raises:
-        UserError: if it is nowhere.
+        UserError: it was not found.
     """
     named = read_config(student).get("teacher")
     source = named.get("source") if isinstance(named, dict) else named
@@ -37,7 +37,9 @@ def teacher_of(student: Path, default: Path = Path("data/teacher")) -> str | Pat
     if isinstance(source, str) and teachers.is_hub_id(source):
         return source
     places = ", ".join(dict.fromkeys(map(str, tried)))
-    raise UserError(f"{student}: its teacher is not at {places}; run where it is, or name it (--teacher)")
+    raise UserError(
+        f"{student}: its teacher is not at {places}; run in the directory that has it, or name it with --teacher"
+    )
 
 
 def load_networks(
@@ -51,7 +53,7 @@ def load_networks(
         dtype: of both networks.
 
     Raises:
-        UserError: for a directory that is missing, damaged, or of another model.
+        UserError: a directory is missing, damaged, or of another model.
     """
     read_config(student)
     prompt = read_prompt(student)

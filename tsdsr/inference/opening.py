@@ -1,7 +1,7 @@
-"""From `--model`, `--teacher`, `--dtype` and `--device` to an upscaler that is ready to run.
+"""Open an upscaler from `--model`, `--teacher`, `--dtype` and `--device`.
 
-A model that holds ONNX graphs runs through ONNX Runtime, and PyTorch is not imported, unless a GPU, another precision
-or another teacher is asked for.
+A model with ONNX graphs runs in ONNX Runtime, without importing PyTorch, unless a GPU, another precision or another
+teacher is requested.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _RELEASED_SCALE = 4.0  # of TSD-SR's released weights, which come without a stud
 
 @dataclass(frozen=True)
 class Model:
-    """A model that was found, and how it is to be opened.
+    """A model, and the options for opening it.
 
     Attributes:
-        place: a student's directory, an export, or one of `SHIPPED`.
-        teacher: the student's base, a directory or a hub id; None = the one that the student names.
+        place: a student directory, an export, or one of `SHIPPED`.
+        teacher: the student's base, a directory or a hub id; None = the one named by the student.
         dtype: auto (float32 on a CPU, bfloat16 on a GPU), float32, float16 or bfloat16.
         device: auto (a GPU if there is one and PyTorch runs the model), cpu, cuda or cuda:N.
     """
@@ -52,17 +52,17 @@ class Model:
 
     @property
     def graphs(self) -> Path | None:
-        """Where the ONNX graphs are that do what is asked for."""
+        """The directory of ONNX graphs, if they fit the options."""
         if self.teacher is not None or self.dtype not in ("auto", "float32") or self.device not in ("auto", "cpu"):
             return None
         return next((path for path in (self.place, self.place / GRAPHS) if (path / RECORD).is_file()), None)
 
     @property
     def scale(self) -> float:
-        """The enlargement that it was trained at, without loading it.
+        """The model's training scale, without loading it.
 
         Raises:
-            UserError: where its record is damaged.
+            UserError: its record is damaged.
         """
         if self.graphs is not None:
             return Record.read(self.graphs).scale
@@ -76,12 +76,12 @@ class Model:
         """Load it.
 
         Raises:
-            UserError: for a model that is damaged, a device that is not there, or without PyTorch where it is needed.
+            UserError: the model is damaged, the device does not exist, or PyTorch is needed and missing.
         """
         if self.graphs is not None:
             return Upscaler(OnnxNetworks(self.graphs), self.scale)
         if not (self.student / SAVED).is_file() and (self.student / RECORD).is_file():
-            raise UserError(f"{self.place}: holds ONNX graphs alone, which run on a CPU in float32, without a teacher")
+            raise UserError(f"{self.place}: has only ONNX graphs, which run on a CPU in float32, without a teacher")
         _torch()
         with compat.lean_imports():
             return self.pipeline().upscaler()
@@ -110,7 +110,7 @@ class Model:
 def find_model(
     name: str | None = None, *, teacher: str | None = None, dtype: str = "auto", device: str = "auto"
 ) -> Model:
-    """The model that `--model` means.
+    """The model for `--model`.
 
     Args:
         name: a student's directory or its name below `data/students`; a directory of `tsdsr export` or
@@ -118,31 +118,31 @@ def find_model(
         teacher, dtype, device: as in `Model`.
 
     Raises:
-        UserError: for a model that is unknown.
+        UserError: the model is unknown.
     """
     tried = [SHIPPED / DEFAULT] if name is None else [Path(name), STUDENTS / name, SHIPPED / name]
     for place in tried:
         if any((place / mark).is_file() for mark in _MARKS):
             return Model(place, teacher, dtype, device)
     names = model_names()
-    known = f"there are {', '.join(names)}" if names else "there are none; `make repro` makes one, named full"
+    known = f"there are {', '.join(names)}" if names else "there are none; `make repro` makes one named full"
     if name is None:
-        raise UserError(f"this installation comes without a model; name one with --model ({known})")
+        raise UserError(f"this installation has no shipped model; name one with --model ({known})")
     raise UserError(f"{name}: neither a model's directory nor the name of one ({known})")
 
 
 def model_names() -> list[str]:
-    """The models that have names here: shipped ones, then those of `data/students`."""
+    """The names of the models: shipped ones, then those in `data/students`."""
     shipped = sorted(path.parent.parent.name for path in SHIPPED.glob(f"*/{GRAPHS}/{RECORD}"))
     own = {path.parent.name for mark in ("student.json", SAVED) for path in STUDENTS.glob(f"*/{mark}")}
     return [*shipped, *sorted(own)]
 
 
 def find_device(device: str) -> torch.device:
-    """The device that `--device` means.
+    """The device for `--device`.
 
     Raises:
-        UserError: for one that is not there.
+        UserError: it does not exist.
     """
     torch = _torch()
     if device == "auto":

@@ -65,11 +65,11 @@ class TSDSRPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: the teacher's directory or hub id; or a saved pipeline's.
             student: a student directory: `transformer.safetensors`, `vae.safetensors`, `student.json`,
                 `prompt.safetensors`.
-            options: `dtype` or, as it was called, `torch_dtype` (float32 by default); without a student also diffusers'
-                other options.
+            options: `dtype` or its old name `torch_dtype` (default: float32); without a student also diffusers' other
+                options.
 
         Raises:
-            UserError: for a directory that is missing, damaged or of another kind.
+            UserError: a directory is missing, damaged or of another kind.
         """
         if student is None:
             return cls._from_saved(str(pretrained_model_name_or_path), options)
@@ -84,13 +84,13 @@ class TSDSRPipeline(DiffusionPipeline):
     def _from_saved(cls, source: str, options: dict[str, Any]) -> Self:
         try:
             pipe = super().from_pretrained(source, **options)
-        except (OSError, ValueError, TypeError, SafetensorError) as error:  # a TypeError for a config without its keys
+        except (OSError, ValueError, TypeError, SafetensorError) as error:  # a config that lacks keys gives a TypeError
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{source}: cannot be read as an upscaler ({reason}); for a teacher, name a student too"
             ) from error
         if not isinstance(pipe.transformer, StreamlinedTransformer):
-            raise UserError(f"{source}: is no upscaler; for a teacher, name a student too")
+            raise UserError(f"{source}: is not an upscaler; for a teacher, name a student too")
         if "device_map" not in options:
             for part in ("vae", "transformer"):
                 check_whole(source, part, getattr(pipe, part))
@@ -115,18 +115,18 @@ class TSDSRPipeline(DiffusionPipeline):
         Args:
             image: a PIL image or a list of them; an array (H, W, 3) or (B, H, W, 3), uint8 or float in [0, 1]; or a
                 tensor (3, H, W) or (B, 3, H, W) in [0, 1].
-            scale: enlargement of both sides, 1 to 8; what the student was trained at by default.
+            scale: enlargement of both sides, 1 to 8 (default: the student's training scale).
             size: (H, W) of the result in pixels, instead of a scale.
             color: colour alignment with the bicubic enlargement.
-            tile: a tile's side in pixels of the result; "auto" chooses by the memory there is; None never tiles.
-            overlap: pixels that neighbouring tiles share; a quarter of a tile by default.
-            tile_batch: tiles that go through a network at once.
-            generator: samples the encoder's posterior; without one its mode is taken, and nothing is random.
+            tile: a tile's side in pixels of the result; "auto": by the available memory; None: no tiles.
+            overlap: pixels that neighbouring tiles share (default: a quarter of a tile).
+            tile_batch: number of tiles in a batch.
+            generator: samples the encoder's posterior; None: its mode is taken, and the result is deterministic.
             output_type: "pil", "np" (B, H, W, 3) or "pt" (B, 3, H, W), the latter two float32 in [0, 1].
             return_dict: return an `ImagePipelineOutput`, or a tuple.
 
         Raises:
-            UserError: for a picture, size or tile that cannot be.
+            UserError: the picture, size or tile is invalid.
         """
         if output_type not in batches.OUTPUTS:
             raise UserError(f"output_type {output_type!r}: must be one of {', '.join(batches.OUTPUTS)}")
@@ -149,7 +149,7 @@ class TSDSRPipeline(DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def upscaler(self) -> Upscaler:
-        """The networks where they are now, for pictures as NumPy arrays, strip by strip."""
+        """The upscaler for NumPy arrays, with the networks on their present device."""
         dtype = self.transformer.dtype
         codec = LatentCodec(self.vae, bool(self.config.use_shift))
         networks = TorchNetworks(

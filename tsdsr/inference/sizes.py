@@ -1,4 +1,4 @@
-"""The size of the result: from a factor, a side, or a number of megapixels."""
+"""The size of the result, from a factor, a side, or a number of megapixels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from tsdsr.errors import UserError
 
 MIN_FACTOR, MAX_FACTOR = 1.0, 8.0
-_ROUNDING = 1e-3  # a side rounds to whole pixels, so its factor may miss the bounds by this much (relative)
+_ROUNDING = 1e-3  # relative tolerance of the bounds, since sides are rounded to whole pixels
 
 
 @dataclass(frozen=True)
 class TargetSize:
-    """What a person asked for; at most one way of saying it, `width` and `height` counting as one.
+    """The requested size, given in at most one way; `width` and `height` count as one.
 
     Attributes:
         scale: enlargement of both sides, 1 to 8.
@@ -31,7 +31,9 @@ class TargetSize:
     def __post_init__(self) -> None:
         ways = [self.scale, self.height if self.width is None else self.width, self.longest_side, self.megapixels]
         if sum(way is not None for way in ways) != 1:
-            raise UserError("say the size once: a scale, or width and/or height, or the longest side, or megapixels")
+            raise UserError(
+                "give the size in one way: a scale, or width and/or height, or the longest side, or megapixels"
+            )
         for amount in (self.scale, self.width, self.height, self.longest_side, self.megapixels):
             if amount is not None and not 0 < amount < math.inf:
                 raise UserError(f"a size must be a positive number, found {amount}")
@@ -40,7 +42,7 @@ class TargetSize:
         """(H, W) of the result for a picture of `width` x `height` pixels.
 
         Raises:
-            UserError: for an enlargement outside 1 to 8.
+            UserError: the enlargement is outside of 1 to 8.
         """
         target = self._target(width, height)
         for factor in (target[0] / height, target[1] / width):

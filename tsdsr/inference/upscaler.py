@@ -1,4 +1,4 @@
-"""`Upscaler`: a student's networks, ready for pictures of any size. NumPy in, NumPy out."""
+"""`Upscaler`: a student's networks for pictures of any size, with NumPy arrays as input and output."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tsdsr.inference.tiles.rows import RowStore
 
 logger = logging.getLogger(__name__)
 Color = Literal["wavelet", "adain", "none"]
-_MIN_SIDE = 16  # of a picture that is enlarged as it is
+_MIN_SIDE = 16  # smallest side that is not padded
 _UNBOUNDED = 2.0**60  # bytes
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """What a person may say about tiles.
+    """The options of tiling.
 
     Attributes:
-        tile: a side in pixels of the result; "auto" chooses by the memory there is; None never tiles.
-        overlap: pixels that neighbours share; a quarter of a tile by default.
-        batch: tiles that go through a network at once.
+        tile: a side in pixels of the result; "auto": by the available memory; None: no tiles.
+        overlap: pixels that neighbours share (default: a quarter of a tile).
+        batch: tiles in a batch.
     """
 
     tile: int | Literal["auto"] | None = "auto"
@@ -44,8 +44,8 @@ class Upscaler:
     """The one-step student.
 
     Attributes:
-        networks: ready to run.
-        scale: the enlargement that the student was trained at.
+        networks: the student's.
+        scale: the student's training scale.
     """
 
     networks: Networks
@@ -61,7 +61,7 @@ class Upscaler:
         noise: Callable[[tuple[int, ...]], np.ndarray] | None = None,
         step: Callable[[int, int], Any] = lambda done, total: None,
     ) -> Iterator[np.ndarray]:
-        """Enlarge pictures of one size, and hand out the result from the top in strips, so that it need not fit.
+        """Enlarge pictures of one size, and yield the result from the top in strips, so that it need not fit in memory.
 
         Args:
             image: (B, 3, h, w) in [0, 1], float32.
@@ -74,7 +74,7 @@ class Upscaler:
             (B, 3, n, W) in [0, 1], float32.
 
         Raises:
-            UserError: for a colour alignment or a tile that cannot be, or without memory for the smallest tiles.
+            UserError: the colour alignment or the tile is invalid, or memory is too small for the smallest tiles.
         """
         if color not in ALIGNMENTS:
             raise UserError(f"color {color!r}: must be one of {', '.join(ALIGNMENTS)}")
@@ -92,10 +92,10 @@ class Upscaler:
                     return
 
     def check_tiling(self, tiling: Tiling) -> None:
-        """Whether pictures can be tiled so, whatever their sizes.
+        """Check the tiling options, independent of a picture's size.
 
         Raises:
-            UserError: for a tile or an overlap that cannot be.
+            UserError: the tile or the overlap is invalid.
         """
         self._plan(tiling, _UNBOUNDED)
 
@@ -110,7 +110,7 @@ class Upscaler:
     def _restored(
         self, source: Source, tiling: Tiling, noise: np.ndarray | None, step: Callable[[int, int], Any]
     ) -> RowStore:
-        """The restored picture; on running out of memory, again with smaller tiles."""
+        """The restored picture; after running out of memory, a retry with smaller tiles."""
         geometry = self.networks.geometry
         plan: TilePlan | None = self._plan(tiling, self.networks.free_bytes())
         while plan is not None:
@@ -125,7 +125,7 @@ class Upscaler:
                 return restore(self.networks, source, plan, noise=noise, step=advance)
             except MemoryError:
                 plan = self._shrink(plan)
-        raise UserError("out of memory even with the smallest tiles; free some, or choose a smaller size")
+        raise UserError("out of memory even with the smallest tiles; free memory, or choose a smaller size")
 
     def _shrink(self, plan: TilePlan) -> TilePlan | None:
         geometry = self.networks.geometry
@@ -139,7 +139,7 @@ class Upscaler:
 
 
 def _padded(image: np.ndarray, size: tuple[int, int]) -> Source:
-    """Sides of less than 16 pixels are continued by their edge, to a multiple of themselves that is enlarged alike."""
+    """Sides of less than 16 pixels are padded by their edge to a multiple of their length."""
     times = [-(-_MIN_SIDE // side) for side in image.shape[-2:]]
     if times == [1, 1]:
         return Source(image, size)

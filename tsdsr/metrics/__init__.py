@@ -1,4 +1,4 @@
-"""Scores of restored images: nine metrics, one row each, and folders scored by all that are available."""
+"""Scores of restored images: a registry of metrics, and scoring of folders by those whose weights are available."""
 
 from tsdsr import compat
 

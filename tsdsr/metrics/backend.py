@@ -1,4 +1,4 @@
-"""pyiqa's implementations, built offline from weights that were found and verified."""
+"""pyiqa's implementations, built offline from verified weights."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Score = Callable[[Tensor, Tensor | None], Tensor]
 
 
 def unavailable(metric: Metric, folders: Sequence[str | Path] = ()) -> str | None:
-    """None when everything `metric` needs is here, else why it is not."""
+    """None if everything for `metric` is installed, otherwise the reason."""
     reasons = [reason for name in metric.weights if (reason := missing(name, folders))]
     return "; ".join(reasons) or None
 
 
 def weight_digests(metric: Metric, folders: Sequence[str | Path] = ()) -> dict[str, str]:
-    """name -> sha256 of the files that `metric` would load."""
+    """name -> sha256 of the files that `metric` loads."""
     found = {name: find(name, folders) for name in metric.weights}
     return {name: item.sha256 for name, item in found.items() if item is not None}
 
@@ -42,7 +42,7 @@ def build(metric: Metric, device: torch.device, folders: Sequence[str | Path] = 
     """pyiqa's metric, in evaluation mode on `device`.
 
     Raises:
-        UserError: when weights are absent or damaged, or pyiqa cannot read them. Never downloads.
+        UserError: weights are absent or damaged, or pyiqa cannot read them. It never downloads.
     """
     if reason := unavailable(metric, folders):
         raise UserError(f"{metric.name}: {reason}")
@@ -55,14 +55,14 @@ def build(metric: Metric, device: torch.device, folders: Sequence[str | Path] = 
             options["pretrained_model_path"] = str(niqe_parameters(Path(view)))
         try:
             return pyiqa.create_metric(metric.backend, device=device, **options)
-        except Exception as error:  # loaders of six formats raise a dozen types; one bad file must not stop the others
+        except Exception as error:  # loaders of six formats raise many types; one bad file must not stop the others
             raise UserError(f"{metric.name}: pyiqa cannot load its weights: {type(error).__name__}: {error}") from error
 
 
 def scorer(metric: Metric, device: torch.device, folders: Sequence[str | Path] = ()) -> Score:
     """A function (images, references or None), each (B, 3, H, W) in [0, 1] -> float64 scores (B,) on the CPU.
 
-    An image that has no score (NIQE of one without texture has a singular model) gets NaN, alone.
+    An image without a score (NIQE of one without texture has a singular model) gets NaN.
     """
     model = build(metric, device, folders)
 
@@ -81,14 +81,14 @@ def scorer(metric: Metric, device: torch.device, folders: Sequence[str | Path] =
 
 @contextlib.contextmanager
 def _offline(metric: Metric, view: Path, folders: Sequence[str | Path]) -> Iterator[None]:
-    """While building: torch.hub's folder is `view`, which links the verified files under the names that pyiqa asks for.
+    """Within the block torch.hub's folder is `view`, which links the verified files under pyiqa's names.
 
     Unpickling is restricted to tensors; pyiqa's messages go to stderr; timm builds MANIQA's backbone without fetching
-    ImageNet weights, since the published checkpoint of MANIQA holds the backbone too.
+    ImageNet weights, since MANIQA's published checkpoint contains the backbone.
     """
     for name in metric.weights:
         found = find(name, folders)
-        assert found is not None  # `unavailable` said so
+        assert found is not None  # checked by `unavailable`
         link = view / WEIGHTS[name].file
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(found.path.resolve())

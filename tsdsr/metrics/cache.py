@@ -1,7 +1,7 @@
-"""Scores kept by what they were computed from, so that only what is new is computed.
+"""A cache of scores, keyed by their inputs, so that only new ones are computed.
 
-One small JSON file for each image, image and reference, or folder of them; in it one number for each way of scoring.
-Nothing ever becomes stale: other bytes, another version or other weights make another key.
+One small JSON file for each image, image and reference, or folder of them, with one number per way of scoring. An entry
+cannot become stale: other bytes, another version or other weights give another key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def version(metric: Metric, digests: Mapping[str, str], device: torch.device) -> str:
-    """Everything besides the images that a score depends on, as one digest."""
+    """A digest of everything except for the images that affects a score."""
     parts = {
         "metric": metric.name,
         "revision": metric.revision,
@@ -37,24 +37,24 @@ def version(metric: Metric, digests: Mapping[str, str], device: torch.device) ->
 
 
 class ScoreCache:
-    """Scores on disk below `root`; without a root, nothing is kept."""
+    """Scores on disk below `root`; without a root nothing is stored."""
 
     def __init__(self, root: str | Path | None) -> None:
         self._root = None if root is None else Path(root)
         self._read: dict[Path, dict[str, float]] = {}
 
     def get(self, items: Sequence[Item], metric: Metric, key: str) -> float | None:
-        """The score, if it was computed before; NaN where it was computed and was not finite.
+        """The score, if it was computed before; NaN if it was not finite.
 
         Args:
-            items: one image; or all of a folder, for a metric that scores folders.
+            items: one image, or all of a folder for a metric that scores folders.
         """
         path = self._path(items, metric)
         value = None if path is None else self._entries(path).get(key)
         return math.nan if value == "nan" else value
 
     def put(self, items: Sequence[Item], scores: Mapping[Metric, tuple[str, float]]) -> None:
-        """Keep scores of the same items: metric -> (key, value). Where nothing can be written, nothing is kept."""
+        """Store scores of the same items: metric -> (key, value). If the folder is not writable, nothing is stored."""
         changed = set()
         for metric, (key, value) in scores.items():
             path = self._path(items, metric)
@@ -65,7 +65,7 @@ class ScoreCache:
             for path in changed:
                 write_json(path, self._read[path])
         except OSError as error:
-            logger.warning("scores are not kept for the next time: %s", error)
+            logger.warning("scores cannot be cached: %s", error)
             self._root = None
 
     def _entries(self, path: Path) -> dict:

@@ -1,4 +1,4 @@
-"""Test sets by name: one row each. A name that is not here is scored all the same; it only is not checked."""
+"""Published test sets by name, one row each. Data sets with other names are scored too, without a check."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Dataset:
     """A published test set.
 
     Attributes:
-        name: as params spell it.
-        label: as tables print it.
-        images: how many the published scores are means over.
+        name: in params.
+        label: in tables.
+        images: the number of images of the published scores.
         side: of its HQ images, in pixels.
     """
 
@@ -33,16 +33,16 @@ DATASETS: dict[str, Dataset] = {row.name: row for row in _ROWS}
 
 
 def label(name: str) -> str:
-    """As tables print it; a name without a row stands for itself."""
+    """The label in tables; a name without a row is its own label."""
     return DATASETS[name].label if name in DATASETS else name
 
 
 def departures(name: str, images: int, sides: set[int]) -> list[str]:
-    """How a folder departs from the published test set of that name; empty where it does not, or there is none.
+    """The differences of a folder from the published test set of that name, if there is one.
 
     Args:
         name: of the data set.
-        images: how many were scored.
+        images: the number of scored images.
         sides: every height and width among them, in pixels.
     """
     row = DATASETS.get(name)

@@ -1,6 +1,6 @@
-"""How batches of images become scores: in this process, or by whatever else takes and gives the same (Ray's workers).
+"""Executors compute the scores of batches of images: in this process, or with the same interface in Ray's workers.
 
-B images a batch, H W pixels.
+Legend: B images of a batch, H W pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tsdsr.metrics.registry import select
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one size that lack the same scores; what a worker gets.
+    """A worker's input: images of one size that lack the same scores.
 
     Attributes:
         names: (B,).
@@ -38,12 +38,12 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class BatchScores:
-    """What a worker gives back.
+    """A worker's output.
 
     Attributes:
         names: (B,), of the batch.
         values: metric -> (B,) scores.
-        failures: metric -> why it could not be loaded.
+        failures: metric -> the reason why it could not be loaded.
     """
 
     names: tuple[str, ...]
@@ -55,10 +55,10 @@ Executor = Callable[[Iterable[ImageBatch]], Iterator[BatchScores]]
 
 
 class LocalExecutor:
-    """Compute batches one after another in this process; models are built at first use and kept.
+    """Computes batches one after another in this process; models are built at their first use and kept.
 
-    A GPU takes a batch as a whole. A CPU takes its images one by one: that is faster there (they stay in its caches),
-    and a score then does not depend on which images are scored with it.
+    A GPU processes a batch at once. A CPU processes its images one by one, which is faster, since they stay in its
+    caches, and makes a score independent of the other images.
     """
 
     def __init__(self, device: torch.device, folders: Sequence[str | Path] = ()) -> None:
@@ -94,10 +94,10 @@ class LocalExecutor:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`auto` is a CUDA device when there is one, else the CPU.
+    """`auto` is a CUDA device if there is one, otherwise the CPU.
 
     Raises:
-        UserError: for `cuda` where there is none.
+        UserError: `cuda` was requested and there is none.
     """
     device = pick(name)
     require(device, "--device")

@@ -1,4 +1,4 @@
-"""Numbers that only a whole folder has: FID."""
+"""Metrics of a whole folder: FID."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MIN_IMAGES = 2  # a covariance
 
 
 def distance(metric: Metric, items: list[Item], device: torch.device, folders: Sequence[str | Path] = ()) -> float:
-    """Between the restored images and their references, folder to folder.
+    """The distance between the folder of restored images and that of references.
 
     Raises:
-        UserError: for too few images, weights that cannot be loaded, or images whose features have no distance.
+        UserError: too few images, weights that cannot be loaded, or features without a finite distance.
 
     Source: Heusel et al., NeurIPS 2017; resizing as Parmar et al., CVPR 2022 (pyiqa's default).
     """
@@ -35,12 +35,12 @@ def distance(metric: Metric, items: list[Item], device: torch.device, folders: S
         for folder in (restored, reference):
             folder.mkdir()
         for item in items:
-            assert item.reference is not None  # a metric that needs references is not scored without them
+            assert item.reference is not None  # not called without references
             (restored / item.name).symlink_to(item.restored.path.resolve())
             (reference / item.reference.path.name).symlink_to(item.reference.path.resolve())
         try:
             value = float(model(str(restored), str(reference), num_workers=0, verbose=False))
-        except (ValueError, TypeError) as error:  # of its matrix square root, which the scipy that is here must take
+        except (ValueError, TypeError) as error:  # of its matrix square root
             raise UserError(f"{metric.name}: pyiqa cannot compute it: {error}") from error
     if not math.isfinite(value):
         raise UserError(f"{metric.name} is not finite for these {len(items)} images")

@@ -1,4 +1,4 @@
-"""The images to score: matched by name, opened once, and every fault named before any scoring begins."""
+"""The images to score: matched by name, opened once, with every fault reported before the scoring."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEPT_BYTES = 1 << 30  # decoded images are kept up to this many bytes; beyond, t
 
 @dataclass(frozen=True)
 class Problem:
-    """A fault of one image, or of one image under one metric."""
+    """A fault of an image, or of an image under one metric."""
 
     name: str
     message: str
@@ -33,7 +33,7 @@ class Problem:
 
 @dataclass
 class Picture:
-    """An image file: the digest of its bytes, its size, and its pixels while there is room for them."""
+    """An image file: the digest of its bytes, its size, and its pixels if they are kept."""
 
     path: Path
     digest: str
@@ -48,7 +48,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Item:
-    """A restored image and, where there are references, its reference."""
+    """A restored image and, if there are references, its reference."""
 
     name: str
     restored: Picture
@@ -62,14 +62,14 @@ class Item:
 def collect(restored: str | Path, reference: str | Path | None) -> tuple[list[Item], list[Problem]]:
     """Match, open and check every image.
 
-    Images are matched by file name; where suffixes differ, by the name without it. An accented letter is the same
-    whether its name holds one code point for it or, as macOS writes it, two.
+    Images are matched by file name, or without the suffix if suffixes differ. Names are compared in Unicode's composed
+    form: macOS writes accented letters as two code points.
 
     Returns:
         The items that can be scored, sorted by name, and every fault found.
 
     Raises:
-        UserError: when a folder does not exist or holds no image.
+        UserError: a folder does not exist or contains no image.
     """
     files = _list(restored)
     references = None if reference is None else _list(reference)
@@ -98,7 +98,7 @@ def collect(restored: str | Path, reference: str | Path | None) -> tuple[list[It
 
 
 def too_small(items: list[Item], metrics: list[Metric]) -> list[Problem]:
-    """One problem for each image that is smaller than a metric needs."""
+    """One problem per image that is smaller than a metric needs."""
     return [
         Problem(
             item.name,
@@ -164,7 +164,7 @@ def _open(path: Path) -> Picture:
     try:
         pixels = _decode(data)
     except UnidentifiedImageError:
-        raise UserError(f"{path} is no image, or of a kind that Pillow does not know") from None
+        raise UserError(f"{path} is not an image, or of a format that Pillow does not support") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
     height, width = pixels.shape[:2]
@@ -174,12 +174,12 @@ def _open(path: Path) -> Picture:
 def _decode(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         if image.mode.startswith(("I", "F")) or _bits(image, data) > 8:
-            raise ValueError("more than 8 bits a channel; save it as 8-bit RGB")
+            raise ValueError("more than 8 bits per channel; save it as 8-bit RGB")
         return np.asarray(image.convert("RGB"))
 
 
 def _bits(image: Image.Image, data: bytes) -> int:
-    """Bits of a channel as stored: Pillow cuts 16 bits of colour to 8 without a word."""
+    """The stored bits per channel: Pillow reduces 16 bits of colour to 8 silently."""
     if image.format == "PNG":
         return data[24]  # of the header chunk, which comes first
     if image.format == "TIFF":

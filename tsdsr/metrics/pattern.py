@@ -1,9 +1,9 @@
-"""The periodic-pattern score: how far an image's energy stands out at the frequencies of the transformer's patches.
+"""The periodic-pattern score: the excess of an image's energy at the frequencies of the transformer's patches.
 
-One-step students are known for grids: every patch of the transformer (its patch size times the VAE's factor, 16 pixels
-in SD3) decodes to nearly the same texture. Such a pattern puts energy on the harmonics of 1 / patch, and a photograph
-has no reason to. The score compares each harmonic with its neighbours in frequency, so that a photograph's falling
-spectrum cancels: about 0 dB without a pattern, 10 dB where the harmonics hold ten times their neighbours' energy.
+One-step students tend to show grids: every patch of the transformer (its patch size times the VAE's factor, 16 pixels
+in SD3) decodes to nearly the same texture. Such a pattern adds energy at the harmonics of 1 / patch; photographs have
+no excess there. The score compares each harmonic with its neighbours in frequency, which cancels a photograph's falling
+spectrum: about 0 dB without a pattern, 10 dB if the harmonics have ten times their neighbours' energy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MIN_PATCHES = 8  # along a side: fewer leave no neighbours between two harmonics
+MIN_PATCHES = 8  # along a side: with fewer there are no neighbours between two harmonics
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 # A Hann window spreads a peak to the next bin, so the neighbours start at the second.
 _RING = [(i, j) for i in range(-3, 4) for j in range(-3, 4) if max(abs(i), abs(j)) >= 2]
@@ -21,15 +21,15 @@ def periodic_pattern(images: Tensor, period: int) -> Tensor:
     """Score of each image.
 
     Args:
-        images: (B, 3, H, W) in [0, 1], RGB; both sides hold at least `MIN_PATCHES` patches. What exceeds a whole number
-            of patches is cut off at the right and the bottom.
+        images: (B, 3, H, W) in [0, 1], RGB; both sides have at least `MIN_PATCHES` patches. Partial patches at the
+            right and the bottom are cut off.
         period: side of a patch in pixels.
 
     Returns:
         (B,), in dB, float64.
 
     Raises:
-        ValueError: for an image that is too small.
+        ValueError: an image is too small.
     """
     rows, columns = images.shape[-2] // period, images.shape[-1] // period
     if min(rows, columns) < MIN_PATCHES:

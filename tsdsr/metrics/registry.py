@@ -15,23 +15,23 @@ from tsdsr.errors import UserError
 
 @dataclass(frozen=True)
 class Metric:
-    """What a score means and what it takes.
+    """The properties and requirements of a metric.
 
     Attributes:
         name: column name and key in params.
-        label: as tables print it.
-        direction: which way is better.
+        label: in tables.
+        direction: whether higher or lower is better.
         range: rough bounds of its values; None = unbounded.
         needs_reference: full-reference, or not.
-        weights: rows of `tsdsr.weights.WEIGHTS` it needs.
-        backend: pyiqa's name of it.
+        weights: rows of `tsdsr.weights.WEIGHTS` that it needs.
+        backend: its name in pyiqa.
         options: arguments of pyiqa's `create_metric`.
-        decimals: as the paper's tables print it.
-        min_side: shortest side, in pixels, of an image it can score.
-        per_image: False for a number that only a whole folder has.
-        revision: raise it when anything here changes scores; it is part of the cache's key.
-        packages: what its scores come from besides pyiqa and torch; their versions are part of the key likewise.
-        paper: whether it is a column of the paper's tables; another is scored where it is asked for by name.
+        decimals: in the paper's tables.
+        min_side: the shortest allowed side of an image, in pixels.
+        per_image: False for a metric of whole folders.
+        revision: part of the cache's key; raise it when a change here affects scores.
+        packages: those besides pyiqa and torch that affect its scores; their versions are part of the key too.
+        paper: whether it is a column of the paper's tables; others are scored only if named.
     """
 
     name: str
@@ -83,7 +83,7 @@ def select(names: list[str] | tuple[str, ...] | None) -> list[Metric]:
     """Rows for `names`, in the registry's order; the paper's for None.
 
     Raises:
-        UserError: for a name that is not a metric.
+        UserError: a name is not a metric.
     """
     if names is None:
         return [metric for metric in METRICS.values() if metric.paper]

@@ -1,4 +1,4 @@
-"""What scoring writes: a CSV of images, and beside it a JSON of means, intervals, reasons and provenance."""
+"""The files of a scoring: a CSV of images, and a JSON of means, intervals, reasons and provenance."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def write(
 
     Args:
         scores: of `tsdsr.metrics.score_folder`.
-        out: path of the CSV; the JSON takes its place with the suffix .json.
-        method: what made the images.
-        dataset: which images they are.
-        device: where they were scored.
+        out: path of the CSV; the JSON has the same name with the suffix .json.
+        method: name of the method.
+        dataset: name of the data set.
+        device: of the scoring.
         seed: of the bootstrap.
-        provenance: what else the figures can be traced to (commit, params hash, run id).
+        provenance: further origins of the figures (commit, params hash, run id).
 
     Returns:
         The content of the JSON.
@@ -71,10 +71,10 @@ def json_path(out: str | Path) -> Path:
 
 
 def check_out(out: str | Path) -> None:
-    """Find out before the work whether `write` can write `out`.
+    """Check before the work that `write` can write `out`.
 
     Raises:
-        UserError: when `out` is no name for a CSV, or its folder cannot be made or written.
+        UserError: `out` is not a name for a CSV, or its folder cannot be created or written.
     """
     out = Path(out)
     if out.is_dir() or json_path(out).is_dir():
@@ -87,9 +87,9 @@ def check_out(out: str | Path) -> None:
 
 
 def to_csv(scores: Scores) -> str:
-    """Columns name, psnr, ssim, ...; six decimals; a score that is not there is an empty cell.
+    """Columns name, psnr, ssim, ...; six decimals; a missing score is an empty cell.
 
-    Metrics that the paper does not print have a column behind its own where they were scored.
+    Scored metrics that the paper does not print follow the paper's columns.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -122,7 +122,7 @@ def compare(ours: str | Path, theirs: str | Path, seed: int = 0) -> dict[str, In
         metric -> mean difference with its bootstrap interval.
 
     Raises:
-        UserError: when a file cannot be read, or the two have no score of the same image in common.
+        UserError: a file cannot be read, or the two have no score of the same image in common.
     """
     left, right = read_csv(ours), read_csv(theirs)
     shared = [name for name in left if left[name].keys() & right.get(name, {}).keys()]
@@ -162,7 +162,7 @@ def summarise(
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Where scores were computed: hardware and package versions."""
+    """Hardware and package versions."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "hardware": gpu or f"{_processor()}, {os.cpu_count()} cores",
@@ -199,7 +199,7 @@ def _row(scores: Scores, metric: Metric, seed: int) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name as the kernel gives it, else the machine's type."""
+    """The kernel's name of the processor, otherwise the machine's type."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,6 @@
-"""Score a folder of images by every metric that can be computed, each image decoded once.
+"""Score a folder of images by every available metric, decoding each image once.
 
-B images a batch, H W pixels. The order of work: name every fault; look up what is known; batch what is left by size;
-compute; keep.
+The steps: report every fault; look up cached scores; batch the remaining images by size; compute; cache.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ ALL = "(all images)"  # the name in a fault of the whole run
 
 @dataclass
 class Scores:
-    """What scoring a folder gave.
+    """The result of scoring a folder.
 
     Attributes:
-        names: the images that were scored, sorted.
-        metrics: the rows that were asked for.
-        values: metric -> image -> score, where there is one.
+        names: the scored images, sorted.
+        metrics: the chosen rows.
+        values: metric -> image -> score, if there is one.
         dataset: metric -> the number of the whole folder, for metrics that score folders.
-        reasons: metric -> why its column is empty.
-        problems: every fault of the input and every image without a score; not empty = the results are partial.
+        reasons: metric -> the reason for its empty column.
+        problems: every fault of the input and every image without a score; if not empty, the results are partial.
         sides: every height and width among the images, in pixels.
         weights: metric -> weights -> sha256.
-        computed: number of image scores that were computed now, not looked up.
+        computed: number of image scores that were not cached.
     """
 
     names: list[str]
@@ -83,18 +82,18 @@ def score_folder(
 
     Args:
         restored: folder of images.
-        reference: folder of references of equal names and sizes; None leaves out what needs one.
+        reference: folder of references of equal names and sizes; None leaves out metrics that need one.
         metrics: names; None = all.
-        device: where to compute; None = CUDA if there is one.
-        batch_size: images of one size that are scored together.
-        weights_folders: searched for weights before the caches.
-        cache: where known scores are kept; None = nowhere.
-        executor: how batches are computed; None = in this process.
-        on_interruption: takes what there is, marked as partial, when the work is stopped from outside
-            (KeyboardInterrupt or SystemExit, which then goes on).
+        device: None = CUDA if there is one.
+        batch_size: images of one size in a batch.
+        weights_folders: searched before the caches.
+        cache: of scores; None = no cache.
+        executor: computes batches; None = in this process.
+        on_interruption: receives the scores so far, marked as partial, on a KeyboardInterrupt or SystemExit, which is
+            then raised again.
 
     Raises:
-        UserError: when nothing can be scored: no such folder, no image, no pair.
+        UserError: nothing can be scored: no such folder, no image, no pair.
     """
     device = device or choose_device()
     items, problems = collect(restored, reference)
@@ -126,7 +125,7 @@ def score_folder(
 
 
 def _until_now(scores: Scores, usable: Sequence[Metric]) -> Scores:
-    """What an interrupted scoring leaves: the images with every score, the others named as one fault."""
+    """The result of an interrupted scoring: the images with every score, the others as one fault."""
     columns = {metric.name: scores.values.get(metric.name, {}) for metric in usable if metric.per_image}
     impossible = {(problem.name, problem.metric) for problem in scores.problems}
     done = [
@@ -149,7 +148,7 @@ def _until_now(scores: Scores, usable: Sequence[Metric]) -> Scores:
 
 @cache_calls
 def _warn_once(message: str) -> None:
-    """A stage scores several folders; what is absent is absent for all of them."""
+    """Cached, since a stage scores several folders with the same weights."""
     logger.warning("%s", message)
 
 
@@ -167,7 +166,7 @@ def _find_reasons(scores: Scores, has_reference: bool, folders: Sequence[str | P
 def _score_images(
     scores: Scores, items: list[Item], keys: dict[Metric, str], cache: ScoreCache, executor: Executor, batch_size: int
 ) -> None:
-    """Fill `scores.values` from the cache and, for the rest, from the executor."""
+    """Fill `scores.values` from the cache, and the rest from the executor."""
     found: dict[str, dict[str, float]] = {metric.name: {} for metric in keys}
     lacking: dict[str, list[str]] = {}
     for item in items:
@@ -195,13 +194,13 @@ def _score_images(
                 scores.computed += len(new)
                 for metric, (_, value) in new.items():
                     found[metric.name][image] = value
-    finally:  # an interruption, too, leaves what there is
+    finally:  # also after an interruption
         for name, column in found.items():
             _keep_finite(scores, name, column)
 
 
 class _Progress:
-    """A line in the log now and then."""
+    """Log the progress from time to time."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._said = total, 0, time.monotonic()
@@ -243,7 +242,7 @@ def _score_all(
 
 
 def _batches(items: list[Item], lacking: dict[str, list[str]], batch_size: int) -> Iterator[ImageBatch]:
-    """Images of one size that lack the same scores, `batch_size` at a time, decoded as they are asked for."""
+    """Batches of images of one size that lack the same scores, decoded on demand."""
     groups: dict[tuple[tuple[int, int], tuple[str, ...]], list[Item]] = {}
     for item in items:
         if item.name in lacking:

@@ -1,9 +1,9 @@
-"""pyiqa's Gaussian filters, done as two passes of one dimension.
+"""pyiqa's Gaussian filters as two one-dimensional passes.
 
 SSIM (11 x 11) and NIQE (7 x 7) filter float64 images with a Gaussian. torch's double-precision convolution takes four
-fifths of their time on a CPU; the kernel is an outer product, so two short passes of shifted sums give the same numbers
-to rounding. `install` puts this in place of pyiqa's `filter2` and `imfilter` where SSIM and NIQE call them; other
-kernels and padding modes still go to pyiqa's own.
+fifths of their time on a CPU; the kernel is an outer product, so two short passes of shifted sums give the same result
+up to rounding. `install` replaces pyiqa's `filter2` and `imfilter` in SSIM and NIQE; other kernels and padding modes
+still use pyiqa's.
 """
 
 from __future__ import annotations

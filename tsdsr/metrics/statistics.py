@@ -1,6 +1,6 @@
-"""How sure a mean is: bootstrap intervals, and differences between two methods over the same images.
+"""Bootstrap intervals of means, and of differences between two methods over the same images.
 
-What is resampled is the photograph: crops of one are easy or hard together, and say less than as many photographs.
+Photographs are resampled, since crops of one photograph are not independent.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from tsdsr import seeding
 
 RESAMPLES = 10_000
 LEVEL = 0.95
-# Differences of one sign leave 0 outside; among fewer photographs chance makes that oftener than 1 - LEVEL allows.
+# Fewer photographs have differences of one sign, and an interval without 0, by chance more often than 1 - LEVEL:
 FEWEST = 6  # 2 / 2^6 < 5 % < 2 / 2^5
-_CHUNK = 1 << 22  # draws held at once
-_CROP = re.compile(r"(.+)-c\d{3,}(\.\w+)?")  # the names of pairs, as the stage prepare-degradations gives them
+_CHUNK = 1 << 22  # draws in memory at once
+_CROP = re.compile(r"(.+)-c\d{3,}(\.\w+)?")  # names of pairs from the stage prepare-degradations
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside, over enough photographs: for a difference, whether it is told apart from chance."""
+        """Whether 0 is outside of the interval, over enough photographs: a significant difference."""
         if self.low is None or self.high is None or self.photographs < FEWEST:
             return False
         return self.low > 0 or self.high < 0
 
 
 def photographs(images: Sequence[str]) -> list[int]:
-    """The number of the photograph that each image shows, from 0 on, in the order of their first images.
+    """The number of each image's photograph, from 0, in the order of their first images.
 
     Args:
         images: names. `<photograph>-c<nnn>` is a crop of a photograph; any other is a photograph of its own.
@@ -55,7 +55,7 @@ def photographs(images: Sequence[str]) -> list[int]:
 
 
 def counted(images: int, photographs: int) -> str:
-    """`6 images of 3 photographs`; the photographs only where they are fewer."""
+    """`6 images of 3 photographs`; the photographs only if they are fewer."""
     shown = [
         f"{number} {noun}" + "s" * (number != 1) for number, noun in ((images, "image"), (photographs, "photograph"))
     ]
@@ -63,7 +63,7 @@ def counted(images: int, photographs: int) -> str:
 
 
 def mean_over_images(scores: Mapping[str, float], seed: int = 0) -> Interval:
-    """Mean of image name -> score, with its interval over the photographs that the names tell."""
+    """The mean of image name -> score, with its interval over the photographs, which the names determine."""
     return mean_interval(list(scores.values()), seed, photographs(list(scores)))
 
 
@@ -94,13 +94,13 @@ def mean_interval(values: Sequence[float], seed: int = 0, groups: Sequence[int] 
 def paired_difference(ours: dict[str, float], theirs: dict[str, float], seed: int = 0) -> Interval:
     """Mean of ours - theirs over the images that both have, with its interval.
 
-    Pairing by image removes what makes one image easier than another, which is most of the spread of the two means.
+    Pairing by image removes the variation of difficulty between images, which is most of the spread of the two means.
 
     Args:
         ours, theirs: image name -> score.
 
     Raises:
-        ValueError: when they have no image in common.
+        ValueError: they have no image in common.
     """
     names = sorted(ours.keys() & theirs.keys())
     if not names:
@@ -111,16 +111,16 @@ def paired_difference(ours: dict[str, float], theirs: dict[str, float], seed: in
 def mean_over_seeds(runs: Mapping[int, Mapping[str, float]], seed: int = 0) -> Interval:
     """Mean over runs and the images that all of them have, with its interval over photographs and seeds together.
 
-    Both are drawn with replacement, each by itself: a drawn seed comes with all drawn photographs. With one seed it is
-    the interval over photographs alone. S seeds drawn from S spread (S - 1) / S of the variance of seeds: an interval
-    over few seeds is somewhat narrow.
+    Seeds and photographs are drawn independently with replacement, and all of their combinations are used. With one
+    seed it is the interval over photographs alone. Drawing S of S seeds has (S - 1) / S of the variance of seeds, so an
+    interval over few seeds is somewhat narrow.
 
     Args:
         runs: training seed -> image name -> score.
         seed: of the resampling.
 
     Raises:
-        ValueError: when the runs have no image in common.
+        ValueError: the runs have no image in common.
 
     Source: the two-way pigeonhole bootstrap, Owen, Annals of Applied Statistics 1(2), 2007.
     """
@@ -144,14 +144,14 @@ def paired_over_seeds(
 ) -> Interval:
     """Mean of ours - theirs, paired by image, with its interval over photographs and seeds together.
 
-    Runs are paired by seed where the two have seeds in common (other seeds are left out); otherwise each of ours is
+    Runs are paired by seed if the two have seeds in common (other seeds are left out); otherwise each of ours is
     compared with the mean of theirs over their seeds.
 
     Args:
         ours, theirs: training seed -> image name -> score.
 
     Raises:
-        ValueError: when no image is in every run.
+        ValueError: no image is in every run.
     """
     if not theirs:
         raise ValueError("there is no run to compare with")

@@ -58,7 +58,7 @@ def test_a_folder_is_walked_through_links_and_without_what_is_hidden(tree: Path,
     assert sorted(found) == [
         *("in/a.jpg", "in/deep/c.bmp", "in/deep/er/b.PNG", "in/linked/d.png", "in/nowhere.png", "in/phone.heic")
     ]
-    assert caplog.messages == ["in: passed over by their names: 1 .pdf, 1 .txt"]
+    assert caplog.messages == ["in: skipped, by their names: 1 .pdf, 1 .txt"]
 
 
 def test_files_and_globs_to_a_folder(tree: Path) -> None:
@@ -120,9 +120,9 @@ def test_streams(tree: Path) -> None:
         (["one.jpg"], "new.bmp", "files that are written end in"),
         (["one.jpg", "two.png"], "in/notes.txt", "is a file"),
         (["one.jpg", "two.png"], "-", "one stream"),
-        (["one.jpg"], "one.jpg", "the input itself"),
-        (["in"], "in", "the input itself"),
-        (["other", "in/deep"], "in", "in/deep/c.png: is the input itself, or another one"),
+        (["one.jpg"], "one.jpg", "one of the inputs"),
+        (["in"], "in", "one of the inputs"),
+        (["other", "in/deep"], "in", "in/deep/c.png: is one of the inputs"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_runs(tree: Path, inputs: list[str], output: str, message: str) -> None:

@@ -248,8 +248,8 @@ def test_numbers_that_cannot_be(place: Path, capsys, option: str, value: str, me
     ("words", "message"),
     [
         (["nothing.png", "-o", "x.png"], "nothing.png: no such file or folder"),
-        (["photo.png", "-o", "photo.png"], "the input itself"),
-        (["photo.png", "-o", "x.png", "--scale", "2", "--width", "90"], "say the size once"),
+        (["photo.png", "-o", "photo.png"], "one of the inputs"),
+        (["photo.png", "-o", "x.png", "--scale", "2", "--width", "90"], "give the size in one way"),
         (["photo.png", "bad.png", "-o", "out", "--tile", "8"], "tile must be auto or at least"),
         (["photo.png", "bad.png", "-o", "out", "--tile", "128", "--overlap", "-8"], "overlap must be 0 to 64 pixels"),
     ],

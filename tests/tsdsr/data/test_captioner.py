@@ -40,7 +40,7 @@ def test_captions_are_words_of_the_picture(
 
 
 def test_a_chat_model_must_be_asked(params: Params, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"captions\.prompt: .* must be asked"):
+    with pytest.raises(UserError, match=r"captions\.prompt: .* needs a prompt"):
         Captioner(config(params, save_llava(tmp_path / "model"), None), device="cpu")
 
 

@@ -107,7 +107,7 @@ def test_what_cannot_be_read_stops_the_run_where_it_is_used(pairs, cache):
     batches = data.prefetched([[0], [1], [2]])
     assert next(batches).positions == (0,)
     assert next(batches).positions == (1,)
-    with pytest.raises(UserError, match=rf"{data.name(2)}.*cannot be read as a picture"):
+    with pytest.raises(UserError, match=rf"{data.name(2)}.*cannot be read as an image"):
         next(batches)
 
 

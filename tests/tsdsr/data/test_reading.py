@@ -254,7 +254,7 @@ def test_truncated(tmp_path: Path, colours: np.ndarray, suffix: str) -> None:
     path = tmp_path / f"cut{suffix}"
     Image.fromarray(colours).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    assert reason(path).startswith(("cannot be decoded: ", "not a picture"))
+    assert reason(path).startswith(("cannot be decoded: ", "not an image"))
 
 
 def test_truncated_is_refused_though_another_library_lets_it_through(
@@ -272,12 +272,12 @@ def test_empty_file(tmp_path: Path) -> None:
 
 def test_no_picture(tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>404</html>")
-    assert reason(tmp_path / "page.jpg").startswith("not a picture in a format read here")
+    assert reason(tmp_path / "page.jpg").startswith("not an image in a supported format")
 
 
 def test_format_that_starts_another_program_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-    assert reason(tmp_path / "page.jpg").startswith("not a picture")
+    assert reason(tmp_path / "page.jpg").startswith("not an image")
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

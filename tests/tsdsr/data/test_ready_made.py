@@ -41,8 +41,8 @@ def test_every_fault_is_listed(tmp_path: Path) -> None:
         ready_made_tasks(str(tmp_path), 4)
     message = str(caught.value)
     assert "4 faults" in message
-    assert "alone.png has no partner in lq/" in message
-    assert "single.png has no partner in hq/" in message
+    assert "alone.png has no counterpart in lq/" in message
+    assert "single.png has no counterpart in hq/" in message
     assert "wrong.png is 33x16, its LQ side 8x4: not x4" in message
     assert "lq/empty.png cannot be read" in message
     assert "fine" not in message
@@ -58,7 +58,7 @@ def test_two_files_of_one_stem(tmp_path: Path) -> None:
 
 def test_folders_by_another_name(tmp_path: Path) -> None:
     (tmp_path / "sharp").mkdir()
-    with pytest.raises(UserError, match=r"looked for hq/ and lq/"):
+    with pytest.raises(UserError, match=r"known names: hq/ and lq/"):
         ready_made_tasks(str(tmp_path), 4)
 
 

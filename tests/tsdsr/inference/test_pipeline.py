@@ -242,9 +242,9 @@ def test_other_errors_of_a_network_are_not_swallowed(pipe, small, monkeypatch) -
         (torch.zeros(3, 20, 20), {"scale": 0}, "positive number"),
         (torch.zeros(3, 20, 20), {"size": (10, 10)}, "factor"),
         (torch.zeros(3, 20, 20), {"size": (200, 20)}, "factor of 10"),
-        (torch.zeros(3, 20, 20), {"size": (40, 40), "scale": 2}, "say the size once"),
+        (torch.zeros(3, 20, 20), {"size": (40, 40), "scale": 2}, "give the size in one way"),
         (Image.new("F", (20, 20)), {}, "mode F"),
-        (np.zeros((0, 20, 20, 3), np.uint8), {}, "needs pixels"),
+        (np.zeros((0, 20, 20, 3), np.uint8), {}, "must not be empty"),
         (torch.zeros(3, 20, 20), {"tile": 8}, "tile must be"),
         (torch.zeros(3, 20, 20), {"tile_batch": 0}, "1 or more"),
         (torch.zeros(3, 20, 20), {"tile": 64, "overlap": 40}, "overlap must be"),
@@ -272,7 +272,7 @@ def test_a_teacher_alone_is_no_upscaler(loaded: TSDSRPipeline, model: Model, tmp
     shutil.copytree(model.teacher_dir, tmp_path, dirs_exist_ok=True)
     classes = {"vae": ["diffusers", "AutoencoderKL"], "transformer": ["diffusers", "SD3Transformer2DModel"]}
     write_json(tmp_path / "model_index.json", {"_class_name": "StableDiffusion3Pipeline", **classes})
-    with pytest.raises(UserError, match="is no upscaler; for a teacher, name a student too"):
+    with pytest.raises(UserError, match="is not an upscaler; for a teacher, name a student too"):
         TSDSRPipeline.from_pretrained(tmp_path)
 
 

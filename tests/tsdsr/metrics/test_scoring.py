@@ -135,7 +135,7 @@ def test_a_cache_that_cannot_be_written_costs_a_line_and_no_score(
     scores = score(folders, ("psnr", "ssim"))
     assert scores.computed == 6
     assert not scores.partial
-    assert caplog.text.count("scores are not kept for the next time") == 1
+    assert caplog.text.count("scores cannot be cached") == 1
 
 
 def test_each_image_is_decoded_once(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

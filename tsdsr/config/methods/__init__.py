@@ -1,4 +1,4 @@
-"""The keys of `distill` that belong to one method: a file each, and its name in the union below."""
+"""The keys of `distill` of each method: one file per method, and one name in the union below."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _CLASSES: dict[str, type[DistillConfig]] = {
 
 
 def validate(values: Mapping[str, Any]) -> DistillConfig:
-    """The section of whichever method it names.
+    """The section, as the class of the method that it names.
 
     Raises:
         ValueError: pydantic.ValidationError among them.
@@ -60,7 +60,7 @@ def validate(values: Mapping[str, Any]) -> DistillConfig:
 
 
 def common_keys(values: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """Of one method's section, the keys that another has too, with the same type. Phases are each method's own."""
+    """The keys of a method's section that another method has with the same type, except for the phases."""
     before, after = _CLASSES.get(values["method"]), _CLASSES.get(method)
     if before is None or after is None or before is after:
         return dict(values)

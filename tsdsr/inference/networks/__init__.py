@@ -1,1 +1,1 @@
-"""The student's networks in the form in which they run: adapters merged, timestep and prompt folded in, fewer steps."""
+"""The student's networks for inference: adapters merged, timestep and prompt folded in, less arithmetic."""

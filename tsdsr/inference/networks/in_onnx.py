@@ -24,10 +24,10 @@ GRAPHS = ("encoder", "transformer", "decoder")
 
 @dataclass(frozen=True)
 class Record:
-    """What `upscaler.json` holds.
+    """The content of `upscaler.json`.
 
     Attributes:
-        scale: the enlargement that the student was trained at.
+        scale: the student's training scale.
         geometry: for the tiles.
         sha256: of each file.
     """
@@ -39,7 +39,7 @@ class Record:
     @classmethod
     def read(cls, directory: Path) -> Record:
         """Raises:
-        UserError: for a file that is no such record, or of another format.
+        UserError: the file is not such a record, or has another format.
         """
         path = directory / RECORD
         try:
@@ -65,7 +65,7 @@ class OnnxNetworks:
         threads: for each operation; the processors that this process may use by default.
 
     Raises:
-        UserError: for files that are missing or damaged.
+        UserError: files are missing or damaged.
     """
 
     def __init__(self, directory: Path, threads: int | None = None) -> None:
@@ -98,7 +98,7 @@ class OnnxNetworks:
         session = self._sessions[index]
         try:
             found: list[np.ndarray] = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(values)})
-        except Exception as error:  # its exceptions have no common base
+        except Exception as error:  # its exceptions have no common base class
             if "alloc" not in str(error).lower():
                 raise
             raise MemoryError(str(error)) from error

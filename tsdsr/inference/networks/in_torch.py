@@ -1,4 +1,4 @@
-"""The student's networks run by PyTorch, on a CPU or a GPU, in whatever precision their weights have."""
+"""The student's networks in PyTorch, on a CPU or a GPU, in the precision of their weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TorchNetworks:
         codec: the VAE, its adapter merged or live.
         predict: latents (B, C, h, w) -> velocity, on `device`.
         geometry: for the tiles.
-        device: where the networks are.
+        device: of the networks.
     """
 
     codec: LatentCodec

@@ -1,4 +1,4 @@
-"""Add a LoRA adapter's product into the weights it sits on, and take the adapter off."""
+"""Merge a LoRA adapter into its base weights, and remove the adapter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def merge_adapter(model: nn.Module, name: str) -> None:
-    """Merge adapter `name` into `model`'s weights and remove every adapter layer; the model is then a plain one.
+    """Merge adapter `name` into `model`'s weights and remove every adapter layer, which leaves a plain model.
 
     Args:
         model: a diffusers model with PEFT layers; it is changed.

@@ -1,12 +1,12 @@
-"""The VAE's arithmetic in fewer steps: the same weights under the same names, the same result up to float rounding.
+"""A faster forward of the VAE: the same weights under the same names, the same result up to float rounding.
 
-Two of diffusers' modules do more than they need to for a picture that is only looked at:
+Two of diffusers' modules do more work than inference needs:
 
     Upsample2D     doubles both sides by repetition, then convolves with 3 x 3: of nine taps, those that fall on the
                    same pixel add up, so each of the four results of a pixel is a 2 x 2 convolution of what came before
     ResnetBlock2D  keeps what its activations and its sum were made of, and divides by one
 
-Weights and activations stay channels-last, which is what convolutions want on a CPU as on a GPU.
+Weights and activations stay channels-last, the fastest layout of convolutions on CPUs and GPUs.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class QuickUpsample(Upsample2D):
 
 
 def _as_written() -> bool:
-    """Whether diffusers' own steps are wanted: for gradients, and for a graph that others will optimise."""
+    """Whether to use diffusers' own forward: for gradients, and for export to a graph."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 

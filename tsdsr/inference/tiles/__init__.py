@@ -1,1 +1,1 @@
-"""One picture through three networks in overlapping tiles: their places and sizes, their blending, and the engine."""
+"""Inference in overlapping tiles: their positions and sizes, their blending, and the engine."""

@@ -1,12 +1,12 @@
-"""One picture through the one-step student: tile by tile where it is large, strip by strip where it comes out.
+"""Run the one-step student on a picture: large ones in tiles, with the result in strips.
 
     bicubic to the target size -> VAE encoder -> z_L -> z_hat = z_L - v(z_L) -> VAE decoder -> colour alignment
 
-Each of the three networks runs over the whole picture, in overlapping tiles whose results are blended, before the next
-one starts: a network never sees the seam of the one before. The bicubic picture is made tile by tile too, so what grows
-with the picture is the latents alone (a byte or two a pixel).
+Each of the three networks processes the whole picture, in overlapping tiles whose results are blended, before the next
+one starts, so that no network sees seams of the previous one. The bicubic picture is computed per tile too, so only the
+latents grow with the picture (one or two bytes per pixel).
 
-Everything here is NumPy, float32: PyTorch or ONNX Runtime, whichever the networks run in, gets one tile at a time.
+Everything here is NumPy, float32; the networks, in PyTorch or ONNX Runtime, receive one batch of tiles at a time.
 
 Legend: B pictures, C latent channels, H W pixels of the result, h w latents.
 """
@@ -25,7 +25,7 @@ from tsdsr.inference.tiles.resample import bicubic_window
 from tsdsr.inference.tiles.rows import RowStore
 from tsdsr.inference.tiles.tiling import Blend
 
-STRIP_PIXELS = 2**19  # of the result in a strip, whatever its width
+STRIP_PIXELS = 2**19  # pixels of the result per strip
 
 
 class Networks(Protocol):
@@ -47,11 +47,11 @@ class Networks(Protocol):
         ...
 
     def free_bytes(self) -> float:
-        """Memory that activations may still take."""
+        """Bytes of memory available for activations."""
         ...
 
     def item_bytes(self) -> int:
-        """Of one value of an activation."""
+        """Bytes of one value of an activation."""
         ...
 
 
@@ -83,11 +83,11 @@ def restore(
     """The student's picture, before colour alignment.
 
     Args:
-        networks: ready to run.
+        networks: the student's.
         source: the picture and the size wanted.
         plan: how to tile.
         noise: (B, C, h, w) standard normal values, to sample the encoder's posterior; None takes its mode.
-        step: called with the number of tiles that have just gone through a network.
+        step: called with the number of tiles that a network has just processed.
 
     Returns:
         (B, 3, H, W), about [0, 1] and not clamped. Close it after use.
@@ -116,7 +116,7 @@ def restore(
         return z - networks.velocity(z)
 
     keep(sweep(codec_tiles, encode))  # z_L
-    keep(sweep(tiles, one_step))  # z_hat in its place: a row is done when no later tile reads it
+    keep(sweep(tiles, one_step))  # z_hat replaces it: a row is finished when no later tile reads it
     store = RowStore(batch, 3, source.size[1])
     try:
         for strip in sweep(codec_tiles, lambda group: networks.decode(_cut(latents, group)), factor):
@@ -129,7 +129,7 @@ def restore(
 
 
 def passes(geometry: Geometry, size: tuple[int, int], plan: TilePlan) -> int:
-    """The sum of what `restore` hands to `step`: tiles times networks."""
+    """The total of the numbers that `restore` passes to `step`: tiles times networks."""
     return len(geometry.tiles(size, plan)) + 2 * len(geometry.tiles(size, plan.for_codec))
 
 
@@ -137,8 +137,8 @@ def aligned_strips(store: RowStore, source: Source, color: str) -> Iterator[np.n
     """The restored picture with the source's colours, from the top: strips (B, 3, n, W), clamped to [0, 1].
 
     Args:
-        store: what `restore` returned.
-        source: what it was given; its bicubic enlargement is the reference.
+        store: the result of `restore`.
+        source: its input; the bicubic enlargement is the reference.
         color: a key of `ALIGNMENTS`.
     """
     alignment = ALIGNMENTS[color]
@@ -157,7 +157,7 @@ def aligned_strips(store: RowStore, source: Source, color: str) -> Iterator[np.n
 
 
 def _cut(latents: np.ndarray, group: list[Tile]) -> np.ndarray:
-    """The tiles of a group, one below the other in the batch."""
+    """The tiles of a group, stacked along the batch axis."""
     return np.concatenate([latents[:, :, rows.slice, columns.slice] for rows, columns in group])
 
 
@@ -169,7 +169,7 @@ def _sweep(
     scale: int,
     step: Callable[[int], Any],
 ) -> Iterator[np.ndarray]:
-    """Run `network` over groups of `batch` tiles and yield the blended rows as they are done.
+    """Run `network` over groups of `batch` tiles and yield the finished blended rows.
 
     `scale` is the network's output pixels per latent.
     """

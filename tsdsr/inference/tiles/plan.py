@@ -1,4 +1,4 @@
-"""How a picture is cut into tiles, and how large a tile may be in the memory there is."""
+"""How a picture is cut into tiles, and the largest tile for the available memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tile = tuple[Span, Span]  # rows, columns, in latents
 _LIVE_ACTIVATIONS = 5
 _SHARE = 0.5  # of what is free: the rest is for the pictures, the other networks' activations and everyone else
 _OVERLAP = 0.25  # of a tile
-_CODEC_TILE = 64  # latents along a side of the VAE's automatic tiles: above that little work is saved
+_CODEC_TILE = 64  # latents along a side of the VAE's automatic tiles: larger ones save little work
 MIN_TOKENS = 4  # along a side of a tile
 
 
@@ -23,9 +23,9 @@ class TilePlan:
     """Tiles of one size, in latents.
 
     Attributes:
-        tile, overlap: a side of a tile, and what neighbours share at least; multiples of the patch size.
-        batch: tiles that go through a network together.
-        codec_tile: a side of a tile of the VAE, which has no positions to run out of; None = as the transformer's.
+        tile, overlap: a side of a tile, and the least overlap of neighbours; multiples of the patch size.
+        batch: tiles in a batch.
+        codec_tile: a side of a tile of the VAE, which has no table of positions; None = the transformer's.
     """
 
     tile: int
@@ -35,20 +35,20 @@ class TilePlan:
 
     @property
     def for_codec(self) -> TilePlan:
-        """The plan that the VAE follows."""
+        """The plan of the VAE."""
         return replace(self, tile=self.codec_tile or self.tile, codec_tile=None)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What tiling needs to know of a student's networks.
+    """The properties of a student's networks that tiling needs.
 
     Attributes:
         factor: pixels per latent along a side.
         patch: latents per token along a side.
         channels: of a latent.
-        limit: latents along a side that the transformer was made for; automatic tiles stay within it.
-        largest: latents along a side that it has positions for; no tile goes above.
+        limit: latents along a side of the transformer's training size; the maximum of automatic tiles.
+        largest: latents along a side of its table of positions; the maximum of any tile.
         width: channels of the decoder's widest activation at full resolution.
     """
 
@@ -75,18 +75,18 @@ class Geometry:
 def plan_tiles(
     geometry: Geometry, *, tile: int | str | None, overlap: int | None, batch: int, free: float, item: int = 4
 ) -> TilePlan:
-    """A plan in latents from what a person asked for in pixels.
+    """A plan in latents from options in pixels.
 
     Args:
         geometry: of the networks.
-        tile: a side in pixels; "auto" (by memory and the size the model was made for); None = never tile.
+        tile: a side in pixels; "auto" (by memory and the model's training size); None = no tiles.
         overlap: in pixels; None = a quarter of a tile.
-        batch: tiles at once.
+        batch: tiles in a batch.
         free: bytes of memory.
         item: bytes of one value of an activation.
 
     Raises:
-        ValueError: for a tile or an overlap that makes no sense.
+        ValueError: the tile or the overlap is invalid.
     """
     if batch < 1:
         raise ValueError(f"tiles at once must be 1 or more, found {batch}")
@@ -113,7 +113,8 @@ def plan_tiles(
 
 
 def smaller(plan: TilePlan, patch: int) -> TilePlan | None:
-    """The next plan to try after one ran out of memory: fewer at once, none larger for the VAE, half the side."""
+    """The next plan after one ran out of memory: a smaller batch, then smaller tiles for the VAE, then half the
+    side."""
     if plan.batch > 1:
         return TilePlan(plan.tile, plan.overlap, 1, plan.codec_tile)
     if plan.codec_tile:

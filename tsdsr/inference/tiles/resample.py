@@ -1,8 +1,8 @@
-"""Bicubic enlargement of any window of the target picture, without making the whole of it.
+"""Bicubic enlargement of any window of the target picture, without computing the rest.
 
 The filter is the one of `torch.nn.functional.interpolate(mode="bicubic", antialias=False, align_corners=False)`:
-cubic convolution with a = -0.75, edges repeated. A window may reach past the target: the picture is then continued by
-its edge, which is how sizes are padded to the model's grid.
+cubic convolution with a = -0.75, edges repeated. A window may extend past the target: the picture is then continued by
+its edge, which pads sizes to the model's grid.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def bicubic_window(
 
 def _taps(source: int, target: int, window: tuple[int, int], dtype: np.dtype) -> tuple[tuple[int, int], np.ndarray]:
     """The source range one axis of a window reads, and the (window, range) matrix that resamples it."""
-    position = np.arange(*window, dtype=np.float64).clip(max=target - 1)  # past the end: the edge goes on
+    position = np.arange(*window, dtype=np.float64).clip(max=target - 1)  # past the end the edge is repeated
     position = (position + 0.5) * (source / target) - 0.5
     base = np.floor(position)
     fraction = position - base

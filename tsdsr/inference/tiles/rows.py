@@ -1,4 +1,4 @@
-"""Rows of a picture that arrive from the top down and are read back in any order; large ones are kept on disk."""
+"""Rows of a picture, written from the top down and read in any order; large pictures are kept on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RowStore:
         """Add rows (B, C, n, W) at the bottom.
 
         Raises:
-            UserError: if the temporary folder is full.
+            UserError: the temporary folder is full.
         """
         values = np.ascontiguousarray(strip.transpose(2, 0, 1, 3), np.float32)
         try:

@@ -1,4 +1,4 @@
-"""Overlapping tiles and how their results are blended: plain arithmetic, in whatever unit the caller uses.
+"""Overlapping tiles and the blending of their results: plain arithmetic, in the caller's unit.
 
 spans(length, tile, overlap)   the starts of tiles along one axis
 ramp(...)                      a tile's weights along one axis: 1 inside, falling to 0 over each shared edge
@@ -37,7 +37,7 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
 
     Args:
         length: to cover, at least 1.
-        tile: a tile's size; a longer one than `length` is cut to it, and stands alone.
+        tile: a tile's size; if it is longer than `length`, there is one tile of `length`.
         overlap: 0 <= overlap < tile.
     """
     if not 0 <= overlap < tile:
@@ -46,7 +46,7 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
         return [Span(0, length, 0, 0)]
     count = math.ceil((length - overlap) / (tile - overlap))
     starts = [round(index * (length - tile) / (count - 1)) for index in range(count)]
-    # A tile may reach into its next but one where the overlap is over half of it; the ramp only covers the nearest.
+    # With an overlap over half a tile, a tile overlaps the next but one too; the ramp covers only the nearest.
     shared = [min(starts[i] + tile - starts[i + 1], tile // 2) for i in range(count - 1)]
     return [
         Span(start, start + tile, shared[i - 1] if i else 0, shared[i] if i < count - 1 else 0)
@@ -66,11 +66,11 @@ def ramp(span: Span) -> np.ndarray:
 class Blend:
     """The weighted mean of overlapping tiles, accumulated in float32, for a picture of `width` and any height.
 
-    Tiles come in row order. `finish` gives up the rows that no later tile touches, so it holds no more than one row of
-    tiles.
+    Tiles are added in row order. `finish` releases the rows that no later tile overlaps, so at most one row of tiles is
+    in memory.
 
     Attributes:
-        first: the row that comes out next.
+        first: the next row to be returned.
     """
 
     def __init__(self, width: int) -> None:
@@ -88,7 +88,7 @@ class Blend:
         self._weight[window] += weight
 
     def finish(self, stop: int) -> np.ndarray:
-        """The blended rows from `first` to `stop`, which are then forgotten."""
+        """Return and release the blended rows from `first` to `stop`."""
         if self._sum is None:
             raise ValueError("no tile was added")
         count = stop - self.first
