@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures, for those who train on them and those who enlarge them."""
+"""Find the picture files of a folder, for training and for enlarging."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 from tsdsr.errors import UserError
 
-# What a picture is named; its content decides how it is read.
+# Suffixes of picture files; the content determines how they are read.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     *(".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm"),
 )
-HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # read where the extra `heif` is installed
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # readable with the extra `heif`
 
 
 def walk(root: Path, seen: set[Path]) -> list[Path]:
-    """Every visible file below a folder, links followed; one that leads nowhere counts: reading it tells why.
+    """Every visible file below a folder, following links; broken links are included, so that reading reports them.
 
-    Real folders come before links, so that a file is found in its own place.
+    Real folders come before links, so that a file is found by its real path.
 
     Args:
-        seen: what `seen_before` knows; none of these folders is entered, and those that are entered are added.
+        seen: the set of `seen_before`; folders in it are skipped, and entered ones are added.
 
     Raises:
-        UserError: a folder cannot be listed, and so not be said to be empty.
+        UserError: a folder cannot be listed.
     """
     folders, links = deque([root]), deque[Path]()
     files: list[Path] = []
@@ -47,13 +47,13 @@ def walk(root: Path, seen: set[Path]) -> list[Path]:
                 (links if path.is_dir() else linked).append(path)
             elif entry.is_dir():
                 folders.append(path)
-            elif entry.is_file():  # no pipe, which nobody may ever fill
+            elif entry.is_file():  # no pipes, which may block for ever
                 files.append(path)
     return files + linked
 
 
 def seen_before(path: Path, seen: set[Path]) -> bool:
-    """Whether the file or folder, by whatever links it is reached, is in `seen`; from now on it is."""
+    """Whether the file or folder, after resolving links, is in `seen`; it is added."""
     try:
         real = path.resolve()
     except (OSError, RuntimeError):  # a link to itself
@@ -65,7 +65,7 @@ def seen_before(path: Path, seen: set[Path]) -> bool:
 
 
 def told_apart(files: Iterable[Path], suffixes: Sequence[str] = SUFFIXES) -> tuple[list[Path], Counter[str]]:
-    """The pictures among the files, by their names, and how many there are of every other suffix."""
+    """The pictures among the files, by their names, and the number of files of every other suffix."""
     pictures, others = [], Counter[str]()
     for path in files:
         if path.suffix.lower() in suffixes:

@@ -1,4 +1,4 @@
-"""Random draws that belong to what they are for - (seed, purpose, image, step) - and not to a worker or an order."""
+"""Random generators keyed by (seed, purpose, image, step), independent of workers and of the order of calls."""
 
 from __future__ import annotations
 

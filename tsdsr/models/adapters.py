@@ -1,4 +1,4 @@
-"""LoRA adapters on one frozen base: which modules they sit on, how they are switched, saved and loaded.
+"""LoRA adapters on one frozen base: their target modules, and how they are activated, saved and loaded.
 
 The student, the fake score phi and (optionally) the teacher's own fine-tuning are named adapters of one transformer, so
 one copy of its weights serves them all. File layout of released weights: safetensors, keys
@@ -52,7 +52,7 @@ def add_adapter(
     Args:
         model: an `SD3Transformer2DModel` or `AutoencoderKL`, its own parameters frozen.
         targets: module-name endings, or one regular expression on whole module names.
-        seed: the draw of A belongs to (seed, name) and leaves the global random state alone.
+        seed: A is drawn from (seed, name) without using the global random state.
     """
     config = LoraConfig(
         r=rank,
@@ -90,10 +90,11 @@ def has_adapter(model: nn.Module, name: str) -> bool:
 
 @contextmanager
 def active(model: nn.Module, *names: str) -> Iterator[None]:
-    """Within the block these adapters take part in `model`'s forward, in sum; none named = the frozen base alone.
+    """Within the block the sum of these adapters is added in `model`'s forward; without names only the frozen base
+    runs.
 
-    What was active before comes back afterwards, which gradient checkpointing needs: it runs the forward again during
-    backward. PEFT's own `set_adapter` also switches `requires_grad`, which must stay as it was when DDP wrapped the
+    Afterwards the former adapters are active again, which gradient checkpointing needs, since it repeats the forward
+    during backward. PEFT's `set_adapter` also changes `requires_grad`, which must not change after DDP wrapped the
     model, so the layers' list of active adapters is set directly.
     """
     layers = _lora_layers(model)
@@ -114,7 +115,7 @@ def state_dict(model: nn.Module, name: str) -> dict[str, Tensor]:
 
 
 def save(model: nn.Module, name: str, path: str | Path) -> None:
-    """Write the adapter in the released layout; the file is whole or absent."""
+    """Write the adapter in the released layout, completely or not at all."""
     with atomic_file(path) as aside:
         save_file(state_dict(model, name), aside)
 
@@ -123,7 +124,7 @@ def load(model: nn.Module, name: str, path: str | Path) -> None:
     """Load a file in the released layout into the existing adapter `name`.
 
     Raises:
-        UserError: naming the keys that are missing, unknown or of another shape, or a file that is damaged.
+        UserError: keys are missing, unknown or of another shape, or the file is damaged.
     """
     load_state(model, name, read_weights(path), origin=str(path))
 
@@ -135,7 +136,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: no such file")
     try:
         return load_file(path)
-    except Exception as error:  # safetensors raises its own and several built-in types for a damaged file
+    except Exception as error:  # safetensors raises several types for a damaged file
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
 
 
@@ -146,7 +147,7 @@ def load_state(model: nn.Module, name: str, state: dict[str, Tensor], origin: st
     problems = [f"missing {PREFIX}{key}" for key in wanted if key not in found]
     problems += [f"unknown {PREFIX}{key}" for key in found if key not in wanted]
     problems += [
-        f"{PREFIX}{key} has shape {list(value.shape)}, the model wants {list(wanted[key].shape)}"
+        f"{PREFIX}{key} has shape {list(value.shape)}, the model needs {list(wanted[key].shape)}"
         for key, value in found.items()
         if key in wanted and value.shape != wanted[key].shape
     ]
@@ -159,7 +160,7 @@ def load_state(model: nn.Module, name: str, state: dict[str, Tensor], origin: st
 
 
 def rank_of(state: dict[str, Tensor], origin: str) -> int:
-    """The one rank of every lora_A in a file of the released layout."""
+    """The common rank of all lora_A in a file of the released layout."""
     ranks = {value.shape[0] for key, value in state.items() if re.search(r"lora_A\.weight$", key)}
     if len(ranks) != 1:
         raise UserError(f"{origin}: expected lora_A weights of one rank, found ranks {sorted(ranks)}")
@@ -167,7 +168,7 @@ def rank_of(state: dict[str, Tensor], origin: str) -> int:
 
 
 def base_dtype(model: nn.Module) -> torch.dtype:
-    """That of the frozen weights. diffusers' own property walks through all modules, 4,000 in SD3, for the same."""
+    """The dtype of the frozen weights. diffusers' own property iterates over all modules, 4,000 in SD3."""
     return next(model.parameters()).dtype
 
 
@@ -175,7 +176,7 @@ _found: WeakKeyDictionary[nn.Module, tuple[tuple[str, ...], list[Any]]] = WeakKe
 
 
 def _lora_layers(model: nn.Module) -> list[Any]:
-    """Kept while the model has the same adapters: a step asks some twenty times, and a GPU would wait for the walk."""
+    """Cached while the model has the same adapters: a step needs it some twenty times, and a GPU would wait for it."""
     names = tuple(getattr(model, "peft_config", ()))
     if model not in _found or _found[model][0] != names:
         _found[model] = names, _walk(model)

@@ -1,4 +1,4 @@
-"""The one owner of the scale (and shift) between a VAE's latents and the transformer's."""
+"""Encoding and decoding with the scale (and shift) between a VAE's latents and the transformer's."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class LatentCodec:
     """z = (posterior mode - shift) * scaling_factor, and back.
 
     SD3's own pipelines subtract `shift_factor`; the released TSD-SR weights were trained without, so `use_shift` is
-    part of a student's configuration. The posterior's mode is taken, not a sample (the released code samples): the
-    same photograph then gives the same latent.
+    part of a student's configuration. The posterior's mode is taken, not a sample (the released code samples), so that
+    the same image gives the same latent.
 
     Attributes:
-        slice: samples at a time through the VAE while gradients are recorded. Each slice is computed again in the
-            backward, so that one slice's graph is alive at a time; samples do not see each other in a VAE, so values
-            and gradients are the same. None: all at once, and kept.
+        slice: samples per call of the VAE while gradients are recorded. Each slice is recomputed in the backward, so
+            that only one slice's graph is in memory; samples are independent in a VAE, so values and gradients are the
+            same. None: all at once, without recomputation.
     """
 
     vae: Autoencoder
@@ -56,7 +56,7 @@ class LatentCodec:
         return self._sliced(lambda part: self.vae.decode(part, return_dict=False)[0], latents.to(self.vae.dtype))
 
     def round_trip(self, images: Tensor) -> Tensor:
-        """decode(encode(images)) without gradient: what the autoencoder alone does to an image."""
+        """decode(encode(images)) without gradient: the effect of the autoencoder alone."""
         with torch.no_grad():
             return self.decode(self.encode(images))
 

@@ -1,7 +1,7 @@
 """The compact autoencoder: TAESD's shape, 64 channels everywhere, no attention, separable convolutions where asked.
 
-It takes the place of a student's `AutoencoderKL` and has its interface. Latents are those of the transformer, already
-scaled (`scaling_factor` 1), since the decoder's soft clamp 3 tanh(z/3) wants values of about unit size.
+It replaces a student's `AutoencoderKL` and has its interface. Its latents are those of the transformer, already scaled
+(`scaling_factor` 1), since the decoder's soft clamp 3 tanh(z/3) needs values of about unit size.
 
 Legend: B batch, C latent channels, H W pixels, h w latent.
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Point:
-    """A posterior without spread, with what is asked of an `AutoencoderKL`'s."""
+    """A posterior without variance, with the interface of an `AutoencoderKL`'s."""
 
     mean: Tensor
 

@@ -1,16 +1,16 @@
-"""The forward of a LoRA layer, in whichever order and precision of the same products is cheapest.
+"""The forward of a LoRA layer, in the cheapest order and precision of the products.
 
-    y = W x + s B (A x)      two thin products a position; what PEFT does
+    y = W x + s B (A x)      two thin products per position, as in PEFT
     y = (W + s B A) x        one product of weights, then one a position
 
-The results are equal but for rounding. The second saves the thin products and pays with the product B A, and in
-training with a gradient of W's full size, out of which autograd makes those of A and B. It wins where a layer is narrow
-for its rank (the tiny preset) and where nothing is learnt (the fake score at work as a score); at SD3's width a layer
-that learns stays with the first. Only in float32: rounded to bfloat16, W + s B A would lose most of a small B A.
+The results are equal up to rounding. The second saves the thin products and costs the product B A, and in training a
+gradient of W's full size, from which autograd computes those of A and B. It is cheaper for layers that are narrow for
+their rank (the tiny preset) and without training (the fake score as a score); at SD3's width a trained layer uses the
+first. It is used in float32 only: rounded to bfloat16, W + s B A would lose most of a small B A.
 
-On a half-precision base the thin products are made in the base's precision, as autocast would make them, out of A and B
-that stay float32, gradients and all. PEFT's own would be float32: at SD3's width that is 1/12 of a layer's operations
-at 1/16 of a GPU's speed, and a float32 copy of the layer's input kept for the backward.
+On a half-precision base the thin products are computed in the base's precision, as with autocast, from A and B in
+float32 with float32 gradients. PEFT computes them in float32: at SD3's width that is 1/12 of a layer's operations at
+1/16 of a GPU's speed, and a float32 copy of the layer's input kept for the backward.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def composing_pays(positions: int, fan_in: int, fan_out: int, rank: int, *, lear
     """Whether (W + s B A) x takes fewer operations, forward and (when `learning`) backward.
 
     Args:
-        positions: tokens or pixels that the layer is applied at.
+        positions: the number of tokens or pixels.
         fan_in, fan_out: W's sides; a convolution's kernel counts into `fan_in`.
         rank: of all active adapters together.
     """
@@ -38,7 +38,7 @@ def composing_pays(positions: int, fan_in: int, fan_out: int, rank: int, *, lear
 
 
 class ComposedLinear(lora.Linear):
-    """PEFT's LoRA on a linear layer, composed where that pays."""
+    """PEFT's LoRA on a linear layer, composed if that is cheaper."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         names = _names(self)
@@ -56,7 +56,7 @@ class ComposedLinear(lora.Linear):
 
 
 class ComposedConv2d(lora.Conv2d):
-    """PEFT's LoRA on a convolution, composed where that pays."""
+    """PEFT's LoRA on a convolution, composed if that is cheaper."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         names = _names(self)
@@ -79,19 +79,19 @@ COMPOSED: dict[type, type] = {lora.Linear: ComposedLinear, lora.Conv2d: Composed
 
 
 def install(layer: Any) -> None:
-    """Let one of PEFT's LoRA layers choose the order of its products; any other layer is left as it is."""
+    """Let one of PEFT's LoRA layers choose the order of its products; other layers are unchanged."""
     layer.__class__ = COMPOSED.get(type(layer), type(layer))
 
 
 def _names(layer: Any) -> list[str]:
-    """The adapters that take part in this layer's forward."""
+    """The active adapters of this layer."""
     if layer.disable_adapters or layer.merged:
-        return list(layer.lora_A)  # PEFT's own forward knows what to do
+        return list(layer.lora_A)  # handled by PEFT's own forward
     return [name for name in layer._active_adapter if name in layer.lora_A]
 
 
 def _ours(layer: Any, x: Tensor) -> bool:
-    """Whether the order and precision of the products are free to choose; else they are PEFT's business."""
+    """Whether the order and precision of the products may be chosen here; otherwise PEFT's forward runs."""
     return (
         not (layer.disable_adapters or layer.merged or _autocasts(x.device.type))
         and x.dtype == layer.base_layer.weight.dtype

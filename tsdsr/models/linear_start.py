@@ -1,7 +1,7 @@
-"""Start an autoencoder at a good linear one, so that a short training can spend itself on what linear maps cannot do.
+"""Initialise an autoencoder as a good linear one, so that a short training improves on it.
 
-From the usual random start, an autoencoder of this size needs most of a short training to find what principal
-components give at once. This sets an AutoencoderKL's weights so that it computes them:
+From a random start, an autoencoder of this size needs most of a short training to reach the quality of principal
+components. This sets an AutoencoderKL's weights so that it computes them:
 
 - every residual block starts as the identity (its last convolution is zero);
 - each strided convolution of the encoder maps a 2x2 block to its leading principal components, so that the latent holds
@@ -25,7 +25,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-EQUALISE = 0.5  # the power of their standard deviation that latent channels are divided by; 1 = all alike
+EQUALISE = 0.5  # latent channels are divided by this power of their standard deviation; 1 = equal variances
 STEADY = 4.0  # size of the constant channels, in the signal's root mean square
 CONSTANTS = 4  # of each sign
 LOG_VARIANCE = -6.0
@@ -37,7 +37,7 @@ def linear_start(vae: AutoencoderKL, images: Tensor) -> None:
     """Set the weights in place.
 
     Args:
-        vae: freshly made; at least one downsampling block.
+        vae: untrained; at least one downsampling block.
         images: [B,3,H,W] in [-1, 1], for the components and the least squares.
     """
     for module in vae.modules():
@@ -56,7 +56,7 @@ def _make_identity(block: nn.Module) -> None:
 
 
 def _start_encoder(vae: AutoencoderKL, images: Tensor) -> list[Tensor]:
-    """Returns the signal at every resolution: the images, components of 2x2 blocks, of 4x4 blocks ..., the latent."""
+    """Return the signal at every resolution: the images, components of 2x2 blocks, of 4x4 blocks ..., the latent."""
     encoder, channels = vae.encoder, vae.config.latent_channels
     _copy_through(encoder.conv_in, 3)
     pyramid = [images]
@@ -113,13 +113,13 @@ def _least_squares(signal: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _copy_through(convolution: nn.Conv2d, count: int) -> None:
-    """The first `count` outputs are the inputs."""
+    """Make the first `count` outputs equal to the inputs."""
     kernel = torch.zeros(count, convolution.in_channels, *convolution.kernel_size)
     _set_rows(convolution, 0, nn.init.dirac_(kernel))
 
 
 def _set_rows(convolution: nn.Conv2d, start: int, kernel: Tensor) -> None:
-    """Outputs from `start` on read the first inputs through `kernel`, and nothing else."""
+    """Make the outputs from `start` on a convolution of the first inputs with `kernel`."""
     rows = slice(start, start + kernel.shape[0])
     convolution.weight[rows] = 0
     convolution.weight[rows, : kernel.shape[1]] = kernel
@@ -127,7 +127,7 @@ def _set_rows(convolution: nn.Conv2d, start: int, kernel: Tensor) -> None:
 
 
 def _add_pairs(convolution: nn.Conv2d, kernel: Tensor, signal: Tensor) -> None:
-    """Behind the signal's own rows: its negative, then constants of either sign."""
+    """Add rows after the signal's own: its negative, then constants of either sign."""
     count = kernel.shape[0]
     half = _constants(convolution.out_channels, count)
     _set_rows(convolution, count, -kernel)
@@ -138,7 +138,7 @@ def _add_pairs(convolution: nn.Conv2d, kernel: Tensor, signal: Tensor) -> None:
 
 
 def _start_output(norm: nn.GroupNorm, convolution: nn.Conv2d, signal: Tensor) -> None:
-    """Undo the normalisation's division, as it is on average, and join the pairs."""
+    """Undo the normalisation's average division, and combine the pairs."""
     count = signal.shape[1]
     half = _constants(norm.num_channels, count)
     energy = 2 * count * _rms(signal) ** 2 + 2 * half * (STEADY * _rms(signal)) ** 2
@@ -151,7 +151,7 @@ def _start_output(norm: nn.GroupNorm, convolution: nn.Conv2d, signal: Tensor) ->
 
 
 def _constants(width: int, count: int) -> int:
-    """How many constant channels of each sign fit beside `count` pairs."""
+    """The number of constant channels of each sign that fit beside `count` pairs."""
     half = min(CONSTANTS, (width - 2 * count) // 2)
     if half < 1:
         raise ValueError(f"{width} channels are too few for {count} pairs and two constants")

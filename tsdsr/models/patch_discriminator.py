@@ -1,4 +1,4 @@
-"""A discriminator that judges a picture patch by patch.
+"""A discriminator of image patches.
 
 Source: the PatchGAN of Isola et al., arXiv 1611.07004, with spectral norm (Miyato et al., arXiv 1802.05957) in place of
 batch norm.

@@ -1,8 +1,8 @@
 """Teacher presets: the shapes of an SD3-format teacher, by name. To add one: a JSON file in `shapes/` and a row here.
 
-A shape holds the configuration of every network of the teacher. From it the networks are built with random weights - to
-be trained (tiny), or on the meta device, where even Stable Diffusion 3's are made in seconds (counts, tests, memory
-estimates) - and a teacher found on disk is checked against it.
+A shape is the configuration of every network of the teacher. The networks are built from it with random weights - to be
+trained (tiny), or on the meta device, where even Stable Diffusion 3's take seconds (counts, tests, memory estimates) -
+and a teacher on disk is checked against it.
 
 Source of `sd3-medium`: the architecture of Esser et al., arXiv 2403.03206, in the keys of diffusers' configurations.
 """
@@ -31,7 +31,7 @@ class Preset:
     """One row of the registry."""
 
     name: str
-    trained: bool  # by the teacher stage; otherwise `teacher.source` names finished weights
+    trained: bool  # whether the teacher stage trains it; otherwise `teacher.source` names its weights
 
     @cached_property
     def shape(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def get(name: str) -> Preset:
     """The preset of this name.
 
     Raises:
-        UserError: for an unknown name.
+        UserError: the name is unknown.
     """
     if name not in PRESETS:
         raise UserError(f"teacher.preset: unknown preset {name!r}; known: {', '.join(PRESETS)}")
@@ -68,7 +68,7 @@ def get(name: str) -> Preset:
 
 
 def build_transformer(preset: Preset, *, seed: int, device: str = "cpu") -> SD3Transformer2DModel:
-    """An untrained transformer of the preset's shape; `device="meta"` makes shapes without memory."""
+    """An untrained transformer of the preset's shape; `device="meta"` allocates no memory."""
     from diffusers import SD3Transformer2DModel
 
     return _build(SD3Transformer2DModel, preset, "transformer", seed, device)
@@ -102,12 +102,12 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def mismatches(preset: Preset, part: str, config: Mapping[str, Any]) -> list[str]:
-    """Where a component's configuration departs from the preset's, as `part.key is A, the preset says B`.
+    """The differences of a component's configuration from the preset's, as `part.key is A, the preset has B`.
 
     Keys that the preset leaves out are not compared, and an absent list equals an empty one.
     """
     return [
-        f"{part}.{key} is {config.get(key)!r}, the preset {preset.name} says {wanted!r}"
+        f"{part}.{key} is {config.get(key)!r}, the preset {preset.name} has {wanted!r}"
         for key, wanted in preset.shape[part].items()
         if _plain(config.get(key)) != _plain(wanted)
     ]

@@ -1,4 +1,4 @@
-"""Embeddings of a prompt, as the transformer takes them."""
+"""Embeddings of a prompt, the transformer's conditioning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Libraries that speak too much, hushed for a block: their own progress bars, and warnings that this project words."""
+"""Suppress libraries' progress bars, and warnings that this project replaces by its own messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LIBRARIES = ("diffusers", "transformers")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block diffusers and transformers show errors alone; what they showed before comes back afterwards."""
+    """Within the block diffusers and transformers log errors only; afterwards their former settings are restored."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 

@@ -1,4 +1,4 @@
-"""A teacher that restores: the SD3-format transformer, told the low-quality latent z_L, sampled in K steps.
+"""A restoring teacher: the SD3-format transformer, conditioned on the low-quality latent z_L, sampled in K steps.
 
 z_L enters as further input channels of the patch projection, which start at zero (as in SR3, arXiv 2104.07636, and
 InstructPix2Pix, arXiv 2211.09800). Since the projection is linear, those channels are a second projection whose output
@@ -59,13 +59,13 @@ def names(transformer: nn.Module) -> tuple[str, ...]:
 
 
 def parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
-    """All that a restorer consists of, by name."""
+    """All tensors of a restorer, by name."""
     projection = transformer.get_submodule(PROJECTION)
     return {**adapters.parameters(transformer, RESTORER), f"{PROJECTION}.weight": projection.weight}
 
 
 def save(transformer: nn.Module, path: str | Path) -> None:
-    """Write the restorer, whole or not at all."""
+    """Write the restorer, completely or not at all."""
     state = adapters.state_dict(transformer, RESTORER)
     state[f"{PROJECTION}.weight"] = transformer.get_submodule(PROJECTION).weight.detach().cpu().contiguous()
     with files.atomic_file(path) as aside:
@@ -76,7 +76,7 @@ def load(transformer: SD3Transformer2DModel, teacher: str | Path) -> None:
     """Attach the restorer of a teacher's directory, frozen.
 
     Raises:
-        UserError: there is none, or it does not fit.
+        UserError: it is missing or does not fit.
     """
     path = Path(teacher) / FILE
     if not path.is_file():
@@ -90,7 +90,7 @@ def load(transformer: SD3Transformer2DModel, teacher: str | Path) -> None:
     projection = transformer.get_submodule(PROJECTION)
     if weight is None or weight.shape != projection.weight.shape:
         found = "none" if weight is None else list(weight.shape)
-        raise UserError(f"{path}: wants {PROJECTION}.weight of shape {list(projection.weight.shape)}, found {found}")
+        raise UserError(f"{path}: needs {PROJECTION}.weight of shape {list(projection.weight.shape)}, found {found}")
     adapters.load_state(transformer, RESTORER, state, origin=str(path))
     with torch.no_grad():
         projection.weight.copy_(weight)

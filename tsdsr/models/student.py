@@ -45,7 +45,7 @@ def upsample(lq: Tensor, scale: int) -> Tensor:
 class Student:
     """The student's forward over a shared, frozen VAE and transformer that carry its adapters.
 
-    It owns no weights of its own but the two adapters named `student`; the transformer may carry others.
+    Its own weights are the two adapters named `student`; the transformer may have others.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Student:
         """Freeze the base and add the student's LoRA to the VAE's encoder and the transformer.
 
         Args:
-            rank: of the transformer's adapter, and of the encoder's unless `vae_rank` says otherwise.
+            rank: of the transformer's adapter, and of the encoder's if `vae_rank` is None.
             alpha: both adapters are scaled by alpha / rank.
         """
         vae_rank = vae_rank or rank
@@ -100,20 +100,20 @@ class Student:
             return self.predict(z_lq, prompt)
 
     def decode(self, z_hat: Tensor) -> Tensor:
-        """z_hat -> x_hat [B,3,H,W], nominally in [-1, 1]; the decoder carries no adapter."""
+        """z_hat -> x_hat [B,3,H,W], nominally in [-1, 1]; the decoder has no adapter."""
         return self.codec.decode(z_hat)
 
     def save(
         self, directory: str | Path, config: Mapping[str, Any], prompt: Prompt, *, own_decoder: bool = False
     ) -> None:
-        """Write a student directory, whole or not at all.
+        """Write a student directory, completely or not at all.
 
         Args:
             directory: replaced if it exists.
-            config: what `student.json` records; must hold `lora` (rank, alpha; vae_rank where it differs), `use_shift`
+            config: the content of `student.json`; includes `lora` (rank, alpha; vae_rank if it differs), `use_shift`
                 and `scale`.
             prompt: the default prompt's embeddings, so that inference needs no text encoder.
-            own_decoder: write the VAE's decoder too, which is the teacher's otherwise.
+            own_decoder: write the VAE's decoder too; otherwise it is the teacher's.
         """
         with files.atomic_directory(directory) as aside:
             adapters.save(self.transformer, adapters.STUDENT, aside / "transformer.safetensors")
@@ -131,11 +131,11 @@ class Student:
 def read_config(directory: str | Path) -> dict[str, Any]:
     """Read and check a student directory's `student.json`.
 
-    TSD-SR's released weights come without one: then their ranks are read off, and the rest is what they were trained
-    with (alpha = rank, no shift, x4).
+    TSD-SR's released weights have none: their ranks are read from the weights, and the other values are those of their
+    training (alpha = rank, no shift, x4).
 
     Raises:
-        UserError: if the directory is not a student's, or was written by a newer version.
+        UserError: the directory is not a student's, or was written by a newer version.
     """
     directory = Path(directory)
     missing = [name for name in WEIGHTS if not (directory / name).is_file()]
@@ -161,7 +161,7 @@ def read_prompt(directory: str | Path) -> Prompt:
     """The default prompt's embeddings beside a student's weights.
 
     Raises:
-        UserError: where they are missing or damaged.
+        UserError: they are missing or damaged.
     """
     path = Path(directory) / PROMPT_FILE
     if not path.is_file():
@@ -177,10 +177,10 @@ def read_prompt(directory: str | Path) -> Prompt:
 
 
 def load_weights(student: Student, directory: Path) -> None:
-    """Give a student that has its adapters a directory's weights, and its decoder where it has one of its own.
+    """Load a directory's weights into a student with adapters, and its decoder if the directory has one.
 
     Raises:
-        UserError: for a directory that is not a student's, or weights of another shape.
+        UserError: the directory is not a student's, or weights have another shape.
     """
     adapters.load(student.transformer, adapters.STUDENT, directory / "transformer.safetensors")
     adapters.load(student.vae, adapters.STUDENT, directory / "vae.safetensors")
@@ -201,7 +201,7 @@ def load_student(
         the student and its `student.json`.
 
     Raises:
-        UserError: for a directory that is not a student's, or weights that do not fit.
+        UserError: the directory is not a student's, or weights do not fit.
     """
     directory = Path(directory)
     config = read_config(directory)

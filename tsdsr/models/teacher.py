@@ -1,7 +1,7 @@
-"""The teacher: a directory in Stable Diffusion 3's format, and what the rest of the code takes from it.
+"""The teacher: a directory in Stable Diffusion 3's format, and its parts for the rest of the code.
 
 `load_teacher` opens a directory that the teacher stage wrote, any SD3-format directory, or a hub id. A stage-written
-directory holds `teacher.json`; where that names a `source`, the weights stay there and the directory is a pointer.
+directory has `teacher.json`; if that names a `source`, the weights are there and the directory is a pointer.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Teacher:
     """A frozen teacher."""
 
     vae: AutoencoderKL
-    transformer: SD3Transformer2DModel  # carries the adapter named `teacher` if the teacher was fine-tuned
+    transformer: SD3Transformer2DModel  # has the adapter `teacher` if the teacher was fine-tuned
     schedule: FlowSchedule
-    text: StableDiffusion3Pipeline | None  # the text components alone; for `encode_prompts`
+    text: StableDiffusion3Pipeline | None  # only the text components, for `encode_prompts`
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a teacher's weights are."""
+    """The location of a teacher's weights."""
 
     source: str  # a directory or a hub id
     revision: str | None = None
@@ -63,12 +63,12 @@ class Location:
 
 
 def locate(source: str | Path) -> Location:
-    """Follow a stage-written directory to its weights; anything else is taken as it is.
+    """Follow a stage-written directory to its weights; other sources are returned unchanged.
 
-    A `Path` is never a hub id: `data/teacher` would read as one.
+    A `Path` is never a hub id, although `data/teacher` looks like one.
 
     Raises:
-        UserError: for a `teacher.json` of another format, or a path that is not there.
+        UserError: `teacher.json` has another format, or the path does not exist.
     """
     directory = Path(source)
     record_path = directory / RECORD
@@ -90,7 +90,7 @@ def locate(source: str | Path) -> Location:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether `source` reads as `owner/name` rather than as a path."""
+    """Whether `source` has the form `owner/name` of a hub id."""
     return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith("/")
 
 
@@ -105,12 +105,12 @@ def load_teacher(
 
     Args:
         source: a directory written by the teacher stage, another SD3-format directory, or a hub id.
-        text_encoders: whether to load the text encoders; training and inference run without.
+        text_encoders: whether to load the text encoders, which training and inference do not need.
         dtype: of every network's weights; a fine-tuning adapter stays float32.
-        device: where to put them.
+        device: of the networks.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: it cannot be read.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
@@ -142,7 +142,7 @@ def load_vae(where: Location, *, dtype: torch.dtype, device: str | torch.device)
 
 
 def load_text(where: Location, *, dtype: torch.dtype, device: str | torch.device) -> StableDiffusion3Pipeline:
-    """The teacher's tokenizers and text encoders, in a pipeline without transformer and VAE."""
+    """The teacher's tokenizers and text encoders, as a pipeline without transformer and VAE."""
     from diffusers import StableDiffusion3Pipeline
 
     with _readable(where):
@@ -153,10 +153,10 @@ def load_text(where: Location, *, dtype: torch.dtype, device: str | torch.device
 
 
 def check_whole(source: str, part: str, network: nn.Module) -> None:
-    """diffusers leaves what a file of weights lacks without values, on the meta device.
+    """Check that all weights were loaded: diffusers leaves missing ones on the meta device.
 
     Raises:
-        UserError: where it has left any.
+        UserError: weights are missing.
     """
     lacking = [name for name, value in network.state_dict().items() if value.is_meta]
     if lacking:
@@ -165,7 +165,7 @@ def check_whole(source: str, part: str, network: nn.Module) -> None:
 
 @contextmanager
 def _readable(where: Location) -> Iterator[None]:
-    """What the libraries raise for absent, gated and damaged files, as a line for people."""
+    """Report the libraries' errors for absent, gated and damaged files in one line."""
     from safetensors import SafetensorError
 
     try:
@@ -177,9 +177,9 @@ def _readable(where: Location) -> Iterator[None]:
 
 
 def _attach(transformer: SD3Transformer2DModel, path: Path) -> None:
-    """Add the adapter `teacher`, frozen, on the layers that the file holds weights of.
+    """Add the frozen adapter `teacher` to the layers with weights in the file.
 
-    Which kinds of layer those are is the file's choice; a kind that is there is there in every block.
+    The file determines the kinds of layers; each kind occurs in every block.
     """
     state = adapters.read_weights(path)
     rank = adapters.rank_of(state, str(path))
@@ -201,9 +201,9 @@ def _kind(name: str) -> str:
 
 
 def fingerprint(directory: str | Path) -> str:
-    """sha256 over the names and bytes of a teacher directory's files: what a cache made from it records.
+    """sha256 over the names and bytes of a teacher directory's files, which a cache records.
 
-    For a pointer this covers `teacher.json`, which holds the source, its revision and its weights' sizes.
+    For a pointer it covers `teacher.json`, with the source, its revision and the sizes of its weights.
     """
     directory = Path(directory)
     digest = hashlib.sha256()
@@ -216,10 +216,10 @@ def inspect(source: str, preset: presets.Preset) -> dict[str, Any]:
     """Check that a local directory or hub repository is a teacher of the preset's shape, without loading weights.
 
     Returns:
-        what `teacher.json` records: format, preset, source, revision (of a hub id) and weights (file name -> bytes).
+        the content of `teacher.json`: format, preset, source, revision (of a hub id) and weights (file name -> bytes).
 
     Raises:
-        UserError: if it is absent, gated or out of reach, or has other classes or shapes; naming each.
+        UserError: it is absent, gated or unreachable, or has other classes or shapes, each of which is named.
     """
     root, revision = _fetch_configs(source)
     index = _read_config(root / "model_index.json", source)
@@ -254,7 +254,7 @@ def _weights(root: Path) -> dict[str, int]:
 
 
 def _fetch_configs(source: str) -> tuple[Path, str | None]:
-    """The directory of a teacher's configurations: a local one itself, a hub id's in the hub's cache."""
+    """The directory of a teacher's configurations: the local directory, or that of a hub id in the hub's cache."""
     if Path(source).is_dir():
         return Path(source), None
     if not is_hub_id(source):

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T5_MAX_TOKENS = 256  # what SD3's pipeline takes of T5 by default
+T5_MAX_TOKENS = 256  # the default of SD3's pipeline for T5
 WORD_END = "</w>"
-MOST_WORDS = 4096  # that merges are learnt from
+MOST_WORDS = 4096  # from which merges are learnt
 
 
 def encode_prompts(pipe: StableDiffusion3Pipeline, prompts: Sequence[str]) -> list[Prompt]:
     """Embed prompts exactly as SD3's pipeline does: CLIP's hidden states side by side and padded, then T5's below them.
 
-    Each prompt is encoded by itself, so its embedding does not depend on its neighbours in a batch.
+    Each prompt is encoded separately, so that its embedding does not depend on others in a batch.
 
     Args:
         pipe: anything with StableDiffusion3Pipeline's text components.
@@ -74,7 +74,7 @@ def _encode(pipe: Any, prompt: str) -> Prompt:
 def build_text(preset: Preset, texts: Sequence[str], *, seed: int) -> dict[str, Any]:
     """Text components for a preset without published ones: tokenizers fitted to `texts`, encoders with random weights.
 
-    Untrained encoders are enough here: captions only have to be told apart, and the transformer learns what each means.
+    Untrained encoders suffice here: they distinguish captions, and the transformer learns their meaning.
 
     Returns:
         tokenizer, tokenizer_2, tokenizer_3, text_encoder, text_encoder_2, text_encoder_3; the encoders frozen.
@@ -112,9 +112,9 @@ def clip_tokenizer(texts: Sequence[str], vocab_size: int, max_tokens: int) -> An
 
 
 def _learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
-    """Byte-pair encoding: merge the most frequent pair, again and again; among equals the first in alphabetical order.
+    """Byte-pair encoding: repeatedly merge the most frequent pair; ties go to the first in alphabetical order.
 
-    (The tokenizers library's own trainer breaks such ties differently from run to run.)
+    (The trainer of the tokenizers library breaks such ties differently in each run.)
     """
     common = sorted(words.items(), key=lambda item: (-item[1], item[0]))[:MOST_WORDS]
     spelled = [([*word[:-1], word[-1] + WORD_END], number) for word, number in common]
@@ -143,7 +143,7 @@ def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def t5_tokenizer(texts: Sequence[str], vocab_size: int, max_tokens: int) -> Any:
-    """A unigram tokenizer over the words of `texts` and their letters; a letter it has not seen is unknown to it."""
+    """A unigram tokenizer over the words of `texts` and their letters; other letters are unknown."""
     from transformers import T5TokenizerFast
 
     words = Counter(word for text in texts for word in text.split())
@@ -162,8 +162,8 @@ def _clip_encoder(config: dict[str, Any], tokenizer: Any, seed: int) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CLIPTextModelWithProjection(CLIPTextConfig(**config, **ids, pad_token_id=tokenizer.pad_token_id))
-        # CLIP starts with embeddings of 0.02 and takes the hidden states before its last norm: of unit size they are
-        # inputs that a transformer can use without training the encoder.
+        # CLIP's initial embeddings have a deviation of 0.02, and its hidden states are taken before the last norm. With
+        # unit deviation a transformer can use them without training the encoder.
         nn.init.normal_(model.text_model.embeddings.token_embedding.weight)
     return model.requires_grad_(False).eval()
 

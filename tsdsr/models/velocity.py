@@ -1,4 +1,4 @@
-"""The one call of the transformer, and classifier-free guidance around it as a plain callable of (z_t, timestep)."""
+"""The call of the transformer, and classifier-free guidance as a callable of (z_t, timestep)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def block_features(
 ) -> list[Tensor]:
     """The image tokens after each block, [R,T,D] each, with their graph; arguments as of `predict_velocity`.
 
-    Without gradient checkpointing: it would repeat the forward later, with whatever adapters are active then.
+    It disables gradient checkpointing, which would repeat the forward later with other adapters active.
     """
     features: list[Tensor] = []
     hooks = [
@@ -85,10 +85,10 @@ class GuidedVelocity:
     """v = v_null + g (v_cond - v_null), for B samples or n stacked blocks of them.
 
     Attributes:
-        transformer: the shared base; `names` are the adapters that take part (none = the base alone).
+        transformer: the shared base; `names` are the active adapters (empty = the base alone).
         embeds, pooled: the samples' prompts, [B,L,D] and [B,P].
         null: the empty prompt.
-        scale: g; at 1 the null branch is not needed and not run.
+        scale: g; at 1 the null branch is not run.
         low_memory: run the two branches one after the other instead of as one doubled batch.
     """
 

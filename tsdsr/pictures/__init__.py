@@ -1,1 +1,1 @@
-"""Picture files: read with everything that belongs to them, and written again. Nothing here needs torch."""
+"""Reading and writing of picture files with their metadata. Nothing here needs torch."""

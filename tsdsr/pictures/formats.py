@@ -1,4 +1,4 @@
-"""The formats that results are written in, and what each can hold. To add one: a row of `FORMATS`."""
+"""The output formats and their capabilities. To add one: a row of `FORMATS`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tsdsr.errors import UserError
 from tsdsr.pictures.png import PngWriter
 
 logger = logging.getLogger(__name__)
-_JPEG_SEGMENT = 65533  # bytes that EXIF may take in a JPEG file, its length field included
-_ICC_SPACE = slice(16, 20)  # of a profile's header: the space of the colours it describes
+_JPEG_SEGMENT = 65533  # maximum bytes of EXIF in a JPEG file, including its length field
+_ICC_SPACE = slice(16, 20)  # in a profile's header: the colour space
 
 
 class Writer(Protocol):
-    """Takes rows (n, W, channels with alpha) from the top; nothing is complete before `close`."""
+    """Receives rows (n, W, channels with alpha) from the top; the file is complete after `close`."""
 
     def write(self, rows: np.ndarray) -> None: ...
 
@@ -28,16 +28,16 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Content:
-    """What is to be written.
+    """The properties of a picture to be written.
 
     Attributes:
         size: (H, W).
         channels: 1 or 3, not counting alpha.
-        alpha: whether there is alpha.
+        alpha: whether it has alpha.
         bits: 8 or 16.
         icc, exif: metadata.
-        dpi: pixels an inch, across and down, or None.
-        quality: 1 to 100, for formats that lose something.
+        dpi: pixels per inch, horizontally and vertically, or None.
+        quality: 1 to 100, for lossy formats.
     """
 
     size: tuple[int, int]
@@ -55,12 +55,12 @@ class Format:
     """A file format.
 
     Attributes:
-        suffixes: of its files; the first is the one given to new ones.
-        kinds: Pillow's names for it.
-        depths: bits a channel that it can hold.
-        alpha: whether it can hold alpha.
+        suffixes: of its files; new ones get the first.
+        kinds: its names in Pillow.
+        depths: the supported bits per channel.
+        alpha: whether it supports alpha.
         max_side: in pixels.
-        open: starts a file.
+        open: returns a writer.
     """
 
     suffixes: tuple[str, ...]
@@ -72,7 +72,7 @@ class Format:
 
 
 def exif_bytes(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
-    """EXIF with the result's size in it, without the `Exif` prefix; None if there is none."""
+    """EXIF with the result's size, without the `Exif` prefix; None if there is none."""
     details = exif.get_ifd(ExifTags.IFD.Exif)
     for directory in (exif, details, exif.get_ifd(ExifTags.IFD.GPSInfo)):
         for tag, value in directory.items():
@@ -88,15 +88,15 @@ def exif_bytes(exif: Image.Exif, size: tuple[int, int]) -> bytes | None:
 
 
 class _StoredText(str):
-    """A text of EXIF, which Pillow reads as Latin-1 whatever it is, and would write as ASCII with question marks: with
-    the bytes that it had, a name keeps its accents."""
+    """The original bytes of a text of EXIF, so that accents are kept: Pillow reads it as Latin-1 in any case, and would
+    write ASCII with question marks."""
 
     def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
         return super().encode("latin-1", "replace")
 
 
 class _WholePicture:
-    """For formats whose encoder wants the whole picture: rows are gathered, 8 or 16 bits a value."""
+    """A writer for formats whose encoder needs the whole picture; it collects rows of 8 or 16 bits."""
 
     def __init__(self, stream: BinaryIO, content: Content, save: Callable[[BinaryIO, np.ndarray, Content], None]):
         self._stream, self._content, self._save = stream, content, save
@@ -113,7 +113,7 @@ class _WholePicture:
 
 
 def _pillow(kind: str, **options: Any) -> Callable[[BinaryIO, Content], Writer]:
-    """A writer that hands an 8-bit picture to Pillow."""
+    """A writer for an 8-bit picture, through Pillow."""
 
     def save(stream: BinaryIO, pixels: np.ndarray, content: Content) -> None:
         exif = exif_bytes(content.exif, content.size)
@@ -122,11 +122,11 @@ def _pillow(kind: str, **options: Any) -> Callable[[BinaryIO, Content], Writer]:
             exif = None
         icc = content.icc
         if icc and kind == "WEBP" and icc[_ICC_SPACE] == b"GRAY":
-            logger.warning("WebP has no grey, which its colour profile is for, and the profile is left out")
+            logger.warning("WebP has no grey, so the colour profile for grey is left out")
             icc = None
         extra: dict[str, Any] = {"exif": b"Exif\0\0" + exif} if exif else {}
         if content.dpi:
-            extra["dpi"] = content.dpi  # ignored where a format has no place for it
+            extra["dpi"] = content.dpi  # ignored by formats without it
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         image.save(stream, kind, quality=content.quality, icc_profile=icc, **extra, **options)
 
@@ -134,7 +134,7 @@ def _pillow(kind: str, **options: Any) -> Callable[[BinaryIO, Content], Writer]:
 
 
 def _save_tiff(stream: BinaryIO, pixels: np.ndarray, content: Content) -> None:
-    """TIFF through tifffile, which unlike Pillow writes 16-bit colour; of EXIF it keeps the text tags."""
+    """TIFF through tifffile, which, unlike Pillow, writes 16-bit colour; only the text tags of EXIF are kept."""
     import tifffile
 
     texts = {tag: _StoredText(value) for tag, value in content.exif.items() if tag in _TEXT_TAGS and value}
@@ -186,20 +186,20 @@ FORMATS: dict[str, Format] = {
 }
 
 
-if not features.check("avif"):  # of this build of Pillow
+if not features.check("avif"):  # in this build of Pillow
     del FORMATS["avif"]
 
 
 def by_kind(kind: str) -> str:
-    """The name of the format for Pillow's name; PNG for one that is not written here."""
+    """The format for a name in Pillow; PNG if that format cannot be written."""
     return next((name for name, row in FORMATS.items() if kind in row.kinds), "png")
 
 
 def check(name: str, size: tuple[int, int]) -> None:
     """Raises:
-    UserError: if the format cannot hold a picture of `size` = (H, W).
+    UserError: the format does not support pictures of `size` = (H, W).
     """
     if max(size) > FORMATS[name].max_side:
         raise UserError(
-            f"{size[1]}x{size[0]} is more than {name} can hold ({FORMATS[name].max_side} pixels a side): use png"
+            f"{size[1]}x{size[0]} is larger than {name} allows ({FORMATS[name].max_side} pixels a side): use png"
         )

@@ -1,6 +1,6 @@
 """Write PNG row by row, 8 or 16 bits, grey or RGB, with or without alpha.
 
-Pillow neither writes 16-bit RGB nor takes rows as they come; both matter here.
+Pillow supports neither 16-bit RGB nor writing row by row.
 
 Source: PNG, ISO/IEC 15948:2004 (chunks, the five row filters, the sum-of-differences choice among them).
 """
@@ -19,16 +19,16 @@ _INCH = 0.0254  # metres
 
 
 class PngWriter:
-    """A PNG file in the making.
+    """A writer of a PNG file.
 
     Args:
-        stream: to write to; it need not seek.
+        stream: for the file; it need not be seekable.
         size: (H, W).
         channels: 1 (grey) or 3 (RGB), not counting alpha.
-        alpha: whether rows carry alpha as a further, last channel.
+        alpha: whether rows have alpha as an additional last channel.
         bits: 8 or 16.
         icc, exif: metadata to embed; EXIF without the `Exif\\0\\0` prefix.
-        dpi: pixels an inch, across and down.
+        dpi: pixels per inch, horizontally and vertically.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class PngWriter:
         self._chunk(b"IEND", b"")
 
     def _filtered(self, raw: np.ndarray) -> np.ndarray:
-        """Each row behind the number of its filter: of the five, the one with the least sum of absolute differences."""
+        """Each row after the number of its filter, the one of five with the least sum of absolute differences."""
         x = raw.astype(np.int16)
         above = np.vstack([self._above[None], raw[:-1]]).astype(np.int16)
         left, corner = (np.pad(plane, ((0, 0), (self._pixel, 0)))[:, : -self._pixel] for plane in (x, above))
@@ -90,7 +90,7 @@ class PngWriter:
 
 
 def _paeth(left: np.ndarray, above: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Of the three neighbours the one nearest to left + above - corner; ties go to left, then above."""
+    """The neighbour nearest to left + above - corner; ties go to left, then above."""
     to_left, to_above = np.abs(above - corner), np.abs(left - corner)
     to_corner = np.abs(left + above - 2 * corner)
     nearest = np.where(to_above <= to_corner, above, corner)

@@ -1,4 +1,4 @@
-"""Read a picture with all that belongs to it: its depth, greyness, alpha, colour profile and EXIF."""
+"""Read a picture with its depth, alpha, colour profile and EXIF; grey stays grey."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tsdsr.pictures.sixteen_bits import decode_16_bit, has_16_bit_colour, open_g
 
 logger = logging.getLogger(__name__)
 
-# What EXIF orientation 2 to 8 asks of the stored rows and columns.
+# The operation on the stored rows and columns for EXIF orientations 2 to 8.
 _ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -31,30 +31,30 @@ _ORIENTATIONS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 _PLAIN = {"1": "L", "P": "RGB", "RGBX": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "CMYK": "RGB"}
 _WITH_ALPHA = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA", "P": "RGBA", "RGB": "RGBA", "L": "LA"}
-_EXIF_OF_TIFF = {  # tags of a TIFF's first directory that are about the photograph, not about how the file stores it
+_EXIF_OF_TIFF = {  # tags of a TIFF's first directory that describe the photograph, not its storage
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Orientation),
     *(ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.Copyright),
     *(ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo),
 }
-_SHAPE = '{"shape"'  # how a description begins in which tifffile says how it stored the pixels
+_SHAPE = '{"shape"'  # beginning of a description in which tifffile stores the pixels' layout
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files begin
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF, and one of its values
 _MOST_DPI = 65535  # that JPEG can hold
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # behind `ftyp`
-_FRAMES_ARE_ONE_PICTURE = ("MPO",)  # a telephone's photograph with a preview behind it
+_FRAMES_ARE_ONE_PICTURE = ("MPO",)  # a telephone's photograph followed by a preview
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, upright.
+    """A picture with its orientation applied.
 
     Attributes:
         values: (H, W, C), uint8 or uint16; C = 1 (grey) or 3 (RGB).
         alpha: (H, W) of the same type, or None.
-        icc: the colour profile that `values` are in; None = sRGB, or grey.
+        icc: the colour profile of `values`; None = sRGB, or grey.
         exif: without orientation and thumbnail.
-        kind: Pillow's name of the format it came in.
-        dpi: pixels an inch, across and down, for print; None where the file does not say.
+        kind: Pillow's name of the input's format.
+        dpi: pixels per inch, horizontally and vertically; None if the file has no resolution.
     """
 
     values: np.ndarray
@@ -92,16 +92,16 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(W, H) from a file's header, as it will stand upright.
+    """(W, H) from a file's header, with the orientation applied.
 
     Raises:
-        UserError: if there is no readable header.
+        UserError: there is no readable header.
     """
     with _opened(path, str(path)) as image:
         width, height = image.size
         exif = _exif(image)
         turned = exif is not None and exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        turned = turned and image.format != "TIFF"  # whose size Pillow has turned already
+        turned = turned and image.format != "TIFF"  # whose size Pillow has already rotated
     return (height, width) if turned else (width, height)
 
 
@@ -110,10 +110,10 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
 
     Args:
         source: a file, or a stream of its bytes.
-        name: what to call it in messages.
+        name: for messages.
 
     Raises:
-        UserError: if it cannot be read, is empty, animated, enormous, or not of integers.
+        UserError: it cannot be read, is empty, animated, too large, or has floating-point values.
     """
     data = source.read_bytes() if isinstance(source, Path) else source.read()
     with _opened(io.BytesIO(data), name) as image:
@@ -123,7 +123,7 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
         try:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format not in _FRAMES_ARE_ONE_PICTURE:
-                raise UserError(f"has {frames} frames or pages; save the one to enlarge as a picture of its own")
+                raise UserError(f"has {frames} frames or pages; save the one to enlarge as a separate picture")
             values, alpha, icc = _decode(image, data)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
@@ -138,7 +138,7 @@ def read_picture(source: Path | BinaryIO, name: str) -> Picture:
 
 
 def _dpi(image: Image.Image, *, turned: bool) -> tuple[float, float] | None:
-    """Of PNG's pHYs, JPEG's density and TIFF's resolution; None for what is no resolution."""
+    """The resolution from PNG's pHYs, JPEG's density or TIFF's tags; None if it is invalid."""
     try:
         across, down = (float(value) for value in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -161,7 +161,7 @@ def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
             raise UserError(f"{name}: no such file") from None
         except OSError as error:
             raise UserError(f"{name}: {error.strerror or _why_unknown(source)}") from None
-        except Exception as error:  # what Pillow's readers of headers say of metadata that are too large, or damaged
+        except Exception as error:  # errors of Pillow's header readers for oversized or damaged metadata
             raise UserError(f"{name}: damaged ({error})") from None
         with image:
             yield image
@@ -185,7 +185,7 @@ def _is_heif(source: Path | io.BytesIO) -> bool:
 
 
 def _register_heif() -> bool:
-    """Let Pillow read HEIC, where the extra is installed."""
+    """Let Pillow read HEIC, if the extra is installed."""
     try:
         import pillow_heif
     except ImportError:
@@ -200,7 +200,7 @@ def _why_unknown(source: Path | io.BytesIO) -> str:
     if _is_heif(source):
         return "HEIC is read with the extra `heif`: pip install 'tsdsr[heif]'"
     if _bytes(source, 4) in _TIFF:  # with floating-point colours, ...
-        return "a TIFF of a kind that cannot be read here; save it as PNG, or in RGB with 8 or 16 bits a channel"
+        return "an unsupported kind of TIFF; save it as PNG, or in RGB with 8 or 16 bits per channel"
     return "not a picture in a format that can be read"
 
 
@@ -210,7 +210,7 @@ def _bytes(source: Path | io.BytesIO, count: int = -1) -> bytes:
 
 
 def _exif(image: Image.Image) -> Image.Exif | None:
-    """None where it cannot be read: damaged EXIF must not lose the picture."""
+    """The EXIF data; None if it cannot be read, since damaged EXIF must not prevent enlarging."""
     try:
         exif = image.getexif()
         exif.get_ifd(ExifTags.IFD.Exif)
@@ -220,10 +220,10 @@ def _exif(image: Image.Image) -> Image.Exif | None:
                 del exif[tag]
             if str(exif.get(ExifTags.Base.ImageDescription, "")).startswith(_SHAPE):
                 del exif[ExifTags.Base.ImageDescription]
-        exif.tobytes()  # a value of another type than its tag's can be read, but not written again
+        exif.tobytes()  # a value whose type does not fit its tag can be read but not written
     except Exception:  # Pillow raises many types
         return None
-    return exif  # the thumbnail's directory is not asked for, and so is not written again
+    return exif  # the thumbnail's directory is not read, so it is not written
 
 
 def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | None, bytes | None]:
@@ -234,13 +234,13 @@ def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, np.ndarray | N
     if image.mode.startswith("I"):
         return *_grey_16(image), icc
     if image.mode == "F":
-        raise UserError("holds floating-point numbers; save it with 8 or 16 bits a channel")
+        raise UserError("has floating-point values; save it with 8 or 16 bits per channel")
     if image.mode == "CMYK" and icc:
         return *_split(np.asarray(_to_srgb(image, icc))), None
     if "transparency" in image.info or image.mode in ("PA", "RGBa", "La"):
         return *_split(np.asarray(image.convert(_WITH_ALPHA[image.mode]))), icc
     if image.mode in ("CMYK", "LAB"):
-        icc = None  # the profile described the other space
+        icc = None  # the profile was for the other space
     return *_split(np.asarray(image.convert(_PLAIN.get(image.mode, image.mode)))), icc
 
 
@@ -256,17 +256,17 @@ def _grey_16(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     array = np.asarray(image)
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > 65535:
-        raise UserError(f"its values span {low} to {high}; save it with 8 or 16 bits a channel")
+        raise UserError(f"its values span {low} to {high}; save it with 8 or 16 bits per channel")
     values = array.astype(np.uint16)
     if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # type: ignore[attr-defined]
-        values = 65535 - values  # Pillow does so for 8 bits alone
+        values = 65535 - values  # Pillow supports this for 8 bits only
     clear = image.info.get("transparency")
     alpha = None if clear is None else np.where(values == clear, 0, 65535).astype(np.uint16)
     return values[..., None], alpha
 
 
 def _to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
-    """A CMYK picture through its own profile."""
+    """Convert a CMYK picture by its own profile."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")

@@ -1,7 +1,7 @@
-"""Colour with 16 bits a channel, which Pillow would cut to 8: libvips decodes it.
+"""Decode colour with 16 bits per channel by libvips; Pillow would reduce it to 8.
 
-libvips is asked for these pictures alone. It reads no BMP, and Pillow's readers are kept for the rest, which they give
-back whole, with the tags that EXIF is written from.
+libvips is used for these pictures only. It reads no BMP, and Pillow's readers also return the tags from which EXIF is
+written.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from PIL import Image
 from tsdsr.errors import UserError
 
 _BITS_PER_SAMPLE, _EXTRA_SAMPLES = 258, 338  # tags of TIFF
-_UNSPECIFIED = 0  # of an extra sample that is no alpha
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of damaged files it has more to say than helps
+_UNSPECIFIED = 0  # an extra sample that is not alpha
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs too much about damaged files
 logging.getLogger("pyvips").setLevel(logging.CRITICAL)
 
 
 def open_grey_with_alpha(data: bytes) -> Image.Image | None:
-    """The header of a TIFF with 16 bits of grey and alpha, which Pillow opens only when told of 8; None for others."""
+    """The header of a TIFF with 16 bits of grey and alpha, opened with a declared depth of 8, which Pillow needs; None
+    for others."""
     import tifffile
 
     stream = io.BytesIO(data)
@@ -39,7 +40,7 @@ def open_grey_with_alpha(data: bytes) -> Image.Image | None:
 
 
 def has_16_bit_colour(image: Image.Image, data: bytes) -> bool:
-    """Whether Pillow would cut 16 bits of colour to 8.
+    """Whether Pillow would reduce 16 bits of colour to 8.
 
     Args:
         image: opened, not decoded.
@@ -53,12 +54,12 @@ def has_16_bit_colour(image: Image.Image, data: bytes) -> bool:
 
 
 def decode_16_bit(image: Image.Image, data: bytes) -> np.ndarray:
-    """The pixels as they are stored, before any orientation: (H, W, 2 to 4), uint16; alpha is straight.
+    """The stored pixels, without the orientation: (H, W, 2 to 4), uint16; alpha is not premultiplied.
 
     Raises:
-        UserError: for damaged data, or a kind of TIFF that is not read here.
+        UserError: the data is damaged, or the kind of TIFF is not supported.
     """
-    import pyvips  # here, since few pictures need it and it takes a while
+    import pyvips  # imported here, since few pictures need it and it is slow
 
     try:
         picture = pyvips.Image.new_from_buffer(data, "", fail_on="error")

@@ -1,1 +1,1 @@
-"""What people read: tables, curves, the before/after sheet and the page, from the scores and images on disk."""
+"""The report: tables, curves, the before/after sheet and the page, from the scores and images on disk."""

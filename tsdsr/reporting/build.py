@@ -1,4 +1,4 @@
-"""The whole report: reads what the stages left on disk, writes tables, pictures and the page."""
+"""Build the whole report from the stages' outputs: tables, plots, the before/after sheet and the page."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Options:
     """Args:
     sheet_images: rows of the before/after sheet.
     page_images: test images on the page.
-    base_model: what the student was distilled from.
-    paper_version: of `published.VERSIONS`; whose tables are written, and shown first on the page.
-    ablated: the ablation's runs, `<variant>-seed<n>`; what others left is passed over.
-    max_pattern_rise_db: from which rise of the pattern score the training warned (distill.validation).
-    term_titles: how curves' columns are called; a term that needs a caveat carries it here.
-    caveats: sentences that a reader must not miss.
+    base_model: the student's teacher.
+    paper_version: of `published.VERSIONS`; its tables are written, and shown first on the page.
+    ablated: the ablation's runs, `<variant>-seed<n>`; results of others are skipped.
+    max_pattern_rise_db: the rise of the pattern score at which the training warns (distill.validation).
+    term_titles: titles of the curves' columns, with a caveat if a term needs one.
+    caveats: important sentences for the top of the page.
     """
 
     sheet_images: int
@@ -70,7 +70,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the report reads."""
+    """The inputs of the report."""
 
     scores: list[MethodScores]
     curves: list[Curve]
@@ -87,13 +87,13 @@ class Inputs:
 
     @classmethod
     def read(cls, root: Path, ablated: Collection[str]) -> Inputs:
-        """From the repository's root, as docs/architecture.md lays it out.
+        """Read from the repository's root, laid out as in docs/architecture.md.
 
         Args:
             ablated: as in `Options`.
 
         Raises:
-            UserError: when the scores or the test pairs are absent.
+            UserError: the scores or the test pairs are absent.
         """
         pairs = root / "data/pairs/test"
         ids = sorted(path.stem for path in (pairs / "hq").glob("*.png"))
@@ -102,7 +102,7 @@ class Inputs:
         scores = score_files.load(root / "reports/scores")
         passed = [run.method for run in scores if score_files.former(run.method, ablated)]
         if passed:
-            logger.info("passed over, since ablate.run and ablate.seeds do not name them: %s", ", ".join(passed))
+            logger.info("skipped, since ablate.run and ablate.seeds do not name them: %s", ", ".join(passed))
         return cls(
             scores=[run for run in scores if run.method not in passed],
             curves=_named(curves.load(root / "reports/curves"), ablated),
@@ -123,7 +123,7 @@ def build(root: Path, options: Options) -> list[Path]:
     """Write the report under `root/reports`.
 
     Returns:
-        What was written: the folders of tables and plots, the rows' sources, the sheet, and last the page.
+        The written files: the folders of tables and plots, the rows' sources, the sheet, and last the page.
     """
     inputs, out = Inputs.read(root, options.ablated), root / "reports"
     ours = tables.measured(inputs.scores)
@@ -139,7 +139,7 @@ def build(root: Path, options: Options) -> list[Path]:
 
 
 def draw(inputs: Inputs, options: Options) -> dict[str, list[Drawing]]:
-    """Every drawing, by the key of the page's section that shows it."""
+    """Every drawing, by the key of its section of the page."""
     return {
         "shares": list(figures.of_shares(inputs.curves, options.term_titles)),
         "cost": list(figures.of_costs(inputs.scores, published.load(options.paper_version))),
@@ -150,7 +150,7 @@ def draw(inputs: Inputs, options: Options) -> dict[str, list[Drawing]]:
 
 
 def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Section]:
-    """The page's sections of plots; those without anything to show are empty."""
+    """The page's sections of plots; those without content are empty."""
     shown = {key: [drawing.plot() for drawing in drawings] for key, drawings in drawn.items()}
     told = [diagnostics.table(inputs.diagnoses)] if inputs.diagnoses else []
     looks = [
@@ -182,7 +182,7 @@ def paper_tables(inputs: Inputs, options: Options, version: str) -> list[Table]:
 
 
 def write_tables(folder: Path, tables_: Sequence[Table]) -> None:
-    """Each table in each format."""
+    """Write each table in each format."""
     with files.atomic_directory(folder) as aside:
         for table in tables_:
             for suffix, render in RENDERERS.items():
@@ -190,7 +190,7 @@ def write_tables(folder: Path, tables_: Sequence[Table]) -> None:
 
 
 def write_plots(folder: Path, drawings: Iterable[Drawing]) -> None:
-    """Every drawing as PNG and SVG."""
+    """Write every drawing as PNG and SVG."""
     with files.atomic_directory(folder) as aside:
         for drawing in drawings:
             (aside / f"{drawing.stem}.svg").write_bytes(curves.to_svg(drawing.figure))
@@ -198,7 +198,7 @@ def write_plots(folder: Path, drawings: Iterable[Drawing]) -> None:
 
 
 def write_sheet(path: Path, inputs: Inputs, count: int) -> None:
-    """The before/after sheet: LQ, bicubic, the full student, HQ."""
+    """Write the before/after sheet: LQ, bicubic, the full student, HQ."""
     runs = {run.method: run for run in inputs.scores}
     rows = []
     for name in sheet.pick(inputs.ids, count):
@@ -223,10 +223,10 @@ def _numbers(folder: Path, ablated: Collection[str]) -> dict[str, dict[str, str]
 
 
 def _stage_numbers(path: Path) -> Mapping[str, Any]:
-    """What a stage noted; nothing where it noted nothing.
+    """The metrics file of a stage; empty if there is none.
 
     Raises:
-        UserError: for a file that is damaged, or holds a conflict of two branches.
+        UserError: the file is damaged, or contains a merge conflict.
     """
     if not path.is_file():
         return {}

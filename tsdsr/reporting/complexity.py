@@ -1,7 +1,6 @@
-"""Table 3: parameters, multiply-adds and time, the printed rows and those that `benchmarks/model_size.py` measured.
+"""Table 3: parameters, multiply-adds and time, as printed and as measured by `benchmarks/model_size.py`.
 
-Every shape stands in a group of its own: figures of SD3-medium's shape and of the tiny preset's say nothing about each
-other.
+Each shape is a separate group: figures of SD3-medium's shape and of the tiny preset's are not comparable.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ HERE = "measured here"
 ABSENT = "Nothing measured here: keep the last line of benchmarks/model_size.py in reports/model_size.json."
 FORMS = (
     "As trained: LoRA beside the weights. Merged: added into them. Streamlined: timestep and prompt folded into the "
-    "weights. Measured multiply-adds count attention's own two products, which counters that hook modules, as those of "
-    "the printed figures, do not see."
+    "weights. Measured multiply-adds include attention's two products, which counters with module hooks, such as those "
+    "of the printed figures, miss."
 )
 
 
 def load_sizes(path: Path) -> Mapping[str, Any] | None:
-    """What `benchmarks/model_size.py` printed last, or None where it was not kept.
+    """The saved output of `benchmarks/model_size.py`, or None if there is none.
 
     Raises:
-        UserError: for anything else in the file; a benchmark that failed leaves it empty.
+        UserError: the file has other content; a failed benchmark leaves it empty.
     """
     if not path.is_file():
         return None
@@ -49,7 +48,7 @@ def load_sizes(path: Path) -> Mapping[str, Any] | None:
 
 
 def complexity(sizes: Mapping[str, Any] | None, printed: PublishedTable) -> Table:
-    """Methods down; printed rows by the hardware they were timed on, then ours by shape.
+    """A row per method: printed ones by the hardware of their timing, then ours by shape.
 
     Args:
         sizes: the JSON object that `benchmarks/model_size.py` prints last, where it was kept: `models` (name ->

@@ -1,6 +1,6 @@
 """Quality against cost (time, multiply-adds, parameters): methods that a paper prints, and those scored here.
 
-A row of panels is one origin: figures of two papers, of a paper and of ours, or on two machines, say nothing together.
+A row of panels has one origin: figures of two papers, of a paper and ours, or on two machines, are not comparable.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tsdsr.reporting.scores import MethodScores
 from tsdsr.reporting.table import Column, Provenance
 
 COSTS = tuple(COLUMNS[key] for key in ("time_s", "macs_g", "params_m"))
-PRINTED_ON = "DRealSR"  # the data set whose scores are set against the printed costs
+PRINTED_ON = "DRealSR"  # the data set of the scores for the printed costs
 
 
 @dataclass(frozen=True)
 class Point:
-    """One method: its quality, and its costs by the keys of `COSTS`; a cost that is not known is missing."""
+    """One method: its quality, and its known costs by the keys of `COSTS`."""
 
     label: str
     quality: float
@@ -43,7 +43,7 @@ class Panels:
 
 
 def printed(tables: Mapping[str, PublishedTable], metric: str) -> list[Panels]:
-    """A row for each publication that prints costs, and for each machine it names, with its own scores.
+    """A row for each publication and machine with printed costs, with its own scores.
 
     Args:
         tables: of `published.load`.
@@ -64,7 +64,7 @@ def printed(tables: Mapping[str, PublishedTable], metric: str) -> list[Panels]:
 
 
 def measured(runs: Iterable[MethodScores], metric: str) -> list[Panels]:
-    """A row for each data set: the methods that were scored here and whose cost is known."""
+    """A row for each data set: the methods scored here with a known cost."""
     groups: dict[str, list[Point]] = {}
     for run in runs:
         score = run.metrics.get(metric)
@@ -75,7 +75,7 @@ def measured(runs: Iterable[MethodScores], metric: str) -> list[Panels]:
 
 
 def draw(rows: Sequence[Panels]) -> Figure:
-    """A row of panels an origin, a column a cost; costs on a logarithmic axis."""
+    """A row of panels per origin, a column per cost; costs on a logarithmic axis."""
     with matplotlib.rc_context(dict(STYLE)):
         figure = Figure(figsize=(10.2, 2.9 * len(rows)), layout="constrained")
         grid = figure.subplots(len(rows), len(COSTS), squeeze=False)
@@ -107,6 +107,6 @@ def _publication(origin: Provenance) -> str:
 
 
 def _method(name: str) -> tuple[str, str]:
-    """The name and the number of steps: of `SeeSR-50s`, `AddSR (4 steps)`."""
+    """The name and the number of steps in `SeeSR-50s` or `AddSR (4 steps)`."""
     match = re.fullmatch(r"(.+)-(\d+)s", name)
     return (match[1], match[2]) if match else (re.sub(r" \(.*\)$", "", name), "1")

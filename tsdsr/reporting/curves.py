@@ -1,4 +1,4 @@
-"""Curves: `reports/curves/<run>.csv` (`step,<term>,...`) drawn as one small panel a term, one line a run."""
+"""Curves: `reports/curves/<run>.csv` (`step,<term>,...`) as one small panel per term, one line per run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tsdsr.reporting.scores import method_label
 PALETTE = ("#3b78c9", "#d97b29", "#2a937a", "#9c62c0", "#c94f5f", "#8a7a3d", "#5f7f95")
 INK, FAINT = "#22272e", "#b9c0c8"
 STYLE: Mapping[str, Any] = {
-    "svg.hashsalt": "tsdsr",  # element ids without it are random
+    "svg.hashsalt": "tsdsr",  # otherwise element ids are random
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -48,9 +48,9 @@ STYLE: Mapping[str, Any] = {
 
 
 MIN_TO_SMOOTH = 12  # logged steps; a shorter curve is shown as it is
-SHARE = "grad_share/"  # prefix of the columns that are shares of the gradient, drawn by `shares`
-OVERLAP = 0.05  # of the full run's spread: curves nearer than this are drawn as differences
-PHASE = "phase"  # the column that numbers the phases of the training; a change is drawn as a line, not as a panel
+SHARE = "grad_share/"  # prefix of the columns with shares of the gradient, drawn by `shares`
+OVERLAP = 0.05  # share of the full run's range: curves nearer than this are drawn as differences
+PHASE = "phase"  # the column with the number of the phase; a change is drawn as a line, not as a panel
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Curve:
 
 
 def load(folder: Path) -> list[Curve]:
-    """Every curve under `folder`, `full` first, then by name; none when the folder is empty or absent.
+    """Every curve under `folder`, `full` first, then by name; empty if the folder is empty or absent.
 
     Raises:
-        UserError: naming the file without a `step` column or with a value that is not a number.
+        UserError: a file has no `step` column or a value that is not a number.
     """
     paths = sorted(folder.glob("*.csv"), key=lambda path: (not path.stem.startswith("full"), path.stem))
     return [Curve(path.stem, _read(path)) for path in paths]
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, tuple[list[float], list[float]]]:
                     steps, values = terms.setdefault(name, ([], []))
                     steps.append(float(row["step"]))
                     values.append(float(text))
-    except (ValueError, TypeError) as error:  # of a row that is too long or too short
+    except (ValueError, TypeError) as error:  # the row is too long or too short
         raise UserError(f"{path}: {error}; every value must be a number or empty") from None
     return terms
 
@@ -104,11 +104,11 @@ def draw(
     limits: Mapping[str, Limit] | None = None,
     columns: int = 3,
 ) -> Figure:
-    """A figure with one panel a term; where the curves overlap, their differences from the first run's.
+    """A figure with one panel per term; overlapping curves are drawn as differences from the first run's.
 
     Args:
         titles: renames and orders terms (and may carry a caveat).
-        limits: for a term, what it should stay below, out of a run's values at each of its steps; drawn dotted.
+        limits: for a term, a function from a run's values to its upper limit at each step; drawn dotted.
     """
     every = dict.fromkeys(name for curve in curves for name in curve.terms)
     names = sorted((name for name in every if name != PHASE and not name.startswith(SHARE)), key=_rank(titles))
@@ -130,7 +130,7 @@ def _rank(titles: Mapping[str, str]) -> Callable[[str], int]:
 
 
 def overlapping(curves: Sequence[Curve], name: str) -> bool:
-    """Whether all runs log this term at the steps of the first, and lie too near it to be told apart."""
+    """Whether all runs have this term at the steps of the first, and are too near it to be distinguished."""
     if len(curves) < 2 or any(name not in curve.terms for curve in curves):
         return False
     (steps, first), *others = (curve.terms[name] for curve in curves)
@@ -173,7 +173,7 @@ def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
 
 
 def smooth(values: Sequence[float], width: float = 2.0) -> list[float]:
-    """Moving average with a Gaussian window (`width`: its standard deviation, in logged steps), which does not lag."""
+    """Moving average with a centred Gaussian window (`width`: its standard deviation, in logged steps)."""
     reach = math.ceil(3 * width)
     weights = [math.exp(-0.5 * (offset / width) ** 2) for offset in range(-reach, reach + 1)]
     result = []

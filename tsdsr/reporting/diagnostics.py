@@ -1,7 +1,8 @@
 """TSD's directions by noise level, `reports/diagnostics/<run>.csv`, in the form of the paper's Figs. 3 and 5.
 
-Fig. 3: how well the teacher points from a noised latent to the photograph's, on the student's latent (z_hat) and on the
-photograph's own (z); where the first is low, VSD's "true direction" is none. Fig. 5: the error of VSD by time.
+Fig. 3: the teacher's direction from a noised latent compared with the direction to the photograph's latent, for the
+student's latent (z_hat) and the photograph's own (z); if the first is low, VSD's "true direction" is wrong. Fig. 5: the
+error of VSD by time.
 
 Source: TSD-SR, arXiv 2411.18263v4, Sec. 3.3 and 3.4.
 """
@@ -38,7 +39,7 @@ PRINTED_ORIGIN = Provenance(
 
 @dataclass(frozen=True)
 class Bin:
-    """Means over the samples of one phase whose sigma fell between `low` and `high`."""
+    """Means over the samples of one phase with sigma between `low` and `high`."""
 
     low: float
     high: float
@@ -59,10 +60,10 @@ class Diagnosis:
 
 
 def load(folder: Path) -> list[Diagnosis]:
-    """Every run under `folder`, `full` first, then by name; none when the folder is empty or absent.
+    """Every run under `folder`, `full` first, then by name; empty if the folder is empty or absent.
 
     Raises:
-        UserError: naming a file that lacks a column or holds what is no number.
+        UserError: a file lacks a column or has a value that is not a number.
     """
     paths = sorted(folder.glob("*.csv"), key=lambda path: (not path.stem.startswith("full"), path.stem))
     return [Diagnosis(path.stem, _read(path)) for path in paths]
@@ -86,14 +87,14 @@ def _read(path: Path) -> dict[str, list[Bin]]:
 
 
 def overall(bins: Sequence[Bin], name: str) -> float | None:
-    """The mean over all samples, or None where none has this statistic."""
+    """The mean over all samples, or None if none has this statistic."""
     known = [bin for bin in bins if name in bin.means]
     samples = sum(bin.samples for bin in known)
     return sum(bin.samples * bin.means[name] for bin in known) / samples if samples else None
 
 
 def directions(runs: Sequence[Diagnosis]) -> Figure:
-    """Fig. 3: cosines of the teacher's direction with the true one, by sigma; a panel a phase."""
+    """Fig. 3: cosines of the teacher's direction with the true one, by sigma; one panel per phase."""
 
     def panel(axes: Axes, row: str, phase: str) -> None:
         for index, run in enumerate(runs):
@@ -112,7 +113,7 @@ def directions(runs: Sequence[Diagnosis]) -> Figure:
 
 
 def errors(runs: Sequence[Diagnosis]) -> Figure:
-    """Fig. 5 (a): the residuals of VSD, and of TSM, by sigma; a column a phase."""
+    """Fig. 5 (a): the residuals of VSD, and of TSM, by sigma; one column per phase."""
 
     def panel(axes: Axes, row: str, phase: str) -> None:
         for index, run in enumerate(runs):
@@ -139,7 +140,7 @@ def _draw(
                 panel(axes, row, phase)
                 axes.set_xlim(0, 1)
                 axes.tick_params(length=0)
-            low, high = line[0].get_ylim()  # of the row, which shares it; only now are all lines in
+            low, high = line[0].get_ylim()  # of the row, after all lines are drawn
             line[0].set_ylim(min(0.0, low), high if top is None else top)
         for axes in grid[-1]:
             axes.set_xlabel("σ: clean to noise (timestep / 1000)")
@@ -165,7 +166,7 @@ def _line(axes: Axes, run: Diagnosis, phase: str, name: str, index: int, **style
 
 
 def table(runs: Sequence[Diagnosis]) -> Table:
-    """Fig. 3 in numbers: the cosines over all samples of a phase, beside those that the paper prints."""
+    """Fig. 3 as a table: the cosines over all samples of a phase, beside the paper's."""
     columns = (
         Column(PHOTOGRAPH, "on z (the photograph)", digits=3),
         Column(STUDENT, "on ẑ (the student)", digits=3),
@@ -178,7 +179,7 @@ def table(runs: Sequence[Diagnosis]) -> Table:
         "Run and phase",
         columns,
         tuple(_rows(runs, columns)),
-        "Over all noise levels, each sample counted once; the paper's figures hold at one noise level, for SD3.",
+        "Over all noise levels, each sample counted once; the paper's figures are for one noise level and SD3.",
     )
 
 

@@ -1,4 +1,4 @@
-"""A picture of an ablation: each variant's difference to the reference, with its interval, a panel a metric."""
+"""A plot of an ablation: each variant's difference to the reference with its interval, one panel per metric."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DIRECTIONS: dict[str, Literal["up", "down"]] = {"higher": "up", "lower": "down"}
 
 
 def differences(variants: Mapping[str, Mapping[str, Interval]], reference: str) -> Figure:
-    """Dots with intervals around the line of no difference; a filled one leaves out 0.
+    """Dots with intervals around the line of no difference; a filled dot has an interval without 0.
 
     Args:
-        variants: label -> metric -> variant minus reference. reference: as the axis names it.
+        variants: label -> metric -> variant minus reference. reference: its label on the axis.
     """
     shown = [row for name, row in metrics.METRICS.items() if any(name in found for found in variants.values())]
     with matplotlib.rc_context(dict(STYLE)):

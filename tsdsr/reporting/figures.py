@@ -1,4 +1,4 @@
-"""The report's drawings: what is plotted from which files, with title, caption and origin."""
+"""The report's drawings, with title, caption and origin."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tsdsr.reporting.published import PublishedTable
 from tsdsr.reporting.scores import MethodScores
 from tsdsr.reporting.table import Provenance
 
-# Runs in reports/curves that are no students: file stem -> stem and title of their plot.
+# Runs in reports/curves that are not students: file stem -> stem and title of their plot.
 OTHER_CURVES = {"teacher": ("teacher_curves", "Training the teacher")}
 STUDENT_CURVES = ("loss_curves", "Losses while distilling")
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with the name of its files below `reports/plots`."""
+    """A figure, with the name of its files below `reports/plots`."""
 
     stem: str
     title: str
@@ -50,7 +50,7 @@ def of_runs(
     own = [run for run in scores if not run.external]
     figure = plots.by_image(own)
     if figure is not None:
-        caption = "Every test image under every method, hardest for bicubic on the left; hollow: baselines."
+        caption = "Every test image with every method, hardest for bicubic on the left; hollow: baselines."
         origin = _measured("scored here", [f"scores/{run.method}" for run in own])
         yield Drawing("scores_by_image", "Scores, image by image", caption, figure, origin)
     for kind, family in families.items():
@@ -58,8 +58,8 @@ def of_runs(
     bins = teacher.get("flow")
     if bins:
         caption = (
-            "Flow-matching loss on test photographs in each range of time. Below the Gaussian, the network knows more "
-            "of photographs than the mean and spread of each latent channel."
+            "Flow-matching loss on test photographs in each range of time. A loss below the Gaussian's shows that "
+            "the network has learnt more than the mean and variance of each latent channel."
         )
         origin = Provenance("measured", "measured by the teacher stage", (("files", "reports/metrics/teacher.json"),))
         yield Drawing("teacher_flow", "What the teacher has learnt", caption, plots.flow_bins(bins), origin)
@@ -97,17 +97,21 @@ def of_directions(runs: Sequence[Diagnosis]) -> Iterator[Drawing]:
     origin = _measured("noted while training", [f"diagnostics/{run.run}" for run in runs])
     caption = (
         "The cosine between the teacher's direction (guidance included) and the true one, the straight line to the "
-        "photograph's latent: at the photograph's own noised latent z, and at the student's, ẑ. Where ẑ falls short of "
-        "z, the teacher errs on what the student makes. Diamonds: what the paper prints at t = 100 for SD3 (Fig. 3)."
+        "photograph's latent: at the photograph's own noised latent z, and at the student's, ẑ. If ẑ is lower than "
+        "z, the teacher's directions are worse on the student's output. Diamonds: the paper's, t = 100, SD3 (Fig. 3)."
     )
-    yield Drawing("directions", "Does the teacher point the right way?", caption, diagnostics.directions(runs), origin)
+    yield Drawing(
+        "directions",
+        "Does the teacher's direction point to the photograph?",
+        caption,
+        diagnostics.directions(runs),
+        origin,
+    )
     caption = (
         "Root mean square of what Eq. (3) and Eq. (4) ask for, before weighting: the teacher against the fake score, "
         "and the teacher on ẑ against the teacher on z. The paper finds VSD's error larger at low noise (Fig. 5)."
     )
-    yield Drawing(
-        "vsd_error", "Where the error is: residuals by noise level", caption, diagnostics.errors(runs), origin
-    )
+    yield Drawing("vsd_error", "Residuals by noise level", caption, diagnostics.errors(runs), origin)
 
 
 def of_validation(runs: Sequence[curves.Curve], max_pattern_rise: float) -> Iterator[Drawing]:

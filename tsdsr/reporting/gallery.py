@@ -1,4 +1,4 @@
-"""The test images for the page: each with its versions side by side, and the crops where the variants differ most."""
+"""The test images of the page: each with its versions side by side, and the crops in which the variants differ most."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CROPS = 2
 
 @dataclass(frozen=True)
 class Version:
-    """One picture of a test image: LQ, a restoration, or HQ, as a data URI, with its scores and crops."""
+    """One version of a test image: LQ, a restoration, or HQ, as a data URI, with its scores and crops."""
 
     key: str
     label: str
@@ -51,7 +51,7 @@ def exhibits(pairs: Path, restored: Path, ids: Sequence[str], scores: Sequence[M
 
     Args:
         pairs: the folder with `lq/` and `hq/`.
-        restored: the folder with one folder a method; a method without this image is left out of its exhibit.
+        restored: the folder with one folder per method; a method without this image is left out.
         scores: of the methods; their order is the order of the versions, baselines first.
     """
     ordered = sorted(scores, key=lambda run: run.method not in score_files.BASELINES)
@@ -75,7 +75,7 @@ def _exhibit(pairs: Path, restored: Path, name: str, runs: Sequence[MethodScores
 
 
 def differing_boxes(images: Sequence[Image.Image], count: int = CROPS) -> list[Box]:
-    """Where images of one size differ most: up to `count` square boxes (left, top, right, bottom) that do not overlap.
+    """Up to `count` square boxes (left, top, right, bottom), without overlap, in which images of one size differ most.
 
     The measure is the variance over the images at each pixel, summed over a box; the first box has the largest sum, the
     next the largest among those that do not touch it.
@@ -96,7 +96,7 @@ def differing_boxes(images: Sequence[Image.Image], count: int = CROPS) -> list[B
 
 
 def _box_sums(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
-    """Sum over every side x side window, by its top left corner."""
+    """The sum over every side x side window, by its top left corner."""
     total = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     below, above = total[side:], total[:-side]
     sums: NDArray[np.float64] = (below[:, side:] - below[:, :-side]) - (above[:, side:] - above[:, :-side])
@@ -122,7 +122,7 @@ def _scaled(box: Box, scale: float) -> Box:
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image, without loss, inside a page."""
+    """The image as a lossless data URI."""
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", lossless=True, quality=60, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

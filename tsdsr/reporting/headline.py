@@ -1,4 +1,4 @@
-"""What the page says first: the gain over bicubic, and whether the ablation tells anything."""
+"""The top of the page: the gain over bicubic, and whether the ablation shows a difference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BASELINE = "bicubic"
 
 
 def facts(runs: Sequence[MethodScores]) -> list[Fact]:
-    """The student's gain over bicubic in each metric that both have by image, with its interval."""
+    """The student's gain over bicubic with its interval, in each metric with scores of both."""
     found = []
     for column, gain in _differences(_variant(runs, "full"), _variant(runs, BASELINE)):
         origin = _variant(runs, "full")[0].provenance
@@ -25,7 +25,7 @@ def facts(runs: Sequence[MethodScores]) -> list[Fact]:
 
 
 def sentences(runs: Sequence[MethodScores]) -> list[str]:
-    """The gain and the ablation in words; none where there is nothing to compare."""
+    """Sentences about the gain and the ablation; empty if there is nothing to compare."""
     full = _variant(runs, "full")
     said = []
     gains = _differences(full, _variant(runs, BASELINE))
@@ -34,7 +34,7 @@ def sentences(runs: Sequence[MethodScores]) -> list[str]:
         count = metrics.counted(gains[0][1].images, gains[0][1].photographs)
         said.append(f"Against bicubic, over {count}, the student is {_listed(told)}.")
         if gains[0][1].photographs < metrics.FEWEST:
-            said.append(f"From fewer than {metrics.FEWEST} photographs nothing is told apart from chance.")
+            said.append(f"With fewer than {metrics.FEWEST} photographs no difference is significant.")
     others = [run.variant for run in runs if not run.external and run.method not in score_files.BASELINES]
     variants = [name for name in dict.fromkeys(others) if name != "full"]
     if full and variants:
@@ -52,11 +52,11 @@ def _ablation(runs: Sequence[MethodScores], full: Sequence[MethodScores], varian
                 gain = _signed(column, gap.mean)
                 told.append(f"{score_files.label(variant)} in {column.label} ({gain}, {_bounds(column, gap)})")
     if not compared:
-        return f"The ablation ({names}) shares no scored image with the full student."
+        return f"The ablation ({names}) has no scored image in common with the full student."
     if told:
-        return f"The ablation: by more than chance these differ from the full student: {'; '.join(told)}."
+        return f"The ablation: these variants differ significantly from the full student: {'; '.join(told)}."
     kinds = ", ".join(dict.fromkeys(compared))
-    return f"The ablation tells nothing: no variant ({names}) differs from Full by more than chance in {kinds}."
+    return f"The ablation shows no difference: no variant ({names}) differs significantly from Full in {kinds}."
 
 
 def _variant(runs: Sequence[MethodScores], variant: str) -> list[MethodScores]:

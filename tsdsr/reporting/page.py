@@ -1,4 +1,4 @@
-"""`reports/index.html`: one file that refers to no other, so that it opens from disk and survives being copied."""
+"""`reports/index.html`: one self-contained file, which opens from disk and can be copied."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page: its title, an SVG or a picture as a data URI, and where it comes from.
+    """A figure of the page: its title, an SVG or an image as a data URI, and its origin.
 
     Args:
-        wide: takes the page's width; otherwise it stands beside its like.
+        wide: whether it takes the page's full width.
     """
 
     title: str
@@ -36,11 +36,11 @@ class Plot:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with plots and tables of one kind; without either it is left out.
+    """A part of the page with plots and tables of one kind; left out if it has neither.
 
     Args:
         key: its anchor; title: its heading; short: its name in the navigation.
-    folded: whether it opens on a click.
+    folded: whether it is collapsed at first.
     """
 
     key: str
@@ -66,7 +66,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Content:
-    """All that the page shows, in its order.
+    """The content of the page, in its order.
 
     Args:
         papers: the papers' tables by the version of TSD-SR's paper; `version` is shown first.
@@ -107,7 +107,7 @@ def render(content: Content) -> str:
 
 
 class _Origins:
-    """What the page shows on hover or click, each distinct text once; elements refer to it by number."""
+    """The texts shown on hover or click, each distinct one once; elements refer to them by number."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
@@ -120,7 +120,7 @@ class _Origins:
         return self._keep(tuple(lines), provenance)
 
     def of_row(self, row: Row) -> int:
-        """The number of a row's own entry: its id and where it comes from."""
+        """The number of a row's entry: its id and its origin."""
         return self._keep((f"Source {row.provenance.id}",) if row.provenance else (), row.provenance)
 
     def of_plot(self, plot: Plot) -> int:
@@ -146,7 +146,7 @@ def _interval(cell: Cell) -> str | None:
 
 
 def themed_svg(text: str) -> str:
-    """A matplotlib SVG ready to stand inside the page: no prolog, and its ink and lines in the page's colours."""
+    """A matplotlib SVG for inlining in the page: without prolog, with text and lines in the page's colours."""
     text = text[text.index("<svg") :]
     text = re.sub(r'<svg([^>]*?) width="[^"]*" height="[^"]*"', r"<svg\1", _sorted_size(text), count=1)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -156,7 +156,7 @@ def themed_svg(text: str) -> str:
 
 
 def _sorted_size(text: str) -> str:
-    """Matplotlib writes height somewhere before width; put the two beside each other."""
+    """Put height and width beside each other, between which matplotlib writes other attributes."""
     head, _, rest = text.partition(">")
     height = re.search(r'\sheight="[^"]*"', head)
     width = re.search(r'\swidth="[^"]*"', head)

@@ -1,4 +1,4 @@
-"""Plots of what is no curve over steps: the teacher's flow loss per noise bin, and scores image by image."""
+"""Plots other than curves over steps: the teacher's flow loss per noise bin, and scores per image."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FLOW_PREDICTORS = {"teacher": "the teacher", "gaussian": "a Gaussian of each cha
 
 
 def flow_bins(bins: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Bars: the flow-matching loss in each bin of time, of the teacher and of predictors that know less.
+    """Bars: the flow-matching loss in each bin of time, of the teacher and of the reference predictors.
 
     Args:
-        bins: `t0200_0400` -> predictor -> loss, as the teacher stage's metrics hold them.
+        bins: `t0200_0400` -> predictor -> loss, from the teacher stage's metrics.
     """
     known = [name for name in FLOW_PREDICTORS if all(name in losses for losses in bins.values())]
     with matplotlib.rc_context(dict(STYLE)):
@@ -45,8 +45,8 @@ def _bin_label(name: str) -> str:
 
 
 def by_image(runs: Sequence[MethodScores], columns: int = 3) -> Figure | None:
-    """Dots: the score of every image under every method, a panel a metric; images in the order of the first panel's
-    bicubic score (or of the first method's), so that a method's lead is seen where it lies. None without scores."""
+    """Dots: the score of every image with every method, one panel per metric; images in the order of the first panel's
+    bicubic score (or of the first method's). None without scores."""
     metrics = [column for column in METRIC_COLUMNS if any(run.per_image.get(column.key) for run in runs)]
     if not metrics:
         return None

@@ -1,7 +1,7 @@
-"""The tables that papers print, as data: `published/*.yaml`, every figure with the source it was read from.
+"""The papers' tables as data: `published/*.yaml`, every figure with its source.
 
-A figure is kept as the text that was printed, so its digits survive. The paper's versions print different figures, and
-a table holds the rows of one of them, beside those that other publications add.
+A figure is stored as the printed text, which keeps its digits. The paper's versions print different figures; a table
+has the rows of one version and those added from other publications.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ COLUMNS: Mapping[str, Column] = {
 class PublishedRow:
     """Args:
     method: the name as printed.
-    dataset: what it was scored or timed on.
-    values: column key -> the text as printed.
-    empty: why the columns without a value have none.
+    dataset: of its scores or timing.
+    values: column key -> the printed text.
+    empty: the reason for columns without a value.
     """
 
     method: str
@@ -49,11 +49,11 @@ class PublishedRow:
 
     @property
     def group(self) -> str:
-        """What it is ranked with: the rows of one publication on one data set."""
+        """Its group for ranks: the rows of one publication on one data set."""
         return f"{self.dataset}, {self.provenance.summary}"
 
     def cell(self, key: str) -> Cell:
-        """The cell of a column; a text that is no number stays a text."""
+        """The cell of a column; a text that is not a number stays a text."""
         text = self.values.get(key)
         if text is None:
             return Cell(reason=self.empty, provenance=self.provenance)
@@ -62,7 +62,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """One table of a version of the paper, with the rows that other publications add to it."""
+    """One table of a version of the paper, with rows added from other publications."""
 
     name: str
     title: str
@@ -130,7 +130,7 @@ def _columns(values: Mapping[str, Any]) -> tuple[Column, ...]:
 
 
 def _rows(values: Mapping[str, Any], source: Mapping[str, Any]) -> Iterator[PublishedRow]:
-    """Rows as the file writes them: figures in one text, in the order of the columns, `-` for none."""
+    """Rows in the file's form: figures in one text, in the order of the columns, `-` for none."""
     keys, place = values["columns"].split(), values.get("printed_in")
     summary = f"printed in {source['name']}, {place}" if place else source["name"]
     details = (("publication", source["publication"]), ("read in", source["read_in"]))

@@ -1,6 +1,6 @@
-"""Tables as Markdown, LaTeX and CSV. An empty cell points to its reason; printed and measured figures stay apart.
+"""Tables as Markdown, LaTeX and CSV. An empty cell refers to its reason; printed and measured figures are separate.
 
-A row ends in the id of its source, under which `provenance.json` tells run, commit, params, weights and hardware.
+A row ends with the id of its source in `provenance.json`, with run, commit, params, weights and hardware.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from string import ascii_lowercase
 from tsdsr.reporting.table import Cell, Column, Row, Table
 
 SOURCES = "provenance.json"  # beside the folder of tables
-WIDE = 6  # columns of figures that one column of a two-column paper still shows
+WIDE = 6  # maximum of columns that fit in one column of a two-column paper
 _NUMBER = re.compile(r"^Table \d+\. ")
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -30,7 +30,7 @@ LATEX_ESCAPES = {
     "<": "$<$",
     ">": "$>$",
     "|": "$|$",
-    "[": "{[}",  # after the end of a row, an option of that end; so is the star
+    "[": "{[}",  # after the end of a row, this and the star would be options
     "*": "{*}",
     "`": r"\textasciigrave{}",
     "↑": r"$\uparrow$",
@@ -150,8 +150,8 @@ def _tex(text: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line a row: label, group, each column's figure (and the ends of its interval, where any row has one), what is
-    empty and why, what there is to know about a figure, the id of its source."""
+    """One line per row: label, group, each column's figure (and the ends of its interval, if any row has one), reasons
+    for empty cells, notes, the id of its source."""
     with_interval = {
         column.key for column in table.columns if any(row.cells[column.key].low is not None for row in table.rows)
     }

@@ -1,4 +1,4 @@
-"""The scores on disk, `reports/scores/<method>.{json,csv}` as `tsdsr.metrics.write` leaves them, for the report."""
+"""The scores on disk, `reports/scores/<method>.{json,csv}` from `tsdsr.metrics.write`, for the report."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ LABELS: Mapping[str, str] = {
     "tinysr": "TinySR",
     **BASELINES,
 }
-OUTPUTS = "outputs"  # in the provenance of scores of images that were made elsewhere: their folder
-# The details that lead from a figure to what made it stand first.
+OUTPUTS = "outputs"  # provenance key: the folder of images that another method made
+# Details that identify the origin of a figure come first.
 ORDER = (
     "method",
     "dataset",
@@ -73,9 +73,9 @@ class Score:
 
     Args:
         mean: over the images; None with a `reason`.
-        low, high: its 95 % bootstrap interval, where it has one.
-        images: over how many.
-        provenance: where the figure comes from, with the metric's own weights and protocol.
+        low, high: its 95 % bootstrap interval, if it has one.
+        images: the number of images.
+        provenance: the origin of the figure, with the metric's weights and protocol.
     """
 
     mean: float | None
@@ -88,16 +88,16 @@ class Score:
 
 @dataclass(frozen=True)
 class MethodScores:
-    """What one pair of files says.
+    """The content of one pair of files.
 
     Args:
         method: `full`, `<variant>-seed<n>`, `bicubic`, `round_trip`, or an external's name.
-        images: how many were scored.
-        partial: whether an image could not be scored by a metric that was available.
-        departures: how the images differ from the published test set of that name.
-        metrics: by metric name; a metric that was not asked for is missing.
+        images: the number of scored images.
+        partial: whether an available metric failed on an image.
+        departures: the differences from the published test set of that name.
+        metrics: by metric name; contains the chosen metrics.
         per_image: metric -> image -> score.
-        cost: time_s, macs_g, params_m of one picture, those that are known.
+        cost: the known ones of time_s, macs_g, params_m of one image.
     """
 
     method: str
@@ -118,7 +118,7 @@ class MethodScores:
 
     @property
     def seed(self) -> int:
-        """Of a variant's training; -1 where the name tells none."""
+        """The seed of a variant's training; -1 if the name has none."""
         match = _SEEDED.fullmatch(self.method)
         return int(match["seed"]) if match else -1
 
@@ -129,7 +129,7 @@ class MethodScores:
 
 
 def label(variant: str) -> str:
-    """How a variant or baseline is called in tables and pictures; one without a label of its own by its name."""
+    """The label of a variant or baseline in tables and plots; without one, its name."""
     return LABELS.get(variant, variant.replace("_", " "))
 
 
@@ -140,9 +140,9 @@ def method_label(method: str) -> str:
 
 
 def former(run: str, ablated: Collection[str]) -> bool:
-    """Whether `run` is a `<variant>-seed<n>` that the ablation does not name (any more).
+    """Whether `run` is a `<variant>-seed<n>` that the ablation does not name, or not any more.
 
-    Other photographs or another recipe may have made it, so that it can't stand beside the others.
+    It may be from other photographs or another recipe, so it is not comparable with the others.
     """
     return _SEEDED.fullmatch(run) is not None and run not in ablated
 
@@ -151,7 +151,7 @@ def load(folder: Path) -> list[MethodScores]:
     """Every method under `folder`: full first, then variants and externals by name, baselines last.
 
     Raises:
-        UserError: when the folder holds no scores, or a file is not as described above.
+        UserError: the folder contains no scores, or a file has another content.
     """
     paths = sorted(folder.glob("*.json"))
     if not paths:
@@ -170,7 +170,7 @@ def _order(scores: MethodScores) -> tuple[int, str]:
 def _load(path: Path) -> MethodScores:
     try:
         values = files.read_json(path)
-        run = path.parent.parent / "runs" / path.name  # what made the scores, which is not the same in every run
+        run = path.parent.parent / "runs" / path.name  # the provenance, which differs from run to run
         values["provenance"] |= files.read_json(run) if run.is_file() else {}
         return MethodScores(
             method=values["method"],
@@ -217,7 +217,7 @@ def pooled_cell(column: Column, runs: Sequence[MethodScores], metric: str) -> Ce
     scored = [(run, score, score.mean) for run in runs if (score := run.metrics.get(metric)) and score.mean is not None]
     if not scored:
         reasons = [run.metrics[metric].reason for run in runs if metric in run.metrics]
-        return Cell(reason=next(filter(None, reasons), "not among the metrics that were scored (evaluate.metrics)"))
+        return Cell(reason=next(filter(None, reasons), "not among the scored metrics (evaluate.metrics)"))
     note = _reservations(runs, [score.images for _, score, _ in scored])
     if len(runs) == 1:
         ((_, score, mean),) = scored
@@ -235,7 +235,7 @@ def pooled_cell(column: Column, runs: Sequence[MethodScores], metric: str) -> Ce
 
 
 def difference(ours: Sequence[MethodScores], theirs: Sequence[MethodScores], metric: str) -> metrics.Interval | None:
-    """Ours - theirs, paired by image and, where both have it, by seed; None where they have no image in common."""
+    """Ours - theirs, paired by image and, if both have it, by seed; None if they have no image in common."""
     left, right = ({run.seed: run.per_image.get(metric, {}) for run in runs} for runs in (ours, theirs))
     try:
         return metrics.paired_over_seeds(left, right)
@@ -244,7 +244,7 @@ def difference(ours: Sequence[MethodScores], theirs: Sequence[MethodScores], met
 
 
 def _reservations(runs: Sequence[MethodScores], images: Sequence[int]) -> str | None:
-    """Why a figure is not over the images that one would think."""
+    """A note about a figure that is not over all images."""
     texts = list(dict.fromkeys(departure for run in runs for departure in run.departures))
     if any(run.partial for run in runs):
         counts = ", ".join(map(str, dict.fromkeys(images)))
@@ -253,7 +253,7 @@ def _reservations(runs: Sequence[MethodScores], images: Sequence[int]) -> str | 
 
 
 def pooled_origin(origins: Sequence[Provenance]) -> Provenance:
-    """Where a mean over several seeds comes from; of one, its own."""
+    """The origin of a mean over several seeds, or of a single one."""
     if len(origins) == 1:
         return origins[0]
     details = tuple(
@@ -265,6 +265,6 @@ def pooled_origin(origins: Sequence[Provenance]) -> Provenance:
 
 
 def of_image(run: MethodScores, name: str) -> dict[str, float]:
-    """Metric -> score of one image, whether its name is kept with a suffix or without."""
+    """Metric -> score of one image, whether names have a suffix or not."""
     keys = (name, f"{name}.png")
     return {metric: values[key] for metric, values in run.per_image.items() for key in keys if key in values}

@@ -1,4 +1,4 @@
-"""What each loss term teaches: its share of the gradient at the student's output, the columns `grad_share/<term>` of
+"""Each loss term's share of the gradient at the student's output: the columns `grad_share/<term>` of
 `reports/curves/<run>.csv`."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from tsdsr.reporting.curves import FAINT, PALETTE, PHASE, SHARE, STYLE, Curve
 from tsdsr.reporting.scores import method_label
 
-LEAST = 0.02  # of the gradient; below it a term hardly teaches
+LEAST = 0.02  # of the gradient; a term below it has hardly any effect
 
 
 def runs_with_shares(curves: Sequence[Curve]) -> list[Curve]:
@@ -19,7 +19,7 @@ def runs_with_shares(curves: Sequence[Curve]) -> list[Curve]:
 
 
 def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -> Figure:
-    """Stacked shares over the steps, a panel a run."""
+    """Stacked shares over the steps, one panel per run."""
     names = list(dict.fromkeys(term for curve in curves for term in _terms(curve)))
     rows = -(-len(curves) // columns)
     with matplotlib.rc_context(dict(STYLE)):
@@ -43,7 +43,7 @@ def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -
 
 
 def weak(curves: Sequence[Curve], titles: Mapping[str, str]) -> list[str]:
-    """A sentence that names, by run, each term whose mean share over a phase that logs it is below `LEAST`; or none."""
+    """A sentence with the terms of each run whose mean share over a phase is below `LEAST`; or none."""
     named = []
     for curve in curves:
         means = [
@@ -54,7 +54,7 @@ def weak(curves: Sequence[Curve], titles: Mapping[str, str]) -> list[str]:
         found = [f"{title} {mean:.1%} in phase {phase:.0f}" for title, phase, mean in means if mean < LEAST]
         if found:
             named.append(f"{method_label(curve.run)}: {', '.join(found)}")
-    rule = f"Loss terms that hardly teach, with less than {LEAST:.0%} of the gradient over a phase"
+    rule = f"Loss terms with hardly any effect, less than {LEAST:.0%} of the gradient over a phase"
     return [f"{rule}. {'; '.join(named)}."] if named else []
 
 

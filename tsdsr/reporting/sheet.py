@@ -1,4 +1,4 @@
-"""The before/after sheet: a row an image; the LQ input with its pixels visible, bicubic, the student, and HQ."""
+"""The before/after sheet: one row per image with the LQ input (pixels visible), bicubic, the student, and HQ."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PAPER, INK, FAINT = (255, 255, 255), (34, 39, 46), (104, 112, 122)
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a row, with the line under it (its scores, or empty)."""
+    """One image of a row, with the line under it (its scores, or empty)."""
 
     image: Image.Image
     footer: str = ""
 
 
 def pick(ids: Sequence[str], count: int) -> list[str]:
-    """`count` of the sorted ids, evenly spaced: chosen by position, never by how they look."""
+    """`count` of the sorted ids, evenly spaced, so chosen by position and not by appearance."""
     ordered = sorted(ids)
     if count >= len(ordered):
         return ordered
@@ -34,7 +34,7 @@ def read(path: Path) -> Image.Image:
     """An 8-bit RGB image.
 
     Raises:
-        UserError: naming the file that is absent or unreadable.
+        UserError: the file is absent or unreadable.
     """
     try:
         with Image.open(path) as image:
@@ -51,7 +51,8 @@ def compose(headings: Sequence[str], rows: Sequence[Sequence[Tile]], reference: 
     Args:
         headings: one a column.
         rows: as many tiles each as there are headings.
-        reference: index of the column whose size the others take (by nearest neighbour, so that pixels stay visible).
+        reference: index of the column to whose size the others are enlarged (by nearest neighbour, so that pixels stay
+        visible).
     """
     size = (
         max(row[reference].image.width for row in rows),

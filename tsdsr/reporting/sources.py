@@ -1,4 +1,4 @@
-"""`reports/provenance.json`: where the rows of the tables come from, by the short ids that stand beside them."""
+"""`reports/provenance.json`: the origins of the tables' rows, by the short ids in the tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tsdsr.reporting.table import Row, Table
 
 
 def sources(tables: Iterable[Table]) -> dict[str, dict[str, Any]]:
-    """Id -> summary and details of each distinct origin of a row, and what a column's figures add (the metric's
-    weights and protocol)."""
+    """Id -> summary and details of each distinct origin of a row, and the additional details of single figures (the
+    metric's weights and protocol)."""
     found: dict[str, dict[str, Any]] = {}
     for table in tables:
         for row in table.rows:
@@ -22,7 +22,7 @@ def sources(tables: Iterable[Table]) -> dict[str, dict[str, Any]]:
 
 
 def _of_figures(row: Row, known: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Column -> the details of its figure that are not those of the row."""
+    """Column -> the details of its figure that differ from the row's."""
     further = {}
     for key, cell in row.cells.items():
         if cell.provenance is not None and cell.provenance.kind == "measured":

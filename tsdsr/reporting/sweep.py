@@ -1,4 +1,4 @@
-"""A sweep's results on the page, where `reports/sweep` holds any: its plots, and its trials as a table."""
+"""A sweep's results on the page, if `reports/sweep` has any: its plots, and its trials as a table."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tsdsr.reporting.page import Plot, Section
 from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table
 
 TITLES = {
-    "parallel": ("Trials, in parallel coordinates", "One line a trial, through its values to its score."),
-    "slices": ("Score against each parameter", "One dot a trial."),
-    "importance": ("Importance of the parameters", "Share of the score's variance that each explains."),
+    "parallel": ("Trials, in parallel coordinates", "One line per trial, through its values to its score."),
+    "slices": ("Score against each parameter", "One dot per trial."),
+    "importance": ("Importance of the parameters", "The share of the score's variance that each explains."),
 }
 TRIALS = "trials.csv"
 HIDDEN = ("trial", "key")  # the row's label, and a digest of its values

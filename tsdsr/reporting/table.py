@@ -1,7 +1,7 @@
-"""A table as data: columns that know their direction, cells that know why they are empty and where they come from.
+"""A table as data: columns with a direction, cells with a reason if empty and with their origin.
 
-Rendering is elsewhere (`render`). Ranks never mix worlds: a value is compared only with values of its own column and of
-rows in its own `group`, and a group is one origin (printed in one paper, or measured here) on one dataset.
+`render` renders it. A value is ranked only among values of its column and of rows in its `group`, and a group has one
+origin (printed in one paper, or measured here) and one data set.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ ARROWS: Mapping[Direction | None, str] = {"up": "↑", "down": "↓", None: ""}
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a figure comes from.
+    """The origin of a figure.
 
     Args:
         kind: `printed` (read in a publication) or `measured` (scored here).
-        summary: one line for people.
+        summary: one readable line.
         details: ordered name/value pairs: source and URL, or run id, commit, hashes and hardware.
     """
 
@@ -33,7 +33,7 @@ class Provenance:
 
     @property
     def id(self) -> str:
-        """Seven hexadecimal digits that stand for it beside a row, and lead to it in `provenance.json`."""
+        """Seven hexadecimal digits, its key in `provenance.json`, shown beside a row."""
         return hashlib.sha256(repr((self.summary, self.details)).encode()).hexdigest()[:7]
 
 
@@ -42,16 +42,16 @@ class Cell:
     """One figure, or the reason for its absence.
 
     Args:
-        value: the number that ranks and sorts; None for a text, and when the cell is empty.
-        text: the number as shown (for printed figures: as printed), or the text.
-        low, high: the ends of its interval, where there is one.
-        ends: what they are.
-        reason: why the cell is empty.
-        quiet: whether its reason stands elsewhere, so that it needs no footnote.
-        note: anything to know about the figure; a footnote.
+        value: the number for ranking and sorting; None for a text and an empty cell.
+        text: the number in its shown form (for printed figures: as printed), or the text.
+        low, high: the ends of its interval, if there is one.
+        ends: the kind of interval.
+        reason: for the empty cell.
+        quiet: whether its reason is given elsewhere, so that it needs no footnote.
+        note: a footnote about the figure.
         mark: a sign after the figure, explained in the table's caption.
-        detail: what the mark stands for in this cell's case.
-        provenance: where it comes from; the row's when None.
+        detail: the explanation of the mark for this cell.
+        provenance: its origin; None = the row's.
     """
 
     value: float | None = None
@@ -83,10 +83,10 @@ class Column:
     """Args:
     key: unique in the table.
     label: the heading, without its arrow.
-    direction: which way is better; None where nothing is (it is not ranked).
-    digits: decimals shown for measured figures.
-    block: columns of one block stand together under a common heading.
-    short: the block's name where every column repeats it.
+    direction: which way is better; None: the column is not ranked.
+    digits: decimals of measured figures.
+    block: columns of one block have a common heading.
+    short: the block's name in formats in which every column repeats it.
     """
 
     key: str
@@ -109,8 +109,8 @@ class Row:
     """Args:
     label: the method or variant.
     cells: by column key; every column of the table has one.
-    group: rows of one group are ranked together, and stand together.
-    provenance: of its cells, where they have none of their own.
+    group: rows of one group are adjacent and ranked together.
+    provenance: of its cells without their own.
     """
 
     label: str
@@ -124,7 +124,7 @@ class Table:
     """Args:
     name: the stem of its files.
     stub: the heading of the first column.
-    caption: sentences under the title: what is compared, and how it is ranked.
+    caption: sentences under the title about the comparison and the ranks.
     """
 
     name: str
@@ -151,7 +151,7 @@ class Table:
 
     @property
     def blocks(self) -> list[tuple[str, int]]:
-        """Runs of columns with equal block: (heading, number of columns)."""
+        """Consecutive columns of one block: (heading, number of columns)."""
         runs: list[tuple[str, int]] = []
         for column in self.columns:
             if runs and runs[-1][0] == column.block:
@@ -165,10 +165,10 @@ class Table:
 
 
 def ranked(table: Table) -> Table:
-    """`table` with the best and the second best figure of each column marked, inside each group.
+    """`table` with the best and the second best figure of each column and group marked.
 
-    Figures are compared as they are shown, so what looks equal is equal and shares a rank; a second best exists only
-    below a single best. A group with fewer than two figures in a column has no best.
+    Figures are compared with their shown digits, so figures that look equal share a rank; a second best exists only
+    after a single best. A group with fewer than two figures in a column has no best.
     """
     rows = list(table.rows)
     for column in table.columns:
@@ -179,8 +179,8 @@ def ranked(table: Table) -> Table:
 
 
 def folded(table: Table) -> Table:
-    """`table` with one line in place of what was not measured: a column without any figure goes, and empty cells of a
-    column that no measured row fills need no footnotes. The reason given is that of the column's first row."""
+    """`table` with one line about unmeasured columns: a column without any figure is removed, and empty cells of a
+    column without measured figures have no footnotes. The reason is that of the column's first row."""
     unmeasured: dict[str, list[str]] = {}
     quiet, dropped = set(), set()
     for column in table.columns:
@@ -213,7 +213,7 @@ def _folded_row(row: Row, quiet: Collection[str], dropped: Collection[str]) -> R
 
 
 def _in_short(reason: str) -> str:
-    """Columns that lack weights, each other ones, share a line."""
+    """Columns without weights share a line."""
     return "weights absent: `tsdsr weights fetch`" if re.match(r"weights .* absent", reason) else reason
 
 

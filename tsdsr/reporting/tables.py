@@ -1,7 +1,7 @@
-"""The report's tables: what was measured here beside what papers print, each in rows or columns of its own.
+"""The report's tables: measured and printed figures, in separate rows or columns.
 
-A group of rows has one origin on one data set, and ranks are given inside a group (or, in the ablation, inside a column
-of one block): a measured figure is never ranked against a printed one, nor two figures on different data.
+A group of rows has one origin and one data set, and ranks are within a group (or, in the ablation, within a column of
+one block): a measured figure is never ranked against a printed one, nor figures on different data.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table, folded, 
 NOT_TRAINED = "not trained and scored here (ablate.run)"
 NO_SUCH_ROW = Cell(reason="the paper has no such row", quiet=True)
 RANKS = "Bold: best, underlined: second best"
-DAGGER = "†: differs from Full by more than chance (paired bootstrap over photographs and seeds, 95 %)."
+DAGGER = "†: differs significantly from Full (paired bootstrap over photographs and seeds, 95 %)."
 HERE = "measured here"
-EVERYWHERE = ("bicubic", "real_esrgan")  # baselines that stand in every table of methods
+EVERYWHERE = ("bicubic", "real_esrgan")  # baselines in every table of methods
 
 
 def measured(runs: Sequence[MethodScores]) -> Table:
-    """Every method that was scored here, a row each, in a group a data set; all in a group are ranked together. Its
-    columns are the metrics that were asked for."""
+    """One row per method scored here, one group per data set, ranked together; the columns are the chosen metrics."""
     columns = [column for column in METRIC_COLUMNS if any(column.key in run.metrics for run in runs)]
     rows = []
     for (dataset, _), same in _by_variant(runs).items():
@@ -39,7 +38,7 @@ def measured(runs: Sequence[MethodScores]) -> Table:
 
 
 def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
-    """The form of the paper's Table 4: variants down; our block of columns, then the paper's, one a data set."""
+    """The paper's Table 4: one row per variant; our block of columns, then the paper's, one per data set."""
     own = [run for run in runs if not run.external]
     heading = f"Measured here, on {', '.join(dict.fromkeys(dataset_label(run.dataset) for run in own))}"
     mine = [replace(column, key=f"here.{column.key}", block=heading, short="here") for column in printed.columns]
@@ -62,8 +61,8 @@ def ablation(runs: Sequence[MethodScores], printed: PublishedTable) -> Table:
         rows.append(Row(label, cells, "", _origin(same)))
     rows.sort(key=lambda row: (row.label in BASELINES.values(), row.label != "Full"))
     caption = (
-        f"{printed.caption} Every block is another data set (and the paper's another teacher), and each column is "
-        f"ranked by itself. {RANKS}. {DAGGER}"
+        f"{printed.caption} Every block has another data set (and the paper's another teacher), and each column is "
+        f"ranked separately. {RANKS}. {DAGGER}"
     )
     return folded(ranked(Table(printed.name, printed.title, printed.stub, columns, rows, caption, printed.notes)))
 
@@ -75,11 +74,11 @@ def comparison(
     default: bool = False,
     texts: Mapping[str, str] | None = None,
 ) -> Table:
-    """Methods down, metrics across, grouped by data set and origin; our rows follow the printed ones of their data set.
+    """One row per method, one column per metric, grouped by data set and origin; our rows follow the printed ones.
 
     Args:
-        default: whether measured methods that no printed row names belong here.
-        texts: what stands in our student's row in columns that are no metrics.
+        default: whether to include measured methods that no printed row names.
+        texts: our student's values of columns that are not metrics.
     """
     rows = printed.table_rows()
     named = {_plain(row.method) for row in printed.rows} | {_plain(BASELINES[name]) for name in EVERYWHERE}
@@ -108,12 +107,12 @@ def _measured_row(runs: Sequence[MethodScores], columns: Sequence[Column], texts
 
 
 def dataset_label(dataset: str) -> str:
-    """How a data set is called; `test` is the split of this experiment's own photographs."""
+    """The label of a data set; `test` is the split of this experiment's own photographs."""
     return "this experiment's test images" if dataset == "test" else datasets.label(dataset)
 
 
 def _by_variant(runs: Iterable[MethodScores]) -> dict[tuple[str, str], list[MethodScores]]:
-    """(data set, variant) -> its runs, one a seed."""
+    """(data set, variant) -> its runs, one per seed."""
     groups: dict[tuple[str, str], list[MethodScores]] = {}
     for run in runs:
         groups.setdefault((run.dataset, run.variant), []).append(run)
@@ -121,7 +120,7 @@ def _by_variant(runs: Iterable[MethodScores]) -> dict[tuple[str, str], list[Meth
 
 
 def _against(full: Sequence[MethodScores], runs: Sequence[MethodScores], column: Column, metric: str) -> Cell:
-    """The cell of a variant, marked where its paired difference from the full student excludes zero."""
+    """The cell of a variant, marked if the interval of its paired difference from the full student excludes zero."""
     if not runs:
         return Cell(reason=NOT_TRAINED)
     cell = score_files.pooled_cell(column, runs, metric)
@@ -148,5 +147,6 @@ def _capital(text: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """`OSEDiff-1s`, `osediff` and `OSEDiff` are one method, `DIV2K-Val` and `div2k_val` one data set."""
+    """Normalise a name: `OSEDiff-1s`, `osediff` and `OSEDiff` are one method, `DIV2K-Val` and `div2k_val` one data
+    set."""
     return re.sub(r"[^a-z0-9]", "", re.sub(r"-\d+s$", "", name.lower()))

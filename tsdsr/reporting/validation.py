@@ -1,4 +1,5 @@
-"""The validation set of the training: `reports/validation/<run>.csv`, curves, and `.png`, the last look's sheet."""
+"""The training's validation set: curves, `reports/validation/<run>.csv`, and the sheet of the last validation,
+`.png`."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from tsdsr.reporting.scores import method_label
 from tsdsr.reporting.table import Provenance
 
 PATTERN = "pattern_db"
-NARROW = 640  # pixels: sheets up to this width stand beside each other
+NARROW = 640  # pixels: sheets up to this width are placed side by side
 TITLES = {
     "psnr": "PSNR, dB ↑",
     "niqe": "NIQE ↓",
@@ -23,48 +24,48 @@ TITLES = {
 
 
 def warning_level(scores: Sequence[float], rise: float) -> list[float]:
-    """From which pattern score the training warns at each look: `rise` dB above the photographs, or above the best so
-    far where that is lower."""
+    """The pattern score at which the training warns: `rise` dB above the photographs, or above the best so far if that
+    is lower."""
     lowest = accumulate([0.0, *scores[:-1]], min)
     return [value + rise for value in lowest]
 
 
 def broken_limits(runs: Sequence[Curve], rise: float) -> list[str]:
-    """A sentence that names the runs whose pattern score was above the level from which the training warns; or none."""
+    """A sentence with the runs whose pattern score was above the warning level; or none."""
     named = []
     for run in runs:
         steps, scores = run.terms.get(PATTERN, ([], []))
         limits = warning_level(scores, rise) if scores else []
         over = [(step, score) for step, score, limit in zip(steps, scores, limits, strict=True) if score > limit]
         if over:
-            worst, looks = max(score for _, score in over), f"{len(over)} of {len(steps)} looks"
+            worst, looks = max(score for _, score in over), f"{len(over)} of {len(steps)} validations"
             named.append(
                 f"{method_label(run.run)}, {looks}, steps {over[0][0]:.0f} to {over[-1][0]:.0f}, "
-                f"{worst:.1f} dB at most and {scores[-1]:.1f} dB at last"
+                f"{worst:.1f} dB at most and {scores[-1]:.1f} dB at the end"
             )
-    rule = f"The periodic pattern in the held-out crops broke its limit of {rise:g} dB"
+    rule = f"The periodic pattern in the held-out crops exceeded its limit of {rise:g} dB"
     return [f"{rule}: {'; '.join(named)}."] if named else []
 
 
 def sheets(folder: Path, runs: Sequence[str]) -> list[Plot]:
-    """The pictures of the last look at the set, of each of the runs that left one."""
+    """The sheets of the last validation, one per run."""
     paths = [folder / f"{run}.png" for run in runs]
     return [_sheet(path) for path in paths if path.is_file()]
 
 
 def samples(path: Path, captions: Sequence[str]) -> list[Plot]:
-    """What the teacher paints from noise alone, a column a caption; none where it was not trained here."""
+    """Samples of the teacher from noise, one column per caption; none if it was not trained here."""
     if not captions or not path.is_file():
         return []
     origin = Provenance("measured", "sampled by the teacher stage", (("file", f"data/teacher/{path.name}"),))
     told = "; ".join(f"{number} {caption or '(empty)'}" for number, caption in enumerate(captions, 1))
-    caption = f"From noise, without guidance (above) and with it (below). The captions by column: {told}."
+    caption = f"From noise, without guidance (top) and with it (bottom). The captions by column: {told}."
     return [Plot("Samples of the teacher", caption, uri=data_uri(sheet.read(path)), provenance=origin)]
 
 
 def _sheet(path: Path) -> Plot:
     origin = Provenance("measured", "restored while training", (("file", f"reports/validation/{path.name}"),))
-    caption = "At the last look, a column an image: LQ enlarged, restored, HQ. The student's own colours, not aligned."
+    caption = "The last validation, one column per image: LQ enlarged, restored, HQ, without colour alignment."
     title = f"Held-out crops, {method_label(path.stem)}"
     picture = sheet.read(path)
     return Plot(title, caption, uri=data_uri(picture), provenance=origin, wide=picture.width > NARROW)

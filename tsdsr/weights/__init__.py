@@ -1,4 +1,4 @@
-"""Published weights of metrics and losses: what they are, where they are looked for, how to get them."""
+"""Published weights of metrics and losses: their registry, search and download."""
 
 from tsdsr.weights.registry import WEIGHTS, Weight
 from tsdsr.weights.search import Found, check_folders, find, missing, places

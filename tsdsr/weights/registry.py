@@ -1,4 +1,4 @@
-"""Every file of published weights that a metric or a loss needs: one row each, data only."""
+"""The files of published weights for metrics and losses, one row each."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Weight:
     """One file of weights.
 
     Attributes:
-        name: what people type.
-        file: where torch.hub's folder holds it, e.g. `pyiqa/DISTS_weights-f5e65c96.pth`.
-        url: where it is published.
-        sha256: the leading hexadecimal digits of its sha256 that are known. Eight digits come from the file's own name
-            (torch.hub's convention) and catch damage, not forgery; 64 are the whole digest.
-        package: (package, path) of an equal copy that an installed package carries, if there is one.
-        extra: the optional extra of this project that installs that package, where the file comes in no other way.
-        repository: the Hugging Face repository that holds it, if there is one.
-        used_for: what needs it.
+        name: on the command line.
+        file: its path in torch.hub's folder, e.g. `pyiqa/DISTS_weights-f5e65c96.pth`.
+        url: of the publication.
+        sha256: the known leading hexadecimal digits of its sha256. Eight digits are from the file's name (torch.hub's
+            convention) and detect damage, not forgery; 64 are the whole digest.
+        package: (package, path) of an equal copy in an installed package, if there is one.
+        extra: this project's extra that installs the package, if that is the only source.
+        repository: its Hugging Face repository, if there is one.
+        used_for: the metrics and losses that need it.
     """
 
     name: str

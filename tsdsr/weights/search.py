@@ -1,4 +1,4 @@
-"""Where weights are looked for, and whether what is there is whole. Imports no torch and opens no connection."""
+"""Search for weights and check their digests, without importing torch and without a connection."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tsdsr.weights.registry import WEIGHTS, Weight
 
 @dataclass(frozen=True)
 class Found:
-    """A file that is there.
+    """A file that was found.
 
     Attributes:
         path: the file.
-        place: which place of the search it lies in.
-        sha256: its whole digest.
-        intact: whether the digest starts with the digits that the registry knows.
+        place: its place in the search.
+        sha256: its full digest.
+        intact: whether the digest starts with the registry's digits.
     """
 
     path: Path
@@ -46,7 +46,7 @@ def hugging_face_hub() -> Path:
 
 
 def places(weight: Weight, folders: Sequence[str | Path] = ()) -> Iterator[tuple[str, Path]]:
-    """Every (place, path) that may hold `weight`, in the order of the search.
+    """Every (place, path) that may contain `weight`, in the order of the search.
 
     Args:
         weight: a row of the registry.
@@ -60,7 +60,7 @@ def places(weight: Weight, folders: Sequence[str | Path] = ()) -> Iterator[tuple
     if weight.repository:
         repository = hugging_face_hub() / ("models--" + weight.repository.replace("/", "--"))
         snapshots = repository / "snapshots"
-        for snapshot in sorted(snapshots.glob("*")) or [snapshots / "*"]:  # the star tells where one would be found
+        for snapshot in sorted(snapshots.glob("*")) or [snapshots / "*"]:  # the star shows where one would be found
             yield "Hugging Face cache", snapshot / weight.filename
     if weight.package:
         package, inside = weight.package
@@ -70,10 +70,10 @@ def places(weight: Weight, folders: Sequence[str | Path] = ()) -> Iterator[tuple
 
 
 def check_folders(folders: Sequence[str | Path]) -> None:
-    """A folder that is named and not there is a slip, and no place without weights.
+    """Refuse a named folder that does not exist.
 
     Raises:
-        UserError: naming it.
+        UserError: it does not exist.
     """
     for folder in folders:
         if not Path(folder).is_dir():
@@ -81,7 +81,7 @@ def check_folders(folders: Sequence[str | Path]) -> None:
 
 
 def find(name: str, folders: Sequence[str | Path] = ()) -> Found | None:
-    """The first intact copy; failing that the first damaged one; failing that None."""
+    """The first intact copy, otherwise the first damaged one, otherwise None."""
     weight = WEIGHTS[name]
     damaged = None
     for place, path in places(weight, folders):
@@ -97,7 +97,7 @@ def find(name: str, folders: Sequence[str | Path] = ()) -> Found | None:
 
 
 def missing(name: str, folders: Sequence[str | Path] = ()) -> str | None:
-    """None if an intact copy is there, else one sentence that says what is wrong and what to do."""
+    """None if there is an intact copy, otherwise one sentence with the fault and the remedy."""
     weight, found = WEIGHTS[name], find(name, folders)
     if found is None:
         return f"weights {name} ({weight.filename}) are absent: {weight.cure}"
@@ -111,5 +111,5 @@ def missing(name: str, folders: Sequence[str | Path] = ()) -> str | None:
 
 @lru_cache(maxsize=256)
 def _digest(path: Path, size: int, modified: int) -> str:
-    """sha256 of a file; its size and time of change are in the key, so that a replaced file is read again."""
+    """sha256 of a file, cached by its path, size and modification time."""
     return sha256_file(path)

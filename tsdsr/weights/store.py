@@ -1,4 +1,4 @@
-"""Bring weights to torch.hub's folder: downloaded from where they are published, or copied from a folder."""
+"""Put weights into torch.hub's folder, by download or from a local folder."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TIMEOUT_SECONDS = 30
 
 
 def fetch(name: str) -> Path:
-    """Download one file into torch.hub's folder, checked against its digest before it gets its name.
+    """Download one file into torch.hub's folder; its digest is checked before it is renamed.
 
     Raises:
-        UserError: when the server cannot be reached, or sends something else, or the folder cannot be written.
+        UserError: the server cannot be reached, or sends another file, or the folder is not writable.
     """
     weight = WEIGHTS[name]
     if weight.extra:
@@ -44,13 +44,13 @@ def fetch(name: str) -> Path:
 
 
 def import_file(name: str, folder: str | Path) -> Path | None:
-    """Copy one file of the registry from `folder`, where it may lie at any depth, into torch.hub's folder.
+    """Copy one file of the registry from `folder` or its subfolders into torch.hub's folder.
 
     Returns:
-        Where it now lies; None when the folder does not hold it.
+        Its new path; None if the folder does not contain it.
 
     Raises:
-        UserError: when the file has another digest, or torch.hub's folder cannot be written.
+        UserError: the file has another digest, or torch.hub's folder is not writable.
     """
     weight = WEIGHTS[name]
     source = next((path for path in sorted(Path(folder).rglob(weight.filename)) if path.is_file()), None)
@@ -63,7 +63,7 @@ def import_file(name: str, folder: str | Path) -> Path | None:
 
 @contextmanager
 def _checked(weight: Weight, origin: str) -> Iterator[Path]:
-    """A path to write to, which takes the file's place in torch.hub's folder if its digest is right."""
+    """Yield a temporary path; if its file's digest is right, it is renamed into torch.hub's folder."""
     try:
         with atomic_file(torch_hub() / weight.file) as aside:
             yield aside

@@ -230,7 +230,7 @@ KEY = "transformer.transformer_blocks.1.attn.to_q.lora_B.weight"
     [
         (lambda state: state.pop(KEY), f"missing {KEY}"),
         (lambda state: state.update({"transformer.nothing.lora_A.weight": torch.zeros(1)}), "unknown .*nothing.lora_A"),
-        (lambda state: state.update({KEY: torch.zeros(3, 2)}), rf"{KEY} has shape \[3, 2\], the model wants \[16, 4\]"),
+        (lambda state: state.update({KEY: torch.zeros(3, 2)}), rf"{KEY} has shape \[3, 2\], the model needs \[16, 4\]"),
         (lambda state: state.clear(), "and [0-9]+ more"),
     ],
     ids=["missing", "extra", "misshapen", "empty"],

@@ -54,4 +54,4 @@ def test_mismatches_name_the_key_and_both_values():
     config = dict(presets.build_vae(MEDIUM, seed=0, device="meta").config)
     assert presets.mismatches(MEDIUM, "vae", config) == []
     found = presets.mismatches(MEDIUM, "vae", config | {"latent_channels": 4})
-    assert found == ["vae.latent_channels is 4, the preset sd3-medium says 16"]
+    assert found == ["vae.latent_channels is 4, the preset sd3-medium has 16"]

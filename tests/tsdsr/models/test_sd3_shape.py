@@ -120,5 +120,5 @@ def test_a_released_file_fits_key_by_key(student):
     with pytest.raises(UserError, match=r"missing transformer\.proj_out\.lora_B\.weight"):
         adapters.load_state(student.transformer, adapters.STUDENT, state, "released")
     state["transformer.proj_out.lora_B.weight"] = missing[:1]
-    with pytest.raises(UserError, match=r"proj_out\.lora_B\.weight has shape \[1, 64\], the model wants \[64, 64\]"):
+    with pytest.raises(UserError, match=r"proj_out\.lora_B\.weight has shape \[1, 64\], the model needs \[64, 64\]"):
         adapters.load_state(student.transformer, adapters.STUDENT, state, "released")

@@ -93,7 +93,7 @@ ENDING = "attn.to_q.lora_B.weight"
         (lambda state, key: state.pop(key), "missing KEY"),
         (lambda state, key: [state.pop(key.replace("lora_B", f"lora_{half}")) for half in "AB"], "missing .*KEY"),
         (lambda state, key: state.update({key.replace("to_q", "to_z"): torch.zeros(8, 2)}), "unknown .*to_z"),
-        (lambda state, key: state.update({key: torch.zeros(3, 2)}), r"KEY has shape \[3, 2\], the model wants"),
+        (lambda state, key: state.update({key: torch.zeros(3, 2)}), r"KEY has shape \[3, 2\], the model needs"),
         (
             lambda state, key: [state.update({f"unet.{name}": state.pop(name)}) for name in list(state)],
             "none of its keys names a layer of this transformer",
@@ -173,7 +173,7 @@ def test_a_directory_of_the_presets_shape_is_recorded(directory):
 
 
 def test_a_directory_of_another_shape_is_refused_with_what_differs(directory):
-    with pytest.raises(UserError, match=r"transformer.num_layers is 4, the preset sd3-medium says 24"):
+    with pytest.raises(UserError, match=r"transformer.num_layers is 4, the preset sd3-medium has 24"):
         teachers.inspect(str(directory), presets.get("sd3-medium"))
 
 

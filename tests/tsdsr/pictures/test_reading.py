@@ -214,7 +214,7 @@ def enormous() -> bytes:
         (sixteen_bit_png()[:-1000], "truncated"),
         (sixteen_bit_tiff(1)[:1000], "damaged"),
         (cmyk_tiff(), "CMYK; save it in RGB"),
-        (float_tiff(), "a TIFF of a kind that cannot be read"),
+        (float_tiff(), "an unsupported kind of TIFF"),
         (encoded(Image.fromarray(RGB[..., 0].astype(np.float32)), "TIFF").getvalue(), "floating-point"),
     ],
     ids=["empty", "text", "truncated jpeg", "truncated png", "animated", "enormous", "swollen profile", "swollen text",

@@ -181,7 +181,7 @@ def test_what_a_former_ablation_left_is_nowhere_in_the_report(
     assert "w/o TSM, seed 0" in (reports / "index.html").read_text()
     with caplog.at_level("INFO"):
         build.build(workspace, replace(OPTIONS, ablated=["wo_dasm-seed0"]))
-    assert "passed over, since ablate.run and ablate.seeds do not name them: wo_tsm-seed0" in caplog.text
+    assert "skipped, since ablate.run and ablate.seeds do not name them: wo_tsm-seed0" in caplog.text
     text = (reports / "index.html").read_text()
     assert "w/o DASM, seed 0" in text
     assert "w/o TSM, seed 0" not in text

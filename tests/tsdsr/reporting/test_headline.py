@@ -22,7 +22,7 @@ def test_a_gain_over_few_photographs_is_not_told_apart_from_chance(workspace: Pa
         "(within chance)."
     )
     assert "fewer than 6" in few
-    assert ablation.startswith("The ablation tells nothing")
+    assert ablation.startswith("The ablation shows no difference")
 
 
 def test_the_ablation_names_what_differs_with_its_interval(tmp_path: Path) -> None:

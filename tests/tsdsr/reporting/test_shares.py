@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> curves.Curve:
 
 def test_a_term_below_two_percent_of_a_phase_is_named(run: curves.Curve) -> None:
     (sentence,) = shares.weak([run], {"tsd": "TSD"})
-    assert sentence.startswith("Loss terms that hardly teach, with less than 2%")
+    assert sentence.startswith("Loss terms with hardly any effect, less than 2%")
     assert sentence.endswith("phase. Full: TSD 1.5% in phase 0.")  # LPIPS has no part in phase 0, and is not named
 
 

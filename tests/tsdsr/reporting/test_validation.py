@@ -19,8 +19,8 @@ def test_a_run_that_broke_the_limit_is_named_with_steps_and_worst_score(tmp_path
     (tmp_path / "vsd-seed0.csv").write_text("step,psnr,pattern_db\n50,21,2.9\n100,22,\n")
     (sentence,) = validation.broken_limits(curves.load(tmp_path), 3.0)
     assert sentence == (
-        "The periodic pattern in the held-out crops broke its limit of 3 dB: Full, 2 of 3 looks, steps 50 to 100, "
-        "8.2 dB at most and 2.0 dB at last."
+        "The periodic pattern in the held-out crops exceeded its limit of 3 dB: Full, 2 of 3 validations, "
+        "steps 50 to 100, 8.2 dB at most and 2.0 dB at the end."
     )
 
 
