@@ -1,4 +1,4 @@
-"""The rectified-flow schedule of Stable Diffusion 3: the one place that knows z_t, v and sigma(t).
+"""The rectified-flow schedule of Stable Diffusion 3: the definitions of z_t, v and sigma(t).
 
     z_t = (1 - sigma) z_0 + sigma noise          sigma = sigma(t), t linear time in (0, 1000]
     v   = noise - z_0                            what the network predicts
@@ -42,8 +42,8 @@ class FlowSchedule:
         """Take the shift of a diffusers scheduler.
 
         Raises:
-            ValueError: for a scheduler whose sigmas are not this map (dynamic shifting, Karras, exponential or beta
-                sigmas, or another number of training timesteps).
+            ValueError: the scheduler's sigmas are not this map (dynamic shifting, Karras, exponential or beta sigmas,
+                or another number of training timesteps).
         """
         config = scheduler.config
         if config.num_train_timesteps != NUM_TRAIN_TIMESTEPS:
@@ -66,12 +66,12 @@ class FlowSchedule:
         return self.shift * u / (1 + (self.shift - 1) * u)
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """What the network is conditioned on: 1000 sigma."""
+        """The network's conditioning: 1000 sigma."""
         return NUM_TRAIN_TIMESTEPS * sigma
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ..., 1), to broadcast one value a sample over `like`."""
+    """(B,) -> (B, 1, ..., 1), to broadcast one value per sample over `like`."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
@@ -92,7 +92,7 @@ def noise_from_velocity(z_t: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
 
 
 def euler_step(z_t: Tensor, v: Tensor, sigma: Tensor, sigma_next: Tensor) -> Tensor:
-    """One Euler step of dz = v dsigma from `sigma` to `sigma_next`, each (B,). Exact where v is constant."""
+    """One Euler step of dz = v dsigma from `sigma` to `sigma_next`, each (B,). Exact if v is constant."""
     return z_t + expand(sigma_next - sigma, z_t) * v
 
 
@@ -113,14 +113,14 @@ def euler_sample(
 
 
 def gaussian_like(z: Tensor, generators: list[torch.Generator]) -> Tensor:
-    """Standard normal noise shaped like `z`, row i from `generators[i]` (CPU), so that a row's noise does not depend on
-    which batch or worker it is in; z's device is not waited for."""
+    """Standard normal noise shaped like `z`, row i from `generators[i]` (CPU), so that a row's noise is independent of
+    its batch and worker; does not wait for z's device."""
     rows = [torch.randn(z.shape[1:], generator=generator, dtype=torch.float32) for generator in generators]
     return torch.stack(rows).to(device=z.device, dtype=z.dtype, non_blocking=True)
 
 
 def uniform(generators: list[torch.Generator], bounds: tuple[float, float], device: torch.device) -> Tensor:
-    """(B,), one draw from each sample's generator (CPU), such as its time; the device is not waited for."""
+    """(B,), one draw from each sample's generator (CPU), such as its time; does not wait for the device."""
     low, high = bounds
     draws = torch.stack([torch.rand((), generator=generator) for generator in generators]) * (high - low) + low
     return draws.to(device, non_blocking=True)

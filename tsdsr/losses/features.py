@@ -1,7 +1,7 @@
-"""A perceptual distance without weights of its own: features of the frozen teacher's blocks, of latents at low noise.
+"""A perceptual distance without its own weights: features of the frozen teacher's blocks, for latents with low noise.
 
-As LPIPS does with a classifier's channels, each token's features are divided by their length and then subtracted. The
-teacher has seen natural images, at low noise it attends to detail, and nothing is to be downloaded for it.
+As in LPIPS with a classifier's channels, each token's features are divided by their norm and then subtracted. The
+teacher was trained on natural images, at low noise it represents detail, and it needs no download.
 
 Legend: B batch, T tokens, D width of a block.
 

@@ -14,7 +14,7 @@ from tsdsr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# torchvision's backbones, as its hub names them; the eight hex digits begin the file's sha256.
+# torchvision's backbones by their names in the hub; the eight hex digits are the beginning of the file's sha256.
 BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 
 
@@ -36,13 +36,13 @@ class PerceptualLoss(nn.Module):
     Args:
         net: `alex` or `vgg`.
         weights: `published` (the backbone's ImageNet weights), or `random`: the features of an untrained network, drawn
-            from a fixed seed. The second is no LPIPS score; it is a multi-scale feature distance to train with where
-            the published weights cannot be had, and whatever reports it must say so.
-        path: the backbone's file; None looks in torch's hub cache.
-        download: may fetch the backbone through torch's hub when it is not there.
+            from a fixed seed. The second is not an LPIPS score but a multi-scale feature distance for training without
+            the published weights, and must be reported as such.
+        path: the backbone's file; None: torch's hub cache.
+        download: whether to fetch a missing backbone through torch's hub.
 
     Raises:
-        UserError: `published` weights that are not to be found, saying where they were looked for.
+        UserError: the `published` weights were not found.
     """
 
     def __init__(self, net: str, weights: str, path: str | None = None, *, download: bool = False) -> None:
@@ -89,4 +89,4 @@ def _load_backbone(net: nn.Module, path: Path) -> None:
         wanted = {name: f"features.{name.split('.', 1)[1]}" for name, _ in net.named_parameters()}
         net.load_state_dict({name: state[key] for name, key in wanted.items()}, strict=False)
     except (KeyError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not the backbone that LPIPS wants: {error}") from None
+        raise UserError(f"{path}: not the backbone of LPIPS: {error}") from None

@@ -1,4 +1,4 @@
-"""A loss whose gradient is a given direction: what every score-distillation loss is made of."""
+"""A loss whose gradient is a given direction, the basis of every score-distillation loss."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Texture: how strong fine detail is in each neighbourhood, whatever its exact place.
+"""Texture losses: the energy of fine detail in each neighbourhood, independent of its exact position.
 
-Squared and absolute errors ask for the mean of all pictures that fit, which is blurred. These terms compare local
-energies instead, on a logarithmic scale, without a network or weights. Neither does alone: the energy of differences
-is matched by a grid, which costs a decoder nothing to draw and which the spectrum sees as a peak; the spectrum is
-matched by single bright dots, which have all frequencies and leave other places of a small neighbourhood empty.
+Squared and absolute errors are minimal for the mean of all plausible images, which is blurred. These terms compare
+local energies instead, on a logarithmic scale, without a network or weights. Both are needed: a grid can match the
+energy of differences, but is a peak in the spectrum; single bright dots can match the spectrum, since they have all
+frequencies, but leave the rest of a small neighbourhood empty.
 
 Legend: B batch, H W pixels, n windows, k frequencies.
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 WINDOW = 16  # side of a spectrum's window in pixels; windows overlap by half
-POOL = 3  # windows along a side whose power is averaged: one window's spectrum is too noisy to compare
-POWER_FLOOR = 1e-3  # power that is taken for nothing: about that of noise of one grey level of 255
+POOL = 3  # windows along a side whose power is averaged, since one window's spectrum is too noisy
+POWER_FLOOR = 1e-3  # power floor: about that of noise of one grey level of 255
 CELL = 4  # side of a neighbourhood of differences, in pixels of its level
 LEVELS = 2  # each half the size of the one before
 ENERGY_FLOOR = 1e-4  # differences of about one grey level of 255

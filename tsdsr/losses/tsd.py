@@ -6,10 +6,10 @@ with psi the teacher, phi the fake score, z^ the student's latent and z the phot
 lambda = 1 is VSD, Eq. (3); lambda = 0 is TSM, Eq. (4). DASM adds the same term at N further, less noisy points of two
 Euler trajectories, z^ driven by phi and z by psi.
 
-Which residual: Algorithm 1 and the released code subtract network outputs, i.e. velocities. VSD subtracts at one point,
+The residual: Algorithm 1 and the released code subtract network outputs, i.e. velocities. VSD subtracts at one point,
 where velocity and noise differences agree up to the factor 1 - sigma. TSM subtracts at two points, where they do not:
-with e = z_t + (1 - sigma) v,  e^ - e = (1 - sigma) [(z^ - z) + (v^ - v)],  so the velocity form carries an extra
--(z^ - z). `residual="noise"` subtracts noise estimates instead.
+with e = z_t + (1 - sigma) v,  e^ - e = (1 - sigma) [(z^ - z) + (v^ - v)],  so the velocity form has an additional -(z^
+- z). `residual="noise"` subtracts noise estimates instead.
 
 Legend: B batch, C h w latent.
 
@@ -82,7 +82,7 @@ def tsd_loss(
         z_hat: (B, C, h, w), the student's latent; receives the gradient.
         z: (B, C, h, w), the photograph's latent.
         noise: (B, C, h, w), standard normal, shared by z_hat_t and z_t.
-        t: (B,), linear time in (0, 1000], one a sample.
+        t: (B,), linear time in (0, 1000], one per sample.
         teacher, fake: psi and phi; called without gradient, on one or several stacked blocks of B rows.
         schedule: sigma(t).
         lam: lambda of Eq. (5), >= 0.
@@ -90,9 +90,9 @@ def tsd_loss(
         dasm_step_size: s, in linear time; near t = 0 the points lie closer, see `trajectory_sigmas`.
         dasm_weight: weight of each further point; the first one's is 1.
         dasm_offset: (B,), spread over the trajectory (the released code draws it from [-s/2, s/2)); None = 0.
-        residual: what the differences are taken of.
-        teacher_on_z: psi's velocities on z's trajectory, one (B, C, h, w) for each of the dasm_steps + 1 points, where
-            they are known already (`photograph_trajectory`). `teacher` is then asked about z_hat only.
+        residual: the quantity that is subtracted.
+        teacher_on_z: precomputed velocities of psi on z's trajectory, one (B, C, h, w) for each of the dasm_steps + 1
+            points (`photograph_trajectory`). `teacher` is then called for z_hat only.
     """
     wide = torch.promote_types(z_hat.dtype, torch.float32)
     with torch.no_grad():
@@ -100,7 +100,8 @@ def tsd_loss(
         sigmas = trajectory_sigmas(schedule, t, dasm_steps, dasm_step_size, dasm_offset)
         direction = torch.zeros_like(z)
         statistics: dict[str, Tensor] = {}
-        # lambda = 1 cancels psi(z_t), and with it the whole trajectory of z; the first point keeps it for its norm.
+        # lambda = 1 cancels psi(z_t), and with it the whole trajectory of z; it is kept at the first point for its
+        # norm.
         points = _trajectories(
             z_hat.detach().to(wide), z, noise, sigmas, teacher, fake, schedule, teacher_on_z, first_z_alone=lam == 1
         )
@@ -134,7 +135,7 @@ def tsd_direction(psi_hat: Tensor, psi_z: Tensor, phi_hat: Tensor, lam: float) -
 
 @dataclass(frozen=True)
 class _Point:
-    """One point of both trajectories, and the velocities there."""
+    """One point of both trajectories, and its velocities."""
 
     sigma: Tensor
     z_hat_t: Tensor
@@ -144,7 +145,7 @@ class _Point:
     phi_hat: Tensor
 
     def predictions(self, residual: Literal["velocity", "noise"]) -> tuple[Tensor, Tensor, Tensor]:
-        """psi(z^_t), psi(z_t) and phi(z^_t) in the form that is subtracted."""
+        """psi(z^_t), psi(z_t) and phi(z^_t) in the form of the residual."""
         if residual == "velocity":
             return self.psi_hat, self.psi_z, self.phi_hat
         return (
@@ -169,8 +170,8 @@ def _trajectories(
     """Algorithm 1's points: z^ is driven by the fake score, z by the teacher, Eq. (6).
 
     Args:
-        on_z: psi on z's trajectory where it is known. first_z_alone: ask for it at the first point and no further; what
-            is then given as psi_z is psi_hat.
+        on_z: precomputed psi on z's trajectory. first_z_alone: compute it at the first point only; at others psi_z is
+            psi_hat.
     """
     z_hat_t, z_t = add_noise(z_hat, noise, sigmas[0]), add_noise(z, noise, sigmas[0])  # lines 9 and 10: one noise
     for i, sigma in enumerate(sigmas):
@@ -180,7 +181,7 @@ def _trajectories(
         psi_z = answers[-1] if on_z is None else on_z[i].to(z.dtype)
         point = _Point(sigma, z_hat_t, z_t, answers[0], psi_z, fake(z_hat_t, timestep).to(z.dtype))
         yield point
-        if i + 1 < len(sigmas):  # after the last point an update would feed nothing
+        if i + 1 < len(sigmas):  # no update is needed after the last point
             z_hat_t = euler_step(z_hat_t, point.phi_hat, sigma, sigmas[i + 1])
             z_t = euler_step(z_t, point.psi_z, sigma, sigmas[i + 1])
 
@@ -190,14 +191,14 @@ def trajectory_sigmas(
 ) -> list[Tensor]:
     """The noise levels of Algorithm 1's points: sigma(t - i s), i = 0..N, each (B,).
 
-    N + 1 steps reach (N + 1) s + offset below t, and never below 1, the last time of the scheduler's table: near t = 0
-    the points lie closer, evenly. So none is free of noise, where its weight sigma^2 would be 0.
+    N + 1 steps reach (N + 1) s + offset below t, but not below 1, the last time of the scheduler's table: near t = 0
+    the points are evenly closer. So no point is without noise, where its weight sigma^2 would be 0.
 
     Args:
         t: (B,), linear time, at least 1. steps: N. step_size: s. offset: (B,), in linear time.
 
     Source: the released training script, `linspace(i, min(i + 200 + bias, 999), 5)` on scheduler indices i = 1000 - t,
-    for N = 3 and s = 50. Algorithm 1 does not say what becomes of times below 0.
+    for N = 3 and s = 50. Algorithm 1 does not define times below 0.
     """
     reach = torch.full_like(t, (steps + 1) * step_size) if offset is None else (steps + 1) * step_size + offset.to(t)
     stride = torch.minimum(reach, t - LAST_TIME).clamp(min=0) / (steps + 1)
@@ -208,13 +209,13 @@ def trajectory_sigmas(
 def photograph_trajectory(
     z: Tensor, noise: Tensor, sigmas: Sequence[Tensor], teacher: Velocity, schedule: FlowSchedule
 ) -> list[Tensor]:
-    """psi's velocities on the photograph's own trajectory of Eq. (6), which no student takes part in.
+    """psi's velocities on the photograph's own trajectory of Eq. (6), which does not depend on the student.
 
     Args:
         z, noise: (B, C, h, w). sigmas: `trajectory_sigmas`. teacher: psi. schedule: sigma's own.
 
     Returns:
-        one (B, C, h, w) a point: what `tsd_loss` takes as `teacher_on_z`.
+        one (B, C, h, w) per point, for `tsd_loss`'s `teacher_on_z`.
     """
     z_t, velocities = add_noise(z, noise, sigmas[0]), []
     for i, sigma in enumerate(sigmas):

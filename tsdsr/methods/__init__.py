@@ -1,4 +1,4 @@
-"""The methods: what each trains, in which turns, by which terms. A new one is a file, its keys in
+"""The training methods: each defines its trained parameters, turns and loss terms. A new one is a file, its keys in
 `tsdsr.config.methods`, and a line here (docs/architecture.md, "Adding a method")."""
 
 from tsdsr import compat

@@ -1,7 +1,8 @@
-"""What a method is: turns that each update some parameters, and for a distillation what surrounds them.
+"""The interface of a method: turns, each of which updates some parameters, and for a distillation its inputs and
+outputs.
 
-The trainer takes a step by running every turn of `Method.turns` in order, each over the step's micro-batches and with
-its own optimisers. A turn makes the forward and the backward; it never updates. A new method is a file here, a file in
+In each step the trainer runs every turn of `Method.turns` in order, each over the step's micro-batches and with its own
+optimisers. A turn computes the forward and the backward; the trainer updates. A new method is a file here, a file in
 `tsdsr.config.methods` and a line in each `__init__`.
 
 Legend: B batch, H W pixels, C h w latent.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Phase(Protocol):
-    """A part of the run with its own recipe; `tsdsr.config.PhaseConfig` and its subclasses are phases."""
+    """A part of the run with its own recipe: `tsdsr.config.PhaseConfig` and its subclasses."""
 
     @property
     def share(self) -> float: ...
@@ -41,16 +42,16 @@ class Phase(Protocol):
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters with an optimiser of their own.
+    """Parameters with one optimiser.
 
     Attributes:
-        name: keys the checkpoints (`<name>/...`) and the curves (`<name>_grad_norm`, `<name>_lr`).
+        name: the key in checkpoints (`<name>/...`) and curves (`<name>_grad_norm`, `<name>_lr`).
         parameters: by name; float32, with `requires_grad` set.
-        lr: the learning rate at the schedule's top.
-        adamw: decay, betas and the norm that gradients are clipped to.
+        lr: the schedule's highest learning rate.
+        adamw: decay, betas and the norm for clipping.
         schedule: of the learning rate.
         buffers: further state that the turn changes; saved and restored with the parameters.
-        averaged: whether an exponential moving average follows it where the run asks for one; the average is exported.
+        averaged: whether it has an exponential moving average if the run uses one; the average is exported.
     """
 
     name: str
@@ -64,14 +65,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Moment:
-    """Where in the run a turn stands.
+    """A turn's position in the run.
 
     Attributes:
-        step, steps: the step, from 0, and how many the run has.
-        phase: the recipe of this part of the run.
-        update: which of the turn's updates in this step, from 0.
-        share: of the accumulated batch that this micro-batch is; the loss is multiplied by it.
-        carried: what earlier turns of this step left for this micro-batch.
+        step, steps: the step, from 0, and the run's number of steps.
+        phase: the recipe of this phase.
+        update: the number of the turn's update in this step, from 0.
+        share: this micro-batch's share of the accumulated batch; the loss is multiplied by it.
+        carried: outputs of earlier turns of this step for this micro-batch.
     """
 
     step: int
@@ -84,13 +85,13 @@ class Moment:
 
 @dataclass
 class TurnOutput:
-    """What one micro-batch gave; everything is detached.
+    """The results of one micro-batch; everything is detached.
 
     Attributes:
-        terms: loss terms by name, batch means before they are weighed. One that is not finite skips the update.
+        terms: loss terms by name, batch means before weighting. If one is not finite, the update is skipped.
         carried: for later turns of the step, such as `z_hat`.
-        statistics: further numbers for the curves, one each.
-        sigma: (B,), the noise level that `by_noise` belongs to.
+        statistics: further scalars for the curves.
+        sigma: (B,), the noise levels of `by_noise`.
         by_noise: `Method.statistics` by name, (B,) each: averaged by phase and noise level.
     """
 
@@ -106,8 +107,8 @@ class Turn(ABC):
 
     Attributes:
         name: of the turn.
-        network: what has the parameters and is called for them, `self.network(...)`; the trainer puts DDP around it.
-        groups: what it updates.
+        network: has the parameters and is called as `self.network(...)`; the trainer wraps it in DDP.
+        groups: the parameters that it updates.
         updates: updates in a step, each from its own forward. every: steps between two of its steps.
     """
 
@@ -123,7 +124,7 @@ class Turn(ABC):
 
 
 class Method(ABC):
-    """Something to train.
+    """A training method.
 
     Attributes:
         turns: of a step, in order.
@@ -137,22 +138,22 @@ class Method(ABC):
         return [group for turn in self.turns for group in turn.groups]
 
     def around(self, step: int, batch: Any) -> AbstractContextManager[None]:
-        """What surrounds every turn's run of a step."""
+        """A context manager around all turns of a step."""
         return nullcontext()
 
 
 @dataclass(frozen=True)
 class MethodInputs:
-    """What a distillation is made from: a frozen teacher and the recipe.
+    """The inputs of a distillation: a frozen teacher and the recipe.
 
-    The memory probe gives networks on the meta device: `Distillation.build` must not read values of tensors.
+    The memory probe passes networks on the meta device: `Distillation.build` must not read values of tensors.
 
     Attributes:
         vae, transformer: the teacher's, on the device; adapters are added to them.
-        null, default: the empty prompt and the student's own.
+        null, default: the empty prompt and the student's.
         perceptual: (x_hat, hq) -> (B,).
         scale: HQ side / LQ side. use_shift: `teacher.use_shift`.
-        seed: every draw belongs to (seed, purpose, position). adapter_seed: of the trainables' start.
+        seed: every draw depends on (seed, purpose, position). adapter_seed: for the initial adapters.
         restorer: the teacher that restores in several steps, where the method `restores`.
     """
 
@@ -175,12 +176,12 @@ class MethodInputs:
 
 
 class Distillation(Method):
-    """A method that makes a one-step student.
+    """A method that trains a one-step student.
 
     Attributes:
-        title: as tables name it.
+        title: in tables.
         restores: whether it distils a teacher that restores (`MethodInputs.restorer`).
-        pattern_period: pixels of a patch of the student's transformer, where periodic artefacts would show.
+        pattern_period: side in pixels of a patch of the student's transformer, the period of possible artefacts.
         inputs: what it was built from.
     """
 
@@ -192,10 +193,10 @@ class Distillation(Method):
     @classmethod
     @abstractmethod
     def build(cls, inputs: MethodInputs) -> Self:
-        """Add what is trained to the teacher's networks, and make the turns.
+        """Add the trained parameters to the teacher's networks, and make the turns.
 
         Raises:
-            UserError: for a phase that names an unknown loss.
+            UserError: a phase names an unknown loss.
         """
 
     def transformers(self) -> Sequence[nn.Module]:
@@ -218,24 +219,26 @@ class Distillation(Method):
 
     @classmethod
     def for_counting(cls, config: Any) -> Any:
-        """A recipe whose step needs as much memory, and less time to be counted."""
+        """A recipe whose step needs as much memory and is faster to count."""
         return config
 
     def prepare(self, data: DistillationData, directory: Path) -> None:
-        """Compute before the first step what belongs to a photograph and not to the student; see `tsdsr.data.targets`.
+        """Before the first step, compute tensors that depend on photographs and not on the student; see
+        `tsdsr.data.targets`.
 
         Args:
-            data: the training data. directory: shared by runs; what is kept there must be keyed by all it depends on.
+            data: the training data. directory: shared by runs; stored tensors must be keyed by everything that affects
+            them.
 
         Raises:
-            UserError: the latent cache lacks what the method needs of it.
+            UserError: the latent cache lacks tensors that the method needs.
         """
 
     def go_on_from(self, student: Path) -> None:
-        """Give the student the weights of a student's directory; what else is trained starts anew.
+        """Load the weights of a student directory; other trained parameters keep their initial values.
 
         Raises:
-            UserError: for weights that do not fit, and by a method that cannot.
+            UserError: the weights do not fit, or the method does not support it.
         """
         raise UserError(f"distill.start: a student of {self.title} starts from its teacher; set it to null")
 
@@ -245,4 +248,4 @@ class Distillation(Method):
 
     @abstractmethod
     def export(self, directory: Path, record: Mapping[str, Any]) -> None:
-        """Write the student's directory, whole or not at all; `record` goes into its `student.json`."""
+        """Write the student directory, completely or not at all; `record` is added to its `student.json`."""

@@ -1,7 +1,8 @@
-"""Score distillation: a LoRA student, and phi, the fake score, a LoRA adapter of the teacher that follows its latents.
+"""Score distillation: a LoRA student, and the fake score phi, a LoRA adapter of the teacher that is trained on the
+student's latents.
 
-A method of this kind has two turns, the student's and the fake score's on stopgrad(z_hat), Eq. (9), and a term of its
-own that subtracts the two scores. Teacher, phi and student are one frozen transformer with named adapters.
+Such a method has two turns, the student's and the fake score's on stopgrad(z_hat), Eq. (9), and its own term with the
+difference of the two scores. Teacher, phi and student are one frozen transformer with named adapters.
 
 Source: TSD-SR, arXiv 2411.18263, Eq. (9) and Algorithm 1, line 27.
 """
@@ -26,23 +27,23 @@ from tsdsr.models.velocity import GuidedVelocity, predict_velocity
 
 
 def teacher_names(transformer: nn.Module) -> tuple[str, ...]:
-    """psi: the base, with its fine-tuning where there is one."""
+    """The adapters of psi: those of the fine-tuned teacher, if there are any."""
     return (adapters.TEACHER,) if adapters.has_adapter(transformer, adapters.TEACHER) else ()
 
 
 def fake_score_names(transformer: nn.Module) -> tuple[str, ...]:
-    """phi: the teacher plus its own adapter, so that it starts as the teacher."""
+    """The adapters of phi: the teacher's and its own, so that it is initially equal to the teacher."""
     return (*teacher_names(transformer), adapters.FAKE_SCORE)
 
 
 def teacher_velocity(inputs: MethodInputs, embeds: Tensor, pooled: Tensor) -> GuidedVelocity:
-    """psi with its guidance, for these captions."""
+    """psi with guidance for these captions."""
     scale = inputs.config.guidance_scale.teacher
     return _guided(inputs, teacher_names(inputs.transformer), embeds, pooled, scale)
 
 
 def fake_velocity(inputs: MethodInputs, embeds: Tensor, pooled: Tensor) -> GuidedVelocity:
-    """phi with its guidance, for these captions."""
+    """phi with guidance for these captions."""
     scale = inputs.config.guidance_scale.fake_score
     return _guided(inputs, fake_score_names(inputs.transformer), embeds, pooled, scale)
 
@@ -66,7 +67,7 @@ class FakeScoreNetwork(nn.Module):
 class FakeScoreTurn(Turn):
     """Flow matching on stopgrad(z_hat), Eq. (9).
 
-    A share `caption_dropout` of the samples takes the empty prompt, so that the branch guidance uses is trained.
+    A share `caption_dropout` of the samples has the empty prompt, which trains the null branch of guidance.
     """
 
     name = "fake_score"
@@ -87,7 +88,7 @@ class FakeScoreTurn(Turn):
         sigma = inputs.schedule.sigma(t)
         embeds = torch.where(dropped[:, None, None], inputs.null.embeds, batch.embeds)
         pooled = torch.where(dropped[:, None], inputs.null.pooled, batch.pooled)
-        # Active throughout, since gradient checkpointing repeats the forward during backward.
+        # Active until the end, since gradient checkpointing repeats the forward during backward.
         with adapters.active(inputs.transformer, *fake_score_names(inputs.transformer)):
             z_t = add_noise(z_hat, noise, sigma)
             v_fake = self.network(z_t, inputs.schedule.timestep(sigma), embeds, pooled)
@@ -97,10 +98,10 @@ class FakeScoreTurn(Turn):
 
 
 class ScoreDistillation(LoRADistillation):
-    """A LoRA student and its fake score, which is not trained where no phase weighs `score`.
+    """A LoRA student and its fake score, which is not trained if no phase has a weight for `score`.
 
     Attributes:
-        score: the term that asks it.
+        score: the term that uses the fake score.
     """
 
     score: ClassVar[str]
@@ -124,4 +125,4 @@ class ScoreDistillation(LoRADistillation):
 
     @abstractmethod
     def terms(self) -> Mapping[str, Term]:
-        """The method's own, by name."""
+        """The method's own terms, by name."""

@@ -1,7 +1,8 @@
-"""The student's turn, as every distillation of a one-step student has it.
+"""The student's turn, common to all distillations of a one-step student.
 
-Student forward; the terms of the phase, each a number a sample; their weighted sum, Eq. (8); its backward. A method
-gives its terms as functions of `StudentOutput`; `RECONSTRUCTION` has those that need no teacher.
+It computes the student's forward, the terms of the phase, each one number per sample, and the backward of their
+weighted sum, Eq. (8). A method defines its terms as functions of `StudentOutput`; `RECONSTRUCTION` has those that need
+no teacher.
 
 Legend: B batch, H W pixels, C h w latent.
 
@@ -29,13 +30,13 @@ from tsdsr.models.student import Student, load_weights, upsample
 
 
 class StudentOutput:
-    """What the terms are made of; the image is only decoded if a term asks for it.
+    """The input of the terms; the image is decoded only if a term uses it.
 
     Attributes:
         z_hat, z: [B,C,h,w], the student's latent, a leaf, and the photograph's.
         hq: [B,3,H,W] in [-1, 1].
         perceptual: (x_hat, hq) -> (B,).
-        batch, moment: what else a term may want.
+        batch, moment: further inputs of a term.
     """
 
     def __init__(
@@ -58,16 +59,16 @@ class StudentOutput:
 
     @cached_property
     def x_hat(self) -> Tensor:
-        """[B,3,H,W]; a leaf, so that however many terms look at it, the decoder has one backward."""
+        """[B,3,H,W]; a leaf, so that the decoder has one backward for any number of terms."""
         return self.decoded.detach().requires_grad_(True)
 
     def note(self, sigma: Tensor, statistics: Mapping[str, Tensor]) -> None:
-        """Keep a term's statistics by noise level, each (B,) as `sigma` is."""
+        """Keep a term's statistics by noise level, each (B,) like `sigma`."""
         self.sigma, self.by_noise = sigma, dict(statistics)
 
 
 Term = Callable[[StudentOutput], Tensor]
-"""-> (B,), before it is weighed."""
+"""-> (B,), before weighting."""
 
 RECONSTRUCTION: dict[str, Term] = {
     "lpips": lambda output: output.perceptual(output.x_hat.clamp(-1, 1), output.hq),  # Eq. (7); clamped as released
@@ -77,7 +78,7 @@ RECONSTRUCTION: dict[str, Term] = {
 
 
 def lora_student(inputs: MethodInputs) -> Student:
-    """A student made of the teacher's networks and LoRA adapters, with the recipe's ranks and memory savings."""
+    """A student with the teacher's networks and LoRA adapters, with the recipe's ranks and memory options."""
     config, transformer = inputs.config, inputs.transformer
     transformer.requires_grad_(False)
     student = Student(inputs.vae, transformer, use_shift=inputs.use_shift, vae_slice=config.vae_slice)
@@ -90,7 +91,7 @@ def lora_student(inputs: MethodInputs) -> Student:
 
 
 def adapter_parameters(student: Student) -> dict[str, nn.Parameter]:
-    """What a LoRA student learns."""
+    """The trained parameters of a LoRA student."""
     return {
         f"{part}.{key}": parameter
         for part, network in (("transformer", student.transformer), ("vae", student.vae))
@@ -99,11 +100,11 @@ def adapter_parameters(student: Student) -> dict[str, nn.Parameter]:
 
 
 class StudentNetwork(nn.Module):
-    """x_lq -> z_hat, through all of the student that is trained."""
+    """x_lq -> z_hat, the trained part of the student."""
 
     def __init__(self, student: Student, default: Prompt) -> None:
         super().__init__()
-        # Convolutions take channels-last weights without reordering their input: the VAE costs a third less on a CPU.
+        # With channels-last weights, convolutions do not reorder their input: the VAE is a third faster on a CPU.
         self.encoder, self.transformer = student.vae.to(memory_format=torch.channels_last).encoder, student.transformer
         self._student, self._default = student, default
 
@@ -115,12 +116,12 @@ class StudentTurn(Turn):
     """Forward and backward of the student's objective.
 
     Args:
-        student: its decoder is used directly, having nothing to train.
+        student: its decoder is called directly, since it has no trained parameters.
         groups: its parameters.
-        terms: what the phases' `losses` may name.
+        terms: those that the phases' `losses` may name.
 
     Raises:
-        UserError: for a phase that names another.
+        UserError: a phase names another.
     """
 
     name = "student"
@@ -137,7 +138,7 @@ class StudentTurn(Turn):
 
     def run(self, batch: Batch, moment: Moment) -> TurnOutput:
         weights = {name: weight for name, weight in moment.phase.losses.items() if weight > 0}
-        # Active throughout, since gradient checkpointing repeats the forward during backward.
+        # Active until the end, since gradient checkpointing repeats the forward during backward.
         with (
             adapters.active(self.student.transformer, adapters.STUDENT),
             adapters.active(self.student.vae, adapters.STUDENT),
@@ -154,11 +155,11 @@ class StudentTurn(Turn):
 
 
 def gradient_of(weighted: Mapping[str, Tensor], output: StudentOutput) -> tuple[Tensor, dict[str, Tensor]]:
-    """The gradient at z_hat of the terms' sum, and how large each one's part of it is, at no further cost.
+    """The gradient at z_hat of the terms' sum, and the norm of each term's part, without additional cost.
 
-    Each term is differentiated by itself down to z_hat or x_hat; what reached x_hat then goes through the decoder at
-    once, and is ascribed to those terms by the norms of their gradients at x_hat. Terms must not share a graph beyond
-    z_hat and x_hat.
+    Each term is differentiated separately with respect to z_hat or x_hat. The sum of the gradients at x_hat is then
+    propagated through the decoder once, and its norm is divided among those terms by the norms of their gradients at
+    x_hat. Terms must not share a graph other than z_hat and x_hat.
 
     Args:
         weighted: the terms, (B,) each.
@@ -217,7 +218,7 @@ class LoRADistillation(Distillation):
         return cls(inputs)
 
     def student_turn(self, terms: Mapping[str, Term]) -> StudentTurn:
-        """That of the method's own terms and `RECONSTRUCTION`."""
+        """The turn with the method's own terms and `RECONSTRUCTION`."""
         parameters, lr = adapter_parameters(self.student), self.inputs.config.optimizer.student_lr
         group = self.inputs.group("student", parameters, lr, averaged=True)
         return StudentTurn(self.inputs, self.student, [group], {**RECONSTRUCTION, **terms})

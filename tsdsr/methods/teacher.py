@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 ADAMW = AdamWConfig(weight_decay=0.0, betas=(0.9, 0.99), clip_norm=1.0)
 WARMUP_STEPS = 50
-# Weights of the autoencoder's loss, per pixel: mean squared error decides what PSNR measures, the mean absolute error
-# keeps edges from blurring, and a small KL divergence keeps latents of moderate size and smooth.
+# Weights of the autoencoder's loss, per pixel: the mean squared error determines PSNR, the mean absolute error keeps
+# edges sharp, and a small KL divergence keeps latents moderate and smooth.
 SQUARED, ABSOLUTE, DIVERGENCE = 3.0, 1.0, 1e-5
 
 
@@ -48,14 +48,14 @@ def training_group(
     parameters: Mapping[str, nn.Parameter],
     config: TeacherVAEConfig | TeacherFlowConfig | TeacherRestorerConfig,
 ) -> Group:
-    """With the optimiser that a teacher's trainings share."""
+    """A group with the optimiser of all of a teacher's trainings."""
     warmup = min(WARMUP_STEPS, max(1, config.steps // 10))
     schedule = ScheduleConfig(name="cosine_with_restarts", warmup_steps=warmup, cycles=1)
     return Group(name, parameters, config.learning_rate, ADAMW, schedule)
 
 
 class StepDraws:
-    """Training data that `draw` makes for a step (from 1), with all the step's random numbers."""
+    """Training data from a function `draw` of the step (from 1), with all random numbers of the step."""
 
     def __init__(self, draw: Callable[[int], Any], batch_size: int) -> None:
         self._draw, self._batch_size = draw, batch_size
@@ -77,12 +77,12 @@ class CropBatch:
 
 
 def reconstruction_loss(restored: Tensor, crops: Tensor) -> Tensor:
-    """Scalar, of pictures [B,3,H,W]."""
+    """The reconstruction loss of images [B,3,H,W], a scalar."""
     return SQUARED * (restored - crops).pow(2).mean() + ABSOLUTE * (restored - crops).abs().mean()
 
 
 class AutoencoderTurn(Turn):
-    """Reconstruction and divergence of an autoencoder, and its texture where the config asks for it."""
+    """Reconstruction, divergence and, with a weight in the config, texture of an autoencoder."""
 
     name = "autoencoder"
 
@@ -118,7 +118,7 @@ class AutoencoderTraining(Method):
 
 
 def crop_data(images: Tensor, config: TeacherCropsConfig, *, seed: int, purpose: str) -> StepDraws:
-    """Random crops of `images` [N,3,H,W] in [-1, 1]; every draw belongs to (seed, purpose, step)."""
+    """Random crops of `images` [N,3,H,W] in [-1, 1]; every draw depends on (seed, purpose, step)."""
 
     def draw(step: int) -> CropBatch:
         generator = seeding.generator(seed, "teacher", purpose, step)
@@ -128,7 +128,8 @@ def crop_data(images: Tensor, config: TeacherCropsConfig, *, seed: int, purpose:
 
 
 def _random_crops(images: Tensor, count: int, side: int, generator: torch.Generator) -> Tensor:
-    """`count` crops [count,3,side,side], each from a random image at a random place, mirrored half of the time."""
+    """`count` crops [count,3,side,side], each from a random image at a random position, mirrored with probability
+    1/2."""
     height, width = images.shape[-2:]
     side = min(side, height, width)
     crops = []
@@ -145,7 +146,7 @@ def _draw(bound: int, generator: torch.Generator) -> int:
 
 
 class FlowData(Protocol):
-    """What flow matching trains on: numbered latents with their captions' embeddings."""
+    """The data of flow matching: numbered latents with their captions' embeddings."""
 
     @property
     def null(self) -> Prompt: ...
@@ -153,13 +154,13 @@ class FlowData(Protocol):
     def __len__(self) -> int: ...
 
     def rows(self, numbers: Sequence[int]) -> tuple[Tensor, list[Prompt]]:
-        """Latents [B,C,h,w] in the transformer's space, float32, and each one's prompt."""
+        """Latents [B,C,h,w] in the transformer's space, float32, with their prompts."""
         ...
 
 
 @dataclass(frozen=True)
 class LatentsInMemory:
-    """A data set that fits in memory; `captions` says which of `prompts` describes each latent."""
+    """A data set in memory; `captions` has the index in `prompts` of each latent's caption."""
 
     latents: Tensor
     captions: Sequence[int]
@@ -175,7 +176,7 @@ class LatentsInMemory:
 
 @dataclass(frozen=True)
 class CachedLatents:
-    """A `LatentCache`, read as it is needed."""
+    """A `LatentCache`, read on demand."""
 
     cache: LatentCache
 
@@ -213,10 +214,10 @@ class FlowBatch:
 def flow_data(
     data: FlowData, config: TeacherFlowConfig, schedule: FlowSchedule, *, seed: int, grid: tuple[int, int] | None
 ) -> StepDraws:
-    """Batches for flow matching; every draw belongs to (seed, step).
+    """Batches for flow matching; every draw depends on (seed, step).
 
     Args:
-        data: latents and prompts; the null prompt takes a caption's place at `config.caption_dropout`.
+        data: latents and prompts; the null prompt replaces a caption with probability `config.caption_dropout`.
         grid: the transformer's sample and patch size, to put the patches at random places of its sample; None leaves
             them in the middle.
     """
@@ -227,7 +228,7 @@ def flow_data(
         dropped = torch.rand(len(z), generator=generator) < config.caption_dropout
         prompts = [data.null if drop else prompt for prompt, drop in zip(prompts, dropped.tolist(), strict=True)]
         noise = torch.randn(z.shape, generator=generator)
-        # Spread over the batch, one draw a stratum: uniform, with less variance than independent draws.
+        # Stratified over the batch: uniform, with less variance than independent draws.
         u = (torch.arange(len(z)) + torch.rand(len(z), generator=generator)) / len(z)
         room = 0 if grid is None else room_beside(z.shape[-1], *grid)
         across, down = (_draw(2 * room + 1, generator) - room for _ in range(2))
@@ -273,7 +274,7 @@ class FlowTraining(Method):
 
     Args:
         transformer: in training mode, on the device, in the dtype to train in; adapters that take part are active.
-        parameters: those to train, of it; float32.
+        parameters: the trained ones, in float32.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """The term `teacher_features`: a perceptual distance of z_hat and z in the frozen teacher's own features.
 
-Both latents are noised a little, with the same noise, and go through the teacher with the photograph's caption; the
-features after each of its blocks are compared (`feature_distance`). No decoder takes part. The window of latents is
-moved by nought or one along each axis, so that what lies between two of the student's patches is inside of one here:
-aligned patches would not see a step from one to the next.
+Both latents get a little of the same noise and are inputs of the teacher with the photograph's caption; the features
+after each of its blocks are compared (`feature_distance`). No decoder is needed. The window of latents is shifted by 0
+or 1 along each axis, so that the border between two of the student's patches is inside of a patch here: aligned patches
+would not show a step between patches.
 
 Legend: B batch, C h w latent.
 """
@@ -34,7 +34,7 @@ class TeacherFeatures:
         inputs, batch, config = self.inputs, output.batch, self.inputs.config
         draws = [seeding.generator(inputs.seed, "features", position) for position in batch.positions]
         noise = gaussian_like(output.z, draws)
-        step = batch.positions[0] // config.batch_size  # one window a batch, whichever worker has the sample
+        step = batch.positions[0] // config.batch_size  # one window per batch, independent of the worker
         moved = torch.randint(2, (2,), generator=seeding.generator(inputs.seed, "window", step)).tolist()
         z_hat, z, noise = (_window(x, *moved) for x in (output.z_hat, output.z, noise))
         sigma = inputs.schedule.sigma(torch.full((len(z),), config.teacher_features.t, device=z.device))
@@ -47,6 +47,6 @@ class TeacherFeatures:
 
 
 def _window(x: Tensor, down: int, right: int) -> Tensor:
-    """[B,C,h,w] without its first and last row, and column, where it is moved by one."""
+    """[B,C,h,w] without its first and last row or column along each axis with a shift."""
     rows = slice(1, -1) if down else slice(None)
     return x[..., rows, slice(1, -1) if right else slice(None)]

@@ -31,7 +31,7 @@ from tsdsr.models.prompt import Prompt
 
 
 class TSDSR(ScoreDistillation):
-    """Attributes: trajectories: psi on the photographs' trajectories, where `tsd.trajectory_draws` asks for them."""
+    """Attributes: trajectories: psi on the photographs' trajectories, if `tsd.trajectory_draws` is above 0."""
 
     title = "TSD-SR"
     score = "tsd"
@@ -63,13 +63,13 @@ class TSDSR(ScoreDistillation):
         steps = tsd.dasm.steps if dasm else 0
         generators = [seeding.generator(self.inputs.seed, "tsd", position) for position in batch.positions]
         on_z = None
-        if self.trajectories is not None:  # the noise is one of the photograph's own draws
+        if self.trajectories is not None:  # the noise is one of the photograph's fixed draws
             draws = [int(torch.randint(tsd.trajectory_draws, (), generator=generator)) for generator in generators]
             generators = self._draw_generators(zip(batch.names, draws, strict=True))
             rows = self.trajectories.rows(batch.names, draws)  # [B,N+1,C,h,w]
             on_z = list(rows[:, : steps + 1].to(z_hat.device).unbind(1))
             offsets = generators
-        else:  # one draw a batch, whichever worker has the sample
+        else:  # one draw per batch, independent of the worker
             step = (position // self.config.batch_size for position in batch.positions)
             offsets = [seeding.generator(self.inputs.seed, "dasm", number) for number in step]
         t, offset, noise = self._noise(batch.z, generators, offsets)
@@ -93,9 +93,9 @@ class TSDSR(ScoreDistillation):
     def prepare(self, data: DistillationData, directory: Path) -> None:
         """psi on the photographs' own trajectories for K draws of time and noise each.
 
-        In Eqs. (4)-(6) the teacher's predictions on z do not depend on the student. With fresh noise at every step they
-        are new all the same; with K fixed draws a photograph they are taken once: a third of the TSD term's network
-        rows less, for K noises a photograph instead of endlessly many.
+        In Eqs. (4)-(6) the teacher's predictions on z do not depend on the student. With fresh noise they are still
+        computed in every step; with K fixed draws per photograph they are computed once, which saves a third of the TSD
+        term's network rows, with K noises per photograph instead of fresh ones.
         """
         config, tsd = self.config, self.config.tsd
         if not tsd.trajectory_draws:
@@ -106,7 +106,7 @@ class TSDSR(ScoreDistillation):
             "tsd": tsd.model_dump(mode="json", include={"t_range", "trajectory_draws"}),
             "dasm": tsd.dasm.model_dump(mode="json", exclude={"weight"}),
             "guidance": config.guidance_scale.teacher,
-            "network": [config.precision, config.low_memory],  # guidance in one batch or two rounds differently
+            "network": [config.precision, config.low_memory],  # guidance in one batch or two is rounded differently
             "shift": self.inputs.schedule.shift,
         }
         self.trajectories = PhotographTargets(directory, key)
@@ -118,7 +118,7 @@ class TSDSR(ScoreDistillation):
         """psi on one photograph's trajectories for each of its draws, [K,N+1,C,h,w].
 
         Args:
-            name: its id in the cache. z: [C,h,w]. caption: its own, [L,D] and [P].
+            name: its id in the cache. z: [C,h,w]. caption: [L,D] and [P].
         """
         tsd, null = self.config.tsd, self.inputs.null
         rows = tsd.trajectory_draws

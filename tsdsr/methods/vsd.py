@@ -1,4 +1,4 @@
-"""VSD as OSEDiff regularises its student: one point, the teacher's score against the fake score's, at z_hat alone.
+"""VSD as in OSEDiff: the difference of the teacher's and the fake score at one point, noised z_hat.
 
 Source: OSEDiff, arXiv 2406.08177, Eq. (7); the normalisation by the teacher's clean estimate is DMD's,
 arXiv 2311.18828, Eq. (8), as in OSEDiff's released code.

@@ -1,4 +1,4 @@
-"""The training step, the loop and its checkpoints: pure torch, with callbacks for whoever runs it."""
+"""The training step, the loop and its checkpoints: pure torch, with callbacks for the caller."""
 
 from tsdsr import compat
 

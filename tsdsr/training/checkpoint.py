@@ -1,8 +1,8 @@
-"""Checkpoints that are whole, checked and few.
+"""Atomic, verified checkpoints, of which the newest are kept.
 
 A checkpoint is a directory `step-00000120` with `state.safetensors` and `state.json`, written aside and renamed; the
-JSON holds the tensors' sha256. The newest that passes its check is used; a damaged one is passed over with a warning.
-The `key` ties a checkpoint to the run that made it: what another configuration left is never resumed from.
+JSON holds the tensors' sha256. The newest valid one is used; a damaged one is skipped with a warning. The `key`
+identifies the run of a checkpoint: those of another configuration are never resumed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TENSORS, META = "state.safetensors", "state.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finished step: the tensors and the plain values of the state after it."""
+    """The state after a step: tensors and plain values."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -35,7 +35,7 @@ class Checkpoint:
 
 
 class Stopped(Exception):
-    """The run was asked to stop and did, with a checkpoint of its last step."""
+    """The run stopped on request, with a checkpoint of its last step."""
 
     def __init__(self, step: int, steps: int) -> None:
         super().__init__(f"stopped after step {step} of {steps}; its checkpoint is saved")
@@ -49,7 +49,7 @@ class CheckpointStore:
     """Checkpoints of one run under one directory.
 
     Args:
-        directory: made when the first checkpoint is saved.
+        directory: created with the first checkpoint.
         key: identifies the run's configuration.
         keep: how many of the newest to keep.
     """
@@ -58,12 +58,12 @@ class CheckpointStore:
         self.directory, self.key, self.keep = Path(directory), key, keep
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write it whole or not at all, then remove all but the newest `keep` of those up to it.
+        """Write it completely or not at all, then remove all but the newest `keep` of those up to it.
 
-        What lies beyond it is damaged or another configuration's, and would outlive it.
+        Later ones are damaged or another configuration's, and are removed too.
 
         Raises:
-            UserError: the disk is full; the checkpoints before it are intact.
+            UserError: the disk is full; earlier checkpoints are intact.
         """
         for unfinished in self.directory.glob(".step-*"):  # of a writer that was killed
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -87,12 +87,12 @@ class CheckpointStore:
         return path
 
     def latest(self) -> Checkpoint | None:
-        """The newest good checkpoint of this run, or None."""
+        """The newest valid checkpoint of this run, or None."""
         for path in reversed(self._paths()):
             try:
                 meta = files.read_json(path / META)
                 if meta["key"] != self.key:
-                    logger.warning("%s belongs to another configuration; not resumed from", path)
+                    logger.warning("%s belongs to another configuration; not resumed", path)
                     continue
                 if files.sha256_file(path / TENSORS) != meta["sha256"]:
                     raise ValueError("its checksum does not match")

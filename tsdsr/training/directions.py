@@ -1,6 +1,6 @@
-"""Which way each part of the TSD direction points: its cosine with z_hat - z, by time and by form of the residual.
+"""The cosine of each part of the TSD direction with z_hat - z, by time and by form of the residual.
 
-A step of gradient descent goes against the direction, so a positive cosine brings z_hat nearer to the photograph's z.
+Gradient descent steps against the direction, so with a positive cosine z_hat approaches the photograph's z.
 
 Legend: B samples, C h w latent.
 """
@@ -54,15 +54,15 @@ def measure(
     samples: int,
     fake_score_steps: int,
 ) -> list[Directions]:
-    """The cosines of a student's latents, a row a form and time.
+    """The cosines for a student's latents, one row per form and time.
 
     Args:
         params: sections data, degradation and distill are read: guidance, lambda, batch size.
-        times: linear, each for all samples. samples: rounded up to whole batches.
-        fake_score_steps: updates that fit phi to the student first, Eq. (9); at 0 phi is psi and VSD is nothing.
+        times: linear, each used for all samples. samples: rounded up to whole batches.
+        fake_score_steps: updates that first fit phi to the student, Eq. (9); at 0 phi is psi and VSD is 0.
 
     Raises:
-        UserError: for a method without a fake score, and for missing or mismatched inputs.
+        UserError: the method has no fake score, or inputs are missing or do not fit.
     """
     config, cpu = params.distill, torch.device("cpu")
     cache = LatentCache.open(latents, verify=False)
@@ -86,7 +86,7 @@ def measure(
 def _student_outputs(
     method: ScoreDistillation, data: DistillationData, size: int, scale: int
 ) -> Iterator[tuple[Batch, Tensor]]:
-    """Batches without end, each with the student's latents."""
+    """An endless sequence of batches, each with the student's latents."""
     first = 0
     while True:
         batch = data.batch(range(first, first + size))

@@ -1,4 +1,4 @@
-"""A whole distillation as one worker runs it: from the directories on disk to a student directory."""
+"""A whole distillation in one worker: from the directories on disk to a student directory."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from tsdsr.training.validation import PATTERN, SCORES, ArtefactGuard, broken_ste
 from tsdsr.training.world import World
 
 logger = logging.getLogger(__name__)
-CHECKPOINT_FORMAT = 3  # raise it when what a checkpoint holds changes: older ones are then left alone
+CHECKPOINT_FORMAT = 3  # raise it when the content of checkpoints changes: older ones are then ignored
 
 
 @dataclass(frozen=True)
 class DistillJob:
-    """What to distill from and where to write: everything a worker needs beside the params.
+    """The inputs and outputs of a distillation: everything that a worker needs besides the params.
 
     Attributes:
         name: the variant (`full`, `wo_tsm-seed0` ...).
@@ -48,8 +48,8 @@ class DistillJob:
         out: the student directory. curve: the CSV of logged means. checkpoints: this run's own directory.
         diagnostics: the CSV of the method's statistics by noise level. validation: that of the artefact guard's scores.
         start: the directory that `distill.start` names.
-        guarded: whether to hold out a validation set and look at it.
-        targets: what a method precomputes for each photograph; a directory that runs share.
+        guarded: whether to hold out and score a validation set.
+        targets: the shared directory of a method's precomputed tensors per photograph.
     """
 
     name: str
@@ -68,7 +68,7 @@ class DistillJob:
 
 
 def run_key(params: Params, job: DistillJob, latents: dict[str, Any]) -> str:
-    """What a checkpoint belongs to: every value that decides the trained bytes."""
+    """The key of a checkpoint: every value that affects the trained bytes."""
     distill = params.to_dict()["distill"]
     for harmless in ("checkpoint", "log_every", "max_skipped", "num_workers"):
         distill.pop(harmless)
@@ -85,13 +85,13 @@ def run_key(params: Params, job: DistillJob, latents: dict[str, Any]) -> str:
 
 
 def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks: Callbacks | None = None) -> None:
-    """Train one student to its end and (rank 0) write its directory and records; resumes by itself.
+    """Train one student and (rank 0) write its directory and records; it resumes from a checkpoint.
 
-    The checkpoints are kept, the one of the last step too: whoever calls removes them once nothing can be lost.
+    The checkpoints, including that of the last step, are kept; the caller removes them.
 
     Raises:
-        UserError: for missing or mismatched inputs. NonFiniteError: when training diverges.
-        Stopped: when `callbacks.stop` asked for it; a checkpoint was saved.
+        UserError: inputs are missing or do not fit. NonFiniteError: training diverges.
+        Stopped: `callbacks.stop` returned True; a checkpoint was saved.
     """
     config, world = params.distill, World.current()
     if device.type == "cpu":
@@ -99,7 +99,7 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
     require(device, "distill.device")
     if config.precision == "float32":
         use_tensor_cores(device)
-    cache = LatentCache.open(job.latents, verify=world.rank == 0)  # one worker reads it all for its checksums
+    cache = LatentCache.open(job.latents, verify=world.rank == 0)  # one worker reads everything to verify the checksums
     method = build_method(params, job.teacher, cache, device, seed=job.seed)
     if job.start is not None:
         method.go_on_from(job.start)
@@ -145,7 +145,7 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
 
 
 def export_checkpoint(params: Params, job: DistillJob, directory: Path) -> None:
-    """Write the student that an unfinished run's newest checkpoint holds.
+    """Write the student of an unfinished run's newest checkpoint.
 
     Raises:
         UserError: there is none.
@@ -161,7 +161,7 @@ def export_checkpoint(params: Params, job: DistillJob, directory: Path) -> None:
 
 
 def student_record(params: Params, job: DistillJob) -> dict[str, Any]:
-    """What `student.json` holds of the run; the method adds what is its own."""
+    """The run's entries in `student.json`; the method adds its own."""
     return {
         "method": params.distill.method,
         "variant": job.name,
@@ -175,7 +175,7 @@ def student_record(params: Params, job: DistillJob) -> dict[str, Any]:
 
 
 def online_degradation(params: Params) -> Degrade | None:
-    """`distill.degradation: online` - the function that made the pairs, with the epoch in its draw."""
+    """`distill.degradation: online` - the degradation of the pairs, with draws that depend on the epoch."""
     if params.distill.degradation == "offline":
         return None
     return lambda hq, pair, epoch: degrade_again(hq, pair, epoch, params.seed, params)
@@ -196,7 +196,7 @@ def build_method(
     )
 
     @functools.cache
-    def perceptual() -> PerceptualLoss:  # made when a term first asks for it: most recipes without weights do not
+    def perceptual() -> PerceptualLoss:  # created at a term's first use: most recipes without weights have none
         return PerceptualLoss(lpips.net, lpips.weights, lpips.path, download=lpips.download).to(device)
 
     null, default = (
@@ -224,7 +224,7 @@ def build_method(
 
 
 def _csv(rows: Sequence[Mapping[str, float | str]], first: Sequence[str]) -> str:
-    """Records as CSV, one column a name, `first` ahead; what a row lacks is an empty cell."""
+    """Write records as CSV, one column per name, `first` first; a missing value is an empty cell."""
     columns = [*first, *sorted({name for row in rows for name in row} - set(first))]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -1,8 +1,8 @@
-"""How much memory a distillation asks for: its own training step, run on the meta device and counted.
+"""The memory of a distillation, counted by running its training step on the meta device.
 
-Nothing is allocated and no weights are read, so any size is counted on any machine in seconds. The step is the one that
-trains (`tsdsr.training.stepper`), whatever the method. Beyond it a GPU holds its context, its kernels' workspaces and
-what its allocator cannot reuse.
+Nothing is allocated and no weights are read, so any size can be counted on any machine in seconds. The step is the one
+used in training (`tsdsr.training.stepper`), for any method. A GPU additionally needs memory for its context, the
+kernels' workspaces and the allocator's fragmentation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tsdsr.training.stepper import Stepper
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
-SAVED = 3  # numbers of a checkpoint for each trained one: itself and AdamW's two moments
+SAVED = 3  # values in a checkpoint per trained one: itself and AdamW's two moments
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DistillMemory:
 
     Attributes:
         weights: everything frozen, and the prompts.
-        trained: adapters, their gradients and moments (and EMA, and DDP's buckets, where there are any).
+        trained: adapters, their gradients and moments (and EMA and DDP's buckets, if used).
         activations: the rest of the peak, the batch included.
     """
 
@@ -58,8 +58,8 @@ class StepMemoryProbe:
     """The step of these params on untrained networks of the preset's shape, with one micro-batch of random numbers.
 
     Args:
-        params: whose `teacher.preset`, `data` and `distill` count.
-        device: meta counts; elsewhere the step really runs.
+        params: `teacher.preset`, `data` and `distill` are read.
+        device: on meta the step is counted; on others it is executed.
     """
 
     def __init__(self, params: Params, device: torch.device) -> None:
@@ -71,7 +71,7 @@ class StepMemoryProbe:
         self.vae, self.transformer = self._teacher()
         self.method = self._method()
         self.stepper = Stepper(self.method, spans=[range(1)])
-        self.batches = [self._batch() for _ in range(config.accumulation)]  # the trainer holds a whole step's
+        self.batches = [self._batch() for _ in range(config.accumulation)]  # the trainer keeps those of a whole step
         groups = self.method.groups()
         self.optimizers = list(self.stepper.optimizers.values())
         self.trained = [parameter for group in groups for parameter in group.parameters.values()]
@@ -84,14 +84,14 @@ class StepMemoryProbe:
         self.stepper.take(0, phase, self.batches[:1])
 
     def prime(self) -> None:
-        """Leave gradients and moments as a step leaves them."""
+        """Create gradients and moments as after a step."""
         for parameter in self.trained:
             parameter.grad = torch.zeros_like(parameter)
         for optimizer in self.optimizers:
             optimizer.step(0)
 
     def peak(self, phase: PhaseConfig) -> int:
-        """Bytes alive at the peak of a step that has others before it."""
+        """Live bytes at the peak of a step that is not the first."""
         self.prime()
         with fused_attention(), LiveMemory(self.device, self.tensors()) as memory:
             self.step(phase)
@@ -101,14 +101,14 @@ class StepMemoryProbe:
         return tuple(turn.network for turn in self.method.turns)
 
     def weights(self) -> Iterator[Tensor]:
-        """The networks', what is trained among them, and the prompts."""
+        """The tensors of the networks, the trained ones among them, and the prompts."""
         modules = nn.ModuleList([*self.networks(), self.perceptual])  # several networks share one transformer
         yield from modules.parameters()
         yield from modules.buffers()
         yield from (*vars(self.null).values(), *vars(self.default).values())
 
     def tensors(self) -> Iterator[Tensor]:
-        """All that is there before a step and after it."""
+        """The tensors that exist before and after a step."""
         yield from self.weights()
         yield from self.copies
         yield from (value for batch in self.batches for value in vars(batch).values() if isinstance(value, Tensor))
@@ -170,7 +170,8 @@ class StepMemoryProbe:
 
 
 def count(params: Params) -> DistillMemory:
-    """For the params' teacher preset, crop size and memory options; the peak is the hungriest phase's."""
+    """The memory for the params' teacher preset, crop size and memory options; the peak is the largest of all
+    phases."""
     config = METHODS[params.distill.method].for_counting(params.distill)
     probe = StepMemoryProbe(params.model_copy(update={"distill": config}), torch.device("meta"))
     peak = max(probe.peak(phase) for phase in hungriest(params))
@@ -181,7 +182,7 @@ def count(params: Params) -> DistillMemory:
 
 
 def hungriest(params: Params) -> list[PhaseConfig]:
-    """The phases whose losses are not all some other phase's as well."""
+    """The phases whose losses are not a subset of another phase's."""
     kinds: dict[frozenset[str], PhaseConfig] = {}
     for phase in params.distill.phases.values():
         switches = phase.model_dump(exclude={"share", "losses"})  # a method's own, such as dasm

@@ -1,4 +1,4 @@
-"""The optimiser of one group of parameters: AdamW, clipping, a schedule that follows from the step, its state as
+"""The optimiser of one group of parameters: AdamW, clipping, a schedule as a function of the step, its state as
 tensors."""
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from tsdsr.methods.base import Group
 
 
 def lr_factor(step: int, spans: Sequence[range], config: ScheduleConfig) -> float:
-    """Factor of the learning rate at `step`. Each phase has a schedule of its own: a linear warm-up, then constant or
-    cosine with hard restarts.
+    """Factor of the learning rate at `step`. Each phase has its own schedule: a linear warm-up, then constant or cosine
+    with hard restarts.
 
     The warm-up steps are divided among the phases by their lengths, so a phase's share of the summed learning rate is
-    its share of the steps: no phase trains on what another's cosine has left.
+    its share of the steps: no phase starts with the low rate at the end of another's cosine.
 
     Args:
         spans: the steps of each phase, from 0 and without a gap.
@@ -53,26 +53,27 @@ class GroupOptimizer:
         )
 
     def lr(self, step: int) -> float:
-        """The learning rate that belongs to `step`."""
+        """The learning rate at `step`."""
         return self.group.lr * lr_factor(step, self.spans, self.group.schedule)
 
     def zero_grad(self) -> None:
         self.adamw.zero_grad(set_to_none=True)
 
     def clip(self) -> Tensor:
-        """Scale the gradients to the group's norm at most; returns the norm before."""
+        """Clip the gradients to the group's norm; returns the norm before."""
         return nn.utils.clip_grad_norm_(self.group.parameters.values(), self.group.adamw.clip_norm)
 
     def step(self, step: int, skip: Tensor | None = None) -> None:
-        """Update at the learning rate that belongs to `step`.
+        """Update with the learning rate at `step`.
 
         Args:
-            skip: 1 on the device leaves parameters and moments as they are, 0 updates them; nobody waits for it.
+            skip: 1 on the device leaves parameters and moments unchanged, 0 updates them, without waiting for the
+            device.
         """
         for group in self.adamw.param_groups:
             group["lr"] = self.lr(step)
         if self.adamw.defaults["fused"]:
-            self.adamw.found_inf = skip  # as torch's GradScaler tells a fused update
+            self.adamw.found_inf = skip  # the interface of torch's GradScaler to a fused update
         self.adamw.step()
 
     def state(self) -> dict[str, Tensor]:
@@ -84,7 +85,8 @@ class GroupOptimizer:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave; the moments in their parameter's memory layout, as the fused update wants them.
+        """Restore the result of `state`; the moments get their parameter's memory layout, which the fused update
+        requires.
 
         The fused update counts its steps on the parameter's device, the others on the CPU.
         """

@@ -1,4 +1,4 @@
-"""What a run records of itself: means over the steps between two rows of the curve, and statistics by noise level."""
+"""The records of a run: means over the steps between two rows of the curve, and statistics by noise level."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BINS = 10
 
 
 class Window:
-    """Values noted since the last row of the curve; they stay on the device until a row is made."""
+    """Values since the last row of the curve; they stay on the device until a row is made."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = {}
@@ -23,7 +23,7 @@ class Window:
             self._values.setdefault(name, []).append(value.detach())
 
     def means(self, world: World) -> dict[str, float]:
-        """Over all workers, of what is finite, if anything is; then the window is empty. Every worker must ask.
+        """The means of the finite values over all workers; empties the window. Every worker must call it.
 
         Sorted by name, so that every worker sums in the same order.
         """
@@ -35,11 +35,11 @@ class Window:
         return {name: total / count for name, (total, count) in means.items() if count}
 
     def state(self, world: World) -> dict[str, list[list[float]]]:
-        """By name and worker, so that curves go on exactly after a resume."""
+        """By name and worker, so that curves continue exactly after a resume."""
         return {name: world.gather(torch.stack(self._values[name]).float()).tolist() for name in sorted(self._values)}
 
     def restore(self, state: Mapping[str, list[list[float]]], world: World, device: torch.device) -> None:
-        """Take up this worker's values; where their number has changed, the mean over those there were."""
+        """Restore this worker's values; if the number of workers has changed, the mean over the former ones."""
         self._values = {}
         for name, rows in state.items():
             values = torch.tensor(rows, device=device)
@@ -51,7 +51,8 @@ SHARE = "grad_share/"
 
 
 def faint_terms(history: Sequence[Mapping[str, float]], phases: Sequence[str]) -> dict[tuple[str, str], float]:
-    """(phase, term) -> the term's mean share of the gradient at z_hat, where it is below `FAINT`: it hardly teaches.
+    """(phase, term) -> the term's mean share of the gradient at z_hat, if it is below `FAINT`: it has hardly any
+    effect.
 
     Args:
         history: rows of the curve. phases: in order; a row's `phase` is a place in them.
@@ -67,18 +68,18 @@ def faint_terms(history: Sequence[Mapping[str, float]], phases: Sequence[str]) -
 
 
 class ByNoise:
-    """Sums of a method's statistics in bins of sigma, one table a phase of the recipe; the same whatever the number of
-    workers. TSD's are the numbers behind the paper's Figs. 3 and 5.
+    """Sums of a method's statistics in bins of sigma, one table per phase of the recipe, independent of the number of
+    workers. For TSD these are the values of the paper's Figs. 3 and 5.
 
     Args:
         phases: the recipe's phases, in order.
         names: the statistics.
-        device: where the samples come from; sums stay there, so that noting them waits for nothing.
+        device: of the samples and the sums, so that adding does not wait.
     """
 
     def __init__(self, phases: Iterable[str], names: Iterable[str], device: torch.device) -> None:
         self.phases, self.names = list(phases), list(names)
-        # The last column counts samples.
+        # The last column is the number of samples.
         self.sums = torch.zeros(len(self.phases), BINS, len(self.names) + 1, dtype=torch.float64, device=device)
 
     def note(self, phase: str, sigma: Tensor, statistics: Mapping[str, Tensor]) -> None:
@@ -88,15 +89,15 @@ class ByNoise:
         self.sums[self.phases.index(phase)].index_add_(0, bins, rows.double())
 
     def totals(self, world: World) -> Tensor:
-        """The sums over all workers; every worker must ask."""
+        """The sums over all workers; every worker must call it."""
         return world.sum(self.sums.clone())
 
     def restore(self, totals: Tensor, rank: int) -> None:
-        """Go on from `totals`, which one worker takes over for all."""
+        """Continue from `totals`, which one worker adds for all."""
         self.sums.copy_(totals if rank == 0 else torch.zeros_like(totals))
 
     def rows(self, world: World) -> list[dict[str, float | str]]:
-        """Means of each phase and bin that samples fell into; every worker must ask."""
+        """Means of each phase and bin with samples; every worker must call it."""
         totals = self.totals(world).tolist()
         return [
             {

@@ -1,6 +1,6 @@
-"""One step of a method: its turns in order, each over the micro-batches and with its updates.
+"""One step of a method: its turns in order, each over the micro-batches, with its updates.
 
-The trainer takes the steps of a run with it, the memory probe and the benchmarks one of theirs.
+It is used by the trainer, the memory probe and the benchmarks.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tsdsr.training.world import World
 
 @dataclass(frozen=True)
 class Update:
-    """What one update of a turn looked like.
+    """A record of one update of a turn.
 
     Attributes:
         norms: of the gradients before clipping, by group.
-        watched: the names of what must be finite; an entry of `at_fault` each, 1 on the device where it was not, on any
-            worker. Then the turn's groups were left as they were.
+        watched: the names of values that must be finite, with an entry of `at_fault` each, 1 on the device if it was
+            not finite on any worker. In that case the turn's groups were not updated.
     """
 
     step: int
@@ -35,11 +35,11 @@ class Update:
 
 
 class Stepper:
-    """A method with an optimiser for each of its groups.
+    """A method with an optimiser per group.
 
     Args:
         spans: the steps of each phase of the run.
-        on_output: called with what each micro-batch gave. on_update: called after each update.
+        on_output: called with the output of each micro-batch. on_update: called after each update.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Stepper:
             turn.network = self.world.wrap(turn.network, trained)
 
     def take(self, step: int, phase: Any, batches: Sequence[Any]) -> None:
-        """All turns of `step` (from 0) over its micro-batches."""
+        """Run all turns of `step` (from 0) over its micro-batches."""
         carried: list[dict[str, Tensor]] = [{} for _ in batches]
         for turn in self.method.turns:
             if step % turn.every == 0:
@@ -75,7 +75,7 @@ class Stepper:
         batches: Sequence[Any],
         carried: Sequence[dict[str, Tensor]],
     ) -> None:
-        """One update; gradients are averaged across workers at the last micro-batch."""
+        """Run one update; gradients are averaged across workers at the last micro-batch."""
         optimizers = [self.optimizers[group.name] for group in turn.groups]
         for optimizer in optimizers:
             optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""A teacher's trainings, from their start or their last checkpoint to the end."""
+"""The trainings of a teacher, each from the beginning or its last checkpoint."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from tsdsr.training.trainer import Callbacks, Plan, Trainer, TrainingData
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
-START_PIXELS = 2**22  # of the images, evenly spaced, that an autoencoder's linear start is fitted to
-CURVE_EVERY = 10  # steps a row of the curve averages
+START_PIXELS = 2**22  # number of images, evenly spaced, for an autoencoder's linear start
+CURVE_EVERY = 10  # steps averaged in a row of the curve
 
 Values = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Session:
-    """What is around a training.
+    """The checkpoints and callbacks of a training.
 
     Attributes:
-        store: where its checkpoints are. every: steps between two; there is always one of the last step.
-        on_step: called with each step that was done (from 1) and the latest losses.
-        stop: asked after each step; True ends the training with a checkpoint.
+        store: of its checkpoints. every: steps between two; there is always one of the last step.
+        on_step: called with each finished step (from 1) and the latest losses.
+        stop: called after each step; True ends the training with a checkpoint.
     """
 
     store: CheckpointStore
@@ -55,13 +55,13 @@ def train_vae(
     """Train an autoencoder in place on crops of `images`; returns the curve of its losses.
 
     Args:
-        vae: freshly made, on the device.
+        vae: untrained, on the device.
         images: [N,3,H,W] in [-1, 1], on the CPU.
 
     Raises:
         Stopped: by the session. NonFiniteError: it diverged.
     """
-    every = -(-images[:, 0].numel() // START_PIXELS)  # its least squares hold 2 kB a pixel
+    every = -(-images[:, 0].numel() // START_PIXELS)  # its least squares need 2 kB per pixel
     device = vae.device
     linear_start(vae.cpu(), images[::every])
     vae.to(device).train()
@@ -74,7 +74,7 @@ def train_vae(
 def refine_decoder(
     vae: AutoencoderKL, images: Tensor, config: TeacherDecoderConfig, *, seed: int, session: Session
 ) -> list[Values]:
-    """Train the decoder in place against a discriminator, the encoder as it is; arguments as of `train_vae`."""
+    """Train the decoder in place against a discriminator, with a frozen encoder; arguments as in `train_vae`."""
     vae.decoder.requires_grad_(True)
     crops = crop_data(images, config, seed=seed, purpose="decoder")
     curve = _fit(DecoderTraining(vae, config, seed=seed), crops, config, session, vae.device)
@@ -97,8 +97,8 @@ def train_flow(
 
     Args:
         transformer: on the device and in the dtype to train in; adapters that take part are active.
-        parameters: those to train, of it; float32.
-        shift_positions: put the patches at random places of the model's sample size.
+        parameters: the trained ones, in float32.
+        shift_positions: use random positions within the model's sample size.
 
     Raises:
         Stopped: by the session. NonFiniteError: it diverged.

@@ -1,7 +1,7 @@
-"""The training loop: what a worker runs, alone or beside others, from its start or from a checkpoint.
+"""The training loop of a worker, alone or among others, from the beginning or a checkpoint.
 
-It takes the steps of any method (`tsdsr.methods`), of a distillation and of a teacher's training. It knows
-torch.distributed and nothing of Ray or MLflow; whoever runs it passes callbacks.
+It runs any method (`tsdsr.methods`), a distillation or a teacher's training. It uses torch.distributed and not Ray or
+MLflow; the caller passes callbacks.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ logger = logging.getLogger(__name__)
 
 
 class NonFiniteError(RuntimeError):
-    """Losses or gradients were not finite more often than the run allows; no network was updated with one."""
+    """Losses or gradients were not finite more often than the run allows; no network was updated with them."""
 
 
 class TrainingData(Protocol):
-    """Batches by position; a batch has `.to(device)`."""
+    """Batches by position; a batch has a method `.to(device)`."""
 
     def prefetched(self, wanted: Iterable[Sequence[int]]) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run goes, whatever it trains.
+    """The settings of a run, independent of the method.
 
     Attributes:
         batch_size: over all workers. accumulation: micro-batches of a worker's share.
         phases: in order, by their shares of the steps.
         log_every, checkpoint_every, validation_every: steps between two.
-        ema_decay: of the groups that are averaged; 0 = off.
-        max_skipped: updates that may be skipped for what is not finite before the run ends.
+        ema_decay: of averaged groups; 0 = off.
+        max_skipped: the number of updates that may be skipped because of non-finite values.
     """
 
     steps: int
@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def spans(self) -> dict[str, range]:
-        """The steps of each phase, from 0; one that gets none is an empty range."""
+        """The steps of each phase, from 0; empty for a phase without steps."""
         spans, done = {}, 0.0
         for name, phase in self.phases.items():
             start, done = round(done * self.steps), done + phase.share
@@ -84,20 +84,20 @@ class Plan:
         return spans
 
     def phase_at(self, step: int) -> str:
-        """The phase that `step` (from 0) belongs to."""
+        """The phase of `step` (from 0)."""
         return next(name for name, span in self.spans.items() if step in span)
 
 
 @dataclass
 class Callbacks:
-    """Whom a run tells what it does.
+    """The callbacks of a run.
 
     Attributes:
         on_metrics: called on every rank with (steps done, means since the last call), equal on all ranks.
         on_step: called on every rank after each step, with the steps done and the latest means of the loss terms.
-        on_checkpoint: called on every rank once the checkpoint of this step is safe, with the latest means.
-        on_validation: called with the steps done and what the guard saw, where there is one.
-        stop: asked after each step, on the first worker alone; True ends the run on all of them.
+        on_checkpoint: called on every rank after the checkpoint of this step was saved, with the latest means.
+        on_validation: called with the steps done and the guard's result, if there is a guard.
+        stop: called after each step on the first worker alone; True ends the run on all workers.
     """
 
     on_metrics: Callable[[int, dict[str, float]], None] = lambda step, values: None
@@ -111,8 +111,8 @@ class Trainer:
     """Runs the steps, logs window means, saves and resumes.
 
     Args:
-        data: batches by position; None where nothing is to be trained.
-        guard: looks at the student every `validation_every` steps and at the end; the first worker's alone.
+        data: batches by position; None if nothing is trained.
+        guard: scores the student every `validation_every` steps and at the end, on the first worker alone.
     """
 
     def __init__(
@@ -152,10 +152,10 @@ class Trainer:
         self.ema = {name: parameter.detach().clone() for name, parameter in self._averaged_parameters.items()}
 
     def run(self) -> None:
-        """Train to the last step, resuming from the newest good checkpoint if there is one.
+        """Train to the last step, resuming from the newest valid checkpoint if there is one.
 
         Raises:
-            Stopped: after a checkpoint, when `stop` said so before the last step.
+            Stopped: `stop` returned True before the last step; a checkpoint was saved.
             NonFiniteError: more updates were skipped than `max_skipped`.
         """
         assert self.data is not None
@@ -182,7 +182,7 @@ class Trainer:
         self.finish()
 
     def finish(self) -> None:
-        """Leave the averaged weights in the networks, where there are any: those that are exported."""
+        """Put the averaged weights, if there are any, into the networks for the export."""
         self._copy(self.ema, self._averaged_parameters)
 
     @property
@@ -190,14 +190,14 @@ class Trainer:
         return self.history[-1] if self.history else {}
 
     def _positions(self, step: int) -> list[list[int]]:
-        """This worker's micro-batches of a step, as positions in the run."""
+        """The positions in the run of this worker's micro-batches of a step."""
         plan = self.plan
         size = plan.batch_size // (self.world.size * plan.accumulation)
         first = step * plan.batch_size + self.world.rank * size * plan.accumulation
         starts = range(first, first + size * plan.accumulation, size)
         return [list(range(start, start + size)) for start in starts]
 
-    # What is recorded
+    # Records
 
     def _note_output(self, output: TurnOutput) -> None:
         self._terms |= output.terms.keys()
@@ -222,7 +222,7 @@ class Trainer:
         self.callbacks.on_metrics(done, values)
 
     def _count_skipped(self) -> None:
-        """Look at the updates since the last look; this waits for the device.
+        """Check the updates since the last check; this waits for the device.
 
         Raises:
             NonFiniteError: too many were skipped.
@@ -252,7 +252,7 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Within the `with`, the student has the averaged weights that it would be saved with."""
+        """Within the block the student has the averaged weights."""
         trained = {name: self._averaged_parameters[name].detach().clone() for name in self.ema}
         self._copy(self.ema, self._averaged_parameters)
         try:
@@ -279,7 +279,7 @@ class Trainer:
         self.callbacks.on_checkpoint(done, self._latest)
 
     def resume(self) -> int:
-        """Take up the newest good checkpoint; returns its step, 0 where there is none."""
+        """Resume from the newest valid checkpoint; returns its step, or 0 if there is none."""
         checkpoint = self.store.latest()
         if checkpoint is None:
             return 0

@@ -1,7 +1,7 @@
-"""The artefact guard: a fixed set of training crops, held out, restored every so many steps.
+"""The artefact guard: a fixed, held-out set of training crops, which is restored at regular steps.
 
-People who train such students report black spots and grids that no loss curve shows. The guard looks at the student's
-own output, before any colour alignment, and warns when energy gathers at the transformer's patch frequency.
+Such students can develop black spots and grids that no loss curve shows. The guard scores the student's output, before
+colour alignment, and warns if there is excess energy at the transformer's patch frequency.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PATTERN = "pattern_db"
 
 @dataclass(frozen=True)
 class Validation:
-    """What one look at the set gave.
+    """The result of one validation.
 
     Attributes:
         values: means over the set: `psnr` (dB), `niqe`, and `pattern_db`, the periodic-pattern score over that of the
-            photographs. What the images are too small for is left out.
-        sheet: uint8 (H, W, 3): a column an image; LQ, restored, HQ from top to bottom.
+            photographs. Values for which the images are too small are left out.
+        sheet: uint8 (H, W, 3): one column per image; LQ, restored, HQ from top to bottom.
     """
 
     values: dict[str, float]
@@ -47,7 +47,7 @@ def held_out(ids: Sequence[str], config: ValidationConfig) -> list[str]:
     """The pairs of the set, evenly spaced by name.
 
     Raises:
-        UserError: when nothing would be left to train on.
+        UserError: nothing would be left for training.
     """
     if config.images >= len(ids):
         raise UserError(
@@ -57,10 +57,10 @@ def held_out(ids: Sequence[str], config: ValidationConfig) -> list[str]:
 
 
 def broken_steps(looks: Sequence[Mapping[str, float]], limit: float) -> list[int]:
-    """The steps whose pattern exceeded its lowest before, or 0 dB, by more than `limit` dB.
+    """The steps at which the pattern exceeded its former minimum, or 0 dB, by more than `limit` dB.
 
     Args:
-        looks: `step` and the values of each look, in order.
+        looks: `step` and the values of each validation, in order.
     """
     scores = [(int(row["step"]), row[PATTERN]) for row in looks if PATTERN in row]
     lowest = list(accumulate((score for _, score in scores), min, initial=0.0))
@@ -71,8 +71,8 @@ class ArtefactGuard:
     """Restores the set and scores it.
 
     Args:
-        method: at any stage of its training.
-        pairs: the training pairs; `ids` are those of the set, restored from their LQ images on disk.
+        method: trained or in training.
+        pairs: the training pairs; `ids` are those of the set, whose LQ images are read from disk.
         scale: HQ side / LQ side.
         config: its `max_pattern_rise_db` is the warning's threshold.
     """
@@ -99,10 +99,10 @@ class ArtefactGuard:
 
     @torch.no_grad()
     def look(self, step: int, earlier: Sequence[dict[str, float]]) -> Validation:
-        """Restore and score the set; warns of a pattern.
+        """Restore and score the set; warn of a pattern.
 
         Args:
-            step: steps done. earlier: the values of earlier looks.
+            step: steps done. earlier: the values of earlier validations.
         """
         restored = [self._restore(lq) for lq in self._lq]
         values = self._scores(restored)

@@ -1,4 +1,4 @@
-"""The workers of a run: this one's place among them, and what they say to each other through torch.distributed."""
+"""The workers of a run: this one's rank, and their communication through torch.distributed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _group_of_cpus() -> distributed.ProcessGroup | None:
 
 @dataclass(frozen=True)
 class World:
-    """This worker's place. `World()` is a run without torch.distributed."""
+    """This worker's rank. `World()` is a run without torch.distributed."""
 
     rank: int = 0
     size: int = 1
@@ -32,9 +32,9 @@ class World:
         return cls()
 
     def wrap(self, network: nn.Module, trained: Iterable[nn.Parameter]) -> nn.Module:
-        """DDP around the network for these of its parameters; one that stands alone is left as it is.
+        """Wrap the network in DDP for these of its parameters; a single worker's network is unchanged.
 
-        Networks of several turns share modules: each turn's DDP is told to leave the others' parameters to them.
+        Networks of several turns share modules: each turn's DDP ignores the other turns' parameters.
         """
         if self.size == 1:
             return network
@@ -44,7 +44,7 @@ class World:
         return DistributedDataParallel(network, broadcast_buffers=False)
 
     def sync(self, network: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-        """Around a micro-batch: gradients are averaged at the last one of a step."""
+        """A context manager around a micro-batch: gradients are averaged at the last one of a step."""
         return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
 
     def sum(self, values: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class World:
         return values
 
     def gather(self, values: Tensor) -> Tensor:
-        """Everybody's, stacked by rank."""
+        """The tensors of all workers, stacked by rank."""
         rows = [values]
         if self.size > 1:
             rows = [torch.empty_like(values) for _ in range(self.size)]
@@ -66,7 +66,7 @@ class World:
         return torch.stack(rows)
 
     def first_says(self, asked: bool) -> bool:
-        """The first worker's answer, for all of them; it goes through the CPU, so that nobody waits for a GPU."""
+        """The first worker's value for all workers, exchanged on the CPU, so that it does not wait for a GPU."""
         if self.size == 1:
             return asked
         answer = torch.tensor(int(asked))
