@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,22 +55,21 @@ def compose(headings: Sequence[str], rows: Sequence[Sequence[Tile]], reference: 
         reference: index of the column to whose size the others are enlarged (by nearest neighbour, so that pixels stay
         visible).
     """
-    size = (
-        max(row[reference].image.width for row in rows),
-        max(row[reference].image.height for row in rows),
-    )
-    columns = len(headings)
-    width = GAP + columns * (size[0] + GAP)
+    size = [max(side) for side in zip(*(row[reference].image.size for row in rows), strict=True)]
+    title, small = ImageFont.load_default(15), ImageFont.load_default(13)
+    footers = [tile.footer for row in rows for tile in row]
+    texts = [title.getlength(heading) for heading in headings] + [small.getlength(footer) for footer in footers]
+    column_width = max(size[0], math.ceil(max(texts)))  # the text under a small picture is wider than it
+    width = GAP + len(headings) * (column_width + GAP)
     sheet = Image.new("RGB", (width, HEADER + len(rows) * (size[1] + FOOTER + GAP)), PAPER)
     pen = ImageDraw.Draw(sheet)
-    title, small = ImageFont.load_default(15), ImageFont.load_default(13)
     for column, heading in enumerate(headings):
-        pen.text((GAP + column * (size[0] + GAP), 7), heading, fill=INK, font=title)
+        pen.text((GAP + column * (column_width + GAP), 7), heading, fill=INK, font=title)
     for index, row in enumerate(rows):
         top = HEADER + index * (size[1] + FOOTER + GAP)
         target = row[reference].image.size
         for column, tile in enumerate(row):
-            left = GAP + column * (size[0] + GAP)
+            left = GAP + column * (column_width + GAP)
             sheet.paste(tile.image.resize(target, Image.Resampling.NEAREST), (left, top))
             pen.text((left, top + target[1] + 5), tile.footer, fill=FAINT, font=small)
     return sheet

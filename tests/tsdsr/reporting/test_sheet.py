@@ -28,6 +28,16 @@ def test_the_input_s_pixels_stay_visible() -> None:
     assert (below != 255).any(), "the name is written under the picture"
 
 
+def test_text_that_is_wider_than_its_picture_does_not_run_into_the_next() -> None:
+    small, footer = picture(0).resize((32, 32)), "a-long-name-c000: PSNR 25.31 dB, SSIM 0.712"
+    row = [sheet.Tile(small, footer), sheet.Tile(small)]
+    made = np.asarray(sheet.compose(["LQ", "HQ"], [row], reference=1).convert("L"))
+    inked = np.flatnonzero((made[-sheet.FOOTER - sheet.GAP :] < 255).any(0))
+    second = np.flatnonzero((made[sheet.HEADER : sheet.HEADER + 32] < 255).any(0)).max() - 31
+    assert inked.size
+    assert inked.max() < second
+
+
 def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match=r"a\.png.*cannot be read"):
