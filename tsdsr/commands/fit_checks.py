@@ -11,6 +11,7 @@ import torch
 from tsdsr import machine, weights
 from tsdsr.commands.findings import BAD, NOTE, OK, WARN, Finding, gib
 from tsdsr.config import Params
+from tsdsr.models import presets
 
 if TYPE_CHECKING:
     from tsdsr.training.memory import DistillMemory
@@ -109,7 +110,7 @@ def _disk(params: Params, memory_need: DistillMemory) -> Finding:
 def _files(params: Params) -> list[Finding]:
     found = []
     source, lpips = params.teacher.source, params.distill.lpips
-    if params.teacher.preset != "tiny" and not source:
+    if not presets.get(params.teacher.preset).trained and not source:
         found.append(Finding(BAD, "teacher.source", "names no weights for this preset", "a hub id or a directory"))
     if source and source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
         found.append(Finding(BAD, "teacher.source", f"{source} is not a directory", "correct the path"))

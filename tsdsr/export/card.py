@@ -13,6 +13,7 @@ SCORES = Path("reports/scores")
 # Per teacher preset: the hub's identifier of the base weights' licence, and a sentence about it.
 _BASE_LICENCES = {
     "tiny": ("apache-2.0", "The base was trained from scratch by this project's teacher stage."),
+    "tiny-patch1": ("apache-2.0", "The base was trained from scratch by this project's teacher stage."),
     "nano": ("apache-2.0", "The base was trained from scratch by this project's teacher stage."),
     "sd3-medium": (
         "other",

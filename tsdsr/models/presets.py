@@ -1,8 +1,8 @@
 """Teacher presets: the shapes of an SD3-format teacher, by name. To add one: a JSON file in `shapes/` and a row here.
 
-A shape is the configuration of every network of the teacher. The networks are built from it with random weights - to be
-trained (tiny), or on the meta device, where even Stable Diffusion 3's take seconds (counts, tests, memory estimates) -
-and a teacher on disk is checked against it.
+A shape is the configuration of every network of the teacher; a file may name another preset as its `base` and hold what
+differs. The networks are built from it with random weights - to be trained (tiny), or on the meta device, where even
+Stable Diffusion 3's take seconds (counts, tests, memory estimates) - and a teacher on disk is checked against it.
 
 Source of `sd3-medium`: the architecture of Esser et al., arXiv 2403.03206, in the keys of diffusers' configurations.
 """
@@ -38,7 +38,9 @@ class Preset:
         """The configurations: transformer, vae, scheduler, text_encoder, text_encoder_2, text_encoder_3, max_tokens."""
         text = (files("tsdsr.models") / "shapes" / f"{self.name}.json").read_text(encoding="utf-8")
         shape: dict[str, Any] = json.loads(text)
-        return shape
+        if "base" not in shape:
+            return shape
+        return {part: {**values, **shape.get(part, {})} for part, values in get(shape["base"]).shape.items()}
 
     @property
     def prompt_tokens(self) -> int:
@@ -50,6 +52,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("tiny", trained=True),
+        Preset("tiny-patch1", trained=True),
         Preset("nano", trained=True),
         Preset("sd3-medium", trained=False),
     )

@@ -9,7 +9,7 @@ TINY, MEDIUM = presets.get("tiny"), presets.get("sd3-medium")
 
 
 def test_an_unknown_preset_names_the_known_ones():
-    with pytest.raises(UserError, match="unknown preset 'sd4'; known: tiny, nano, sd3-medium"):
+    with pytest.raises(UserError, match="unknown preset 'sd4'; known: tiny, tiny-patch1, nano, sd3-medium"):
         presets.get("sd4")
 
 
@@ -28,6 +28,15 @@ def test_tiny_is_small_and_trained():
     assert not MEDIUM.trained
     assert presets.count_parameters(presets.build_transformer(TINY, seed=0, device="meta")) < 4e6
     assert presets.count_parameters(presets.build_vae(TINY, seed=0, device="meta")) < 2e6
+
+
+def test_a_shape_says_what_differs_from_its_base():
+    shape = presets.get("tiny-patch1").shape
+    assert shape["transformer"]["patch_size"] == 1
+    assert {part: values for part, values in shape.items() if part != "transformer"} == {
+        part: values for part, values in TINY.shape.items() if part != "transformer"
+    }
+    assert shape["transformer"].keys() == TINY.shape["transformer"].keys()
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS.values(), ids=presets.PRESETS)
