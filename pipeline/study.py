@@ -3,7 +3,8 @@
     python -m pipeline.study NAME [--reference VARIANT] [--params params.yaml]
 
 Reads the scores of the runs that `ablate` names, reports/scores/<variant>-seed<n>.csv, and of the baselines of
-`evaluate`, and writes reports/studies/NAME/{table.md,table.csv,runs.csv,differences.png}.
+`evaluate`, and writes reports/studies/NAME/{table.md,table.csv,runs.csv,differences.png}. runs.csv also has the least
+share that each loss had in the gradient (reports/curves) and the last periodic pattern (reports/validation).
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from tsdsr import ablation, files
 from tsdsr.ablation import REFERENCE, UNSEEDED, Columns
 from tsdsr.config import Params
 from tsdsr.errors import UserError
-from tsdsr.reporting import scores
+from tsdsr.reporting import curves, scores
+from tsdsr.reporting.curves import SHARE
 from tsdsr.reporting.differences import differences
+from tsdsr.reporting.validation import PATTERN
 
 logger = logging.getLogger(__name__)
-STUDIES = Path("reports/studies")
+STUDIES, CURVES, VALIDATION = Path("reports/studies"), Path("reports/curves"), Path("reports/validation")
+Row = dict[str, str | int | float]
 DIVERGED_DB = 3.0  # a run whose mean PSNR is this far below the best run's has diverged
 
 
@@ -39,18 +43,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ordered = {variant: runs[variant] for variant in (*params.ablate.run, REFERENCE, *baselines) if variant in runs}
     if args.reference not in ordered:
         raise UserError(f"--reference {args.reference}: not among what was scored: {', '.join(ordered)}")
-    write(ordered, STUDIES / args.name, args.reference)
+    trainings = {name: training_values(name) for name in ablated(params)}
+    trainings = {f"{REFERENCE}-seed{params.seed}": training_values(REFERENCE), **trainings}
+    write(ordered, STUDIES / args.name, args.reference, trainings)
     logger.info("the study is in %s", STUDIES / args.name)
 
 
-def write(runs: Mapping[str, Mapping[int, Columns]], folder: Path, reference: str = REFERENCE) -> None:
+def training_values(run: str) -> Row:
+    """`least_share/<term>` over the run's curve and its last `pattern_db`; empty for a run without records."""
+    terms, looks = (_records(folder, run) for folder in (CURVES, VALIDATION))
+    values: Row = {
+        f"least_share/{name.removeprefix(SHARE)}": min(shares) for name, (_, shares) in terms.items() if SHARE in name
+    }
+    return values | ({PATTERN: looks[PATTERN][1][-1]} if PATTERN in looks else {})
+
+
+def _records(folder: Path, run: str) -> Mapping[str, tuple[list[float], list[float]]]:
+    return next((curve.terms for curve in curves.load(folder) if curve.run == run), {})
+
+
+def write(
+    runs: Mapping[str, Mapping[int, Columns]],
+    folder: Path,
+    reference: str = REFERENCE,
+    trainings: Mapping[str, Row] | None = None,
+) -> None:
     """The study's four files.
 
     Args:
         runs: variant -> seed -> metric -> image -> score, in the table's order; `reference` among them.
+        trainings: `<variant>-seed<n>` -> further columns of its row in runs.csv.
     """
     results = list(ablation.summarise(runs, reference).values())
     means = run_means({variant: seeds for variant, seeds in runs.items() if UNSEEDED not in seeds})
+    means = [row | (trainings or {}).get(f"{row['variant']}-seed{row['seed']}", {}) for row in means]
     lost = [f"{row['variant']}, seed {row['seed']}" for row in means if row["diverged"]]
     note = f"Diverged (mean PSNR {DIVERGED_DB:g} dB below the best run's): {'; '.join(lost) or 'none'}.\n"
     files.write_text(folder / "table.md", ablation.markdown(folder.name.capitalize(), results, reference) + "\n" + note)
@@ -61,9 +87,9 @@ def write(runs: Mapping[str, Mapping[int, Columns]], folder: Path, reference: st
         differences(labelled, scores.label(reference)).savefig(aside, format="png", dpi=150)
 
 
-def run_means(runs: Mapping[str, Mapping[int, Columns]]) -> list[dict[str, str | int | float]]:
+def run_means(runs: Mapping[str, Mapping[int, Columns]]) -> list[Row]:
     """One row per run: variant, seed, whether it diverged, and its mean over images by metric."""
-    rows: list[dict[str, str | int | float]] = [
+    rows: list[Row] = [
         {"variant": variant, "seed": seed, "diverged": 0, **{name: _mean(column) for name, column in columns.items()}}
         for variant, seeds in runs.items()
         for seed, columns in sorted(seeds.items())
@@ -76,12 +102,12 @@ def _mean(column: Mapping[str, float]) -> float:
     return sum(column.values()) / len(column)
 
 
-def _csv(rows: Sequence[Mapping[str, str | int | float]]) -> str:
+def _csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0])
+    writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
+    writer.writeheader()
     for row in rows:
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row.values()])
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
     return text.getvalue()
 
 

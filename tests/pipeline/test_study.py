@@ -68,6 +68,24 @@ def test_a_study_of_another_reference_has_the_baselines_in_its_table_and_not_amo
         study.main(["terms", "--reference", "vsd", *params])
 
 
+def test_a_run_s_row_has_its_least_shares_and_its_last_pattern(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("scores", "curves", "validation"):
+        Path("reports", folder).mkdir(parents=True)
+    for name in ("full", "wo_tsm-seed0"):
+        Path(f"reports/scores/{name}.csv").write_text("name,psnr\n" + "".join(f"p{i}.png,2{i}\n" for i in range(6)))
+    Path("reports/curves/full.csv").write_text("step,grad_share/tsd,tsd\n10,0.4,1\n20,0.3,1\n30,0.35,1\n")
+    Path("reports/validation/full.csv").write_text("step,psnr,pattern_db\n15,20,4.5\n30,21,1.5\n")
+    study.main(["seeds", "--params", str(root / "params.yaml")])
+    rows = list(csv.DictReader(Path("reports/studies/seeds/runs.csv").read_text().splitlines()))
+    assert [(row["variant"], row["least_share/tsd"], row["pattern_db"]) for row in rows] == [
+        ("wo_tsm", "", ""),
+        ("full", "0.3", "1.5"),
+    ]
+
+
 def test_a_study_without_divergence_says_none(tmp_path: Path) -> None:
     study.write({"full": {0: columns(28.0, 9.0)}, "vsd": {0: columns(27.9, 9.0)}}, tmp_path / "ablation")
     assert (tmp_path / "ablation" / "table.md").read_text().endswith("best run's): none.\n")
