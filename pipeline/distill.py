@@ -12,7 +12,7 @@ import csv
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.cluster import storage
 from pipeline.process import interruption, locks
@@ -24,9 +24,6 @@ from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.methods import METHODS
 from tsdsr.training.distillation import DistillJob
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

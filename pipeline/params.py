@@ -19,12 +19,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline.stages import stage
 from tsdsr import files
-from tsdsr.config import Params, merge, without_former_recipe
-from tsdsr.errors import UserError
+from tsdsr.config import Params, merge, read_sections, without_former_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +34,7 @@ def read_overlays(paths: Iterable[str | Path]) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such overlay; the project's overlays are in params/") from None
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: not valid YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: expected a part of params.yaml, found {type(values).__name__}")
-        merged = merge(merged, values)
+        merged = merge(merged, read_sections(path, "no such overlay; the project's overlays are in params/"))
     return merged
 
 

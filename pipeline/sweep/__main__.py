@@ -24,11 +24,12 @@ from pipeline.cluster import runtime, storage
 from pipeline.process import locks
 from pipeline.stages import lineage, stage
 from pipeline.sweep import report, study
-from pipeline.sweep.space import planned, shown_value
+from pipeline.sweep.space import planned
 from pipeline.sweep.study import Record
 from pipeline.sweep.trial import Setup, run, run_name, split_pairs
 from pipeline.tracking import provenance
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.description import shown
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 
@@ -179,7 +180,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _say(record: Record, metric: str) -> None:
-    values = ", ".join(f"{key} {shown_value(value)}" for key, value in record.values.items())
+    values = ", ".join(f"{key} {shown(value)}" for key, value in record.values.items())
     score = "" if record.score is None else f" at step {record.step} with {metric} {record.score:.6g}"
     logger.info("trial %d %s%s: %s", record.number, record.end, score, values)
 

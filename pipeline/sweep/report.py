@@ -13,8 +13,9 @@ import numpy as np
 import optuna
 import yaml
 
-from pipeline.sweep.space import distributions, nested, shown_value
+from pipeline.sweep.space import distributions, nested
 from pipeline.sweep.study import FINISHED, Record, direction
+from pipeline.tracking.description import shown
 from tsdsr import files, metrics
 from tsdsr.config import Params
 
@@ -140,7 +141,7 @@ def to_markdown(params: Params, records: Sequence[Record]) -> str:
     ]
     lines = [_line(head), _line(["---"] * len(head))]
     for record in order:
-        values = [shown_value(record.values.get(key, "")) for key in keys]
+        values = [shown(record.values.get(key, "")) for key in keys]
         lines.append(
             _line([str(record.number), *values, record.end or "unfinished", str(record.step), _score(record, metric)])
         )

@@ -36,11 +36,6 @@ def nested(point: Mapping[str, Any]) -> dict[str, Any]:
     return overlay
 
 
-def shown_value(value: Any) -> str:
-    """For tables and axes."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def grid(space: Sequence[DrawConfig]) -> list[Point]:
     """Every combination of the choices, the last key fastest."""
     choices = [draw.choice or () for draw in space]

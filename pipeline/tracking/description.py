@@ -41,15 +41,16 @@ def of_child(params: Params, name: str) -> str:
 def _recipe(params: Params) -> str:
     config = params.distill
     phases = "; ".join(
-        f"phase {phase}: " + ", ".join(f"{_shown(weight)} {loss}" for loss, weight in settings.losses.items() if weight)
+        f"phase {phase}: " + ", ".join(f"{shown(weight)} {loss}" for loss, weight in settings.losses.items() if weight)
         for phase, settings in config.phases.items()
     )
     return f"Method {config.method}, {config.steps} steps of {config.batch_size} samples. Losses in {phases}."
 
 
 def _listed(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
+    return ", ".join(f"{key} {shown(value)}" for key, value in values.items())
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of params in texts and tables."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

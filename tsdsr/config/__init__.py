@@ -175,15 +175,8 @@ class Params(Section):
         Raises:
             UserError: names each invalid key, its value and the expected one.
         """
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; give --params the path of a params.yaml") from None
-        except yaml.YAMLError as error:
-            raise UserError(f"{path}: not valid YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
-        return cls.parse(values, origin=str(path))
+        absent = "no such file; give --params the path of a params.yaml"
+        return cls.parse(read_sections(path, absent), origin=str(path))
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], origin: str = "params") -> Params:
@@ -253,6 +246,23 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
+
+
+def read_sections(path: str | Path, absent: str) -> dict[str, Any]:
+    """The mapping of a params file or an overlay.
+
+    Raises:
+        UserError: the file is missing, which `absent` says, or is not a mapping of sections.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: {absent}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of sections, found {type(values).__name__}")
+    return values
 
 
 def _describe(item: Any) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -102,7 +103,6 @@ def draw(
     curves: Sequence[Curve],
     titles: Mapping[str, str],
     limits: Mapping[str, Limit] | None = None,
-    columns: int = 3,
 ) -> Figure:
     """A figure with one panel per term; overlapping curves are drawn as differences from the first run's.
 
@@ -112,16 +112,33 @@ def draw(
     """
     every = dict.fromkeys(name for curve in curves for name in curve.terms)
     names = sorted((name for name in every if name != PHASE and not name.startswith(SHARE)), key=_rank(titles))
-    rows = max(1, math.ceil(len(names) / columns))
-    with matplotlib.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(3.4 * columns, 2.2 * rows + 0.5), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for panel, name in zip(panels, names, strict=False):
+    with small_panels(len(names)) as (figure, panels):
+        for panel, name in zip(panels, names, strict=True):
             _panel(panel, name, curves, titles.get(name, name), (limits or {}).get(name))
-        for panel in panels[len(names) :]:
-            panel.set_axis_off()
-        _legend(figure, curves)
+        handles = [
+            matplotlib.lines.Line2D([], [], color=PALETTE[index % len(PALETTE)], label=method_label(curve.run))
+            for index, curve in enumerate(curves)
+        ]
+        legend(figure, handles)
     return figure
+
+
+@contextmanager
+def small_panels(count: int) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """A figure of small panels, three in a row, to be drawn in the report's style within the block."""
+    rows = max(1, math.ceil(count / 3))
+    with matplotlib.rc_context(dict(STYLE)):
+        figure = Figure(figsize=(10.2, 2.2 * rows + 0.5), layout="constrained")
+        panels = figure.subplots(rows, 3, squeeze=False).ravel()
+        for panel in panels[count:]:
+            panel.set_axis_off()
+        yield figure, panels[:count]
+
+
+def legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """One legend above all panels."""
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 6))
 
 
 def _rank(titles: Mapping[str, str]) -> Callable[[str], int]:
@@ -161,15 +178,6 @@ def _panel(panel: Axes, name: str, curves: Sequence[Curve], title: str, limit: L
     panel.set_title(title if reference is None else f"{title}, minus {method_label(curves[0].run)}")
     panel.margins(x=0.01)
     panel.tick_params(length=0)
-
-
-def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
-    handles = [
-        matplotlib.lines.Line2D([], [], color=PALETTE[index % len(PALETTE)], label=method_label(curve.run))
-        for index, curve in enumerate(curves)
-    ]
-    if handles:
-        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 6))
 
 
 def smooth(values: Sequence[float], width: float = 2.0) -> list[float]:

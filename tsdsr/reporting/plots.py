@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from tsdsr.reporting import scores as score_files
-from tsdsr.reporting.curves import FAINT, PALETTE, STYLE
+from tsdsr.reporting.curves import FAINT, PALETTE, STYLE, legend, small_panels
 from tsdsr.reporting.scores import METRIC_COLUMNS, MethodScores
 from tsdsr.reporting.table import ARROWS
 
@@ -44,27 +44,21 @@ def _bin_label(name: str) -> str:
     return f"{int(low)}–{int(high)}" if low.isdigit() and high.isdigit() else name
 
 
-def by_image(runs: Sequence[MethodScores], columns: int = 3) -> Figure | None:
+def by_image(runs: Sequence[MethodScores]) -> Figure | None:
     """Dots: the score of every image with every method, one panel per metric; images in the order of the first panel's
     bicubic score (or of the first method's). None without scores."""
     metrics = [column for column in METRIC_COLUMNS if any(run.per_image.get(column.key) for run in runs)]
     if not metrics:
         return None
     order = _order(runs, metrics[0].key)
-    rows = -(-len(metrics) // columns)
-    with matplotlib.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(3.4 * columns, 2.3 * rows + 0.5), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for panel, column in zip(panels, metrics, strict=False):
+    with small_panels(len(metrics)) as (figure, panels):
+        for panel, column in zip(panels, metrics, strict=True):
             for index, run in enumerate(runs):
                 _dots(panel, run.per_image.get(column.key, {}), order, index, run.method)
             panel.set_title(f"{column.label} {ARROWS[column.direction]}")
             panel.set_xticks([])
             panel.tick_params(length=0)
-        for panel in panels[len(metrics) :]:
-            panel.set_axis_off()
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
+        legend(figure, panels[0].get_legend_handles_labels()[0])
     return figure
 
 

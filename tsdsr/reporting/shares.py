@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from tsdsr.reporting.curves import FAINT, PALETTE, PHASE, SHARE, STYLE, Curve
+from tsdsr.reporting.curves import FAINT, PALETTE, PHASE, SHARE, Curve, legend, small_panels
 from tsdsr.reporting.scores import method_label
 
 LEAST = 0.02  # of the gradient; a term below it has hardly any effect
@@ -18,14 +17,11 @@ def runs_with_shares(curves: Sequence[Curve]) -> list[Curve]:
     return [curve for curve in curves if _terms(curve)]
 
 
-def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -> Figure:
+def draw(curves: Sequence[Curve], titles: Mapping[str, str]) -> Figure:
     """Stacked shares over the steps, one panel per run."""
     names = list(dict.fromkeys(term for curve in curves for term in _terms(curve)))
-    rows = -(-len(curves) // columns)
-    with matplotlib.rc_context(dict(STYLE)):
-        figure = Figure(figsize=(3.4 * columns, 2.2 * rows + 0.5), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for panel, curve in zip(panels, curves, strict=False):
+    with small_panels(len(curves)) as (figure, panels):
+        for panel, curve in zip(panels, curves, strict=True):
             steps = sorted({step for term in _terms(curve) for step in curve.terms[SHARE + term][0]})
             known = {term: dict(zip(*curve.terms.get(SHARE + term, ([], [])), strict=True)) for term in names}
             heights = [[known[term].get(step, 0.0) for step in steps] for term in names]
@@ -35,10 +31,7 @@ def draw(curves: Sequence[Curve], titles: Mapping[str, str], columns: int = 3) -
             panel.set(title=method_label(curve.run), ylim=(0, 1))
             panel.margins(x=0)
             panel.tick_params(length=0)
-        for panel in panels[len(curves) :]:
-            panel.set_axis_off()
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 6))
+        legend(figure, panels[0].get_legend_handles_labels()[0])
     return figure
 
 
