@@ -11,7 +11,7 @@ from tsdsr.config import Params
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("full", ["student full", "Method tsdsr, 320 steps of 6 samples", "0.1 latent_mse"]),
+        ("full", ["student full", "Method tsdsr, 240 steps of 6 samples", "0.1 latent_mse"]),
         ("wo_tsm-seed3", ["variant", "full with distill.tsd.lambda 1", "seed 3", "Method tsdsr"]),
         ("full-seed1", ["variant", "no change", "seed 1"]),
         ("start", ["all variants of the ablation go on", "Method tsdsr"]),
