@@ -37,7 +37,7 @@ Triple = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass
-class Row:
+class Measurement:
     """What was measured of one layout."""
 
     layout: str
@@ -103,7 +103,7 @@ LAYOUTS = {".pt": (write_pt, open_pt), "cache": (write_cache, open_cache)}
 # ------------------------------------------------------------------ measuring
 
 
-def measure(layout: str, dtype: str, root: Path, count: int, draw_s: float) -> Row:
+def measure(layout: str, dtype: str, root: Path, count: int, draw_s: float) -> Measurement:
     """Write here, read in a fresh process, so that its memory is the reader's alone."""
     start = time.perf_counter()
     LAYOUTS[layout][0](root, count, dtype)
@@ -118,7 +118,7 @@ def measure(layout: str, dtype: str, root: Path, count: int, draw_s: float) -> R
     # The empty prompt is stored once, whatever the number of images: spread over a few dozen it would count.
     once = (math.prod(EMBEDS) + math.prod(POOLED)) * DTYPES[dtype][0].itemsize if layout == "cache" else 0
     per_image = (sum(sizes) - once) / count
-    return Row(f"{layout} {dtype}", per_image, len(sizes), count / max(elapsed - drawing, 1e-9), **found)
+    return Measurement(f"{layout} {dtype}", per_image, len(sizes), count / max(elapsed - drawing, 1e-9), **found)
 
 
 def _drop_from_page_cache(path: Path) -> None:
@@ -170,7 +170,7 @@ def agree(roots: dict[str, Path], count: int) -> bool:
 # ------------------------------------------------------------------ the report
 
 
-def show(rows: list[Row], count: int) -> None:
+def show(rows: list[Measurement], count: int) -> None:
     print(f"{count} images at SD3-medium's shapes, 512 px, one caption each; {platform.machine()}, one process\n")
     columns = ("MB/image", "write/s", "cold/s", "warm/s", "open s", "own MiB", "mapped")
     print(f"{'layout':<15}" + "".join(f"{name:>10}" for name in columns))

@@ -134,10 +134,10 @@ def score_folder(restored: Path, reference: Path, cache: Path) -> dict[str, Any]
 
 def warm_up(executor: LocalExecutor) -> None:
     """Build the models; the plain loop's are built before its clock starts, too."""
-    from tsdsr.metrics import Batch
+    from tsdsr.metrics import ImageBatch
 
     pixels = np.random.default_rng(0).integers(0, 255, (1, 192, 192, 3), dtype=np.uint8)
-    executor.score(Batch(("warm-up",), METRICS, pixels, pixels))
+    executor.score(ImageBatch(("warm-up",), METRICS, pixels, pixels))
 
 
 def report(count: int, plain: dict[str, Any], ours: dict[str, Any], difference: float) -> None:

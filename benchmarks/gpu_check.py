@@ -83,7 +83,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PartOutcome:
     """How a part went: `problem` is empty where it passed."""
 
     part: Part
@@ -114,7 +114,7 @@ def gpu_tests() -> list[str]:
     return [str(path.relative_to(ROOT)) for path in found]
 
 
-def run(part: Part, device: str, logs: Path) -> Outcome:
+def run(part: Part, device: str, logs: Path) -> PartOutcome:
     """Run a part to its end or its limit; then all that it started is ended with it."""
     limit = part.limit * (CPU_PATIENCE if device == "cpu" else 1)
     log = logs / f"{part.name}.log"
@@ -132,10 +132,10 @@ def run(part: Part, device: str, logs: Path) -> Outcome:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
     lines = log.read_text(errors="replace").strip().splitlines()
-    return Outcome(part, time.monotonic() - started, problem, lines[-1] if lines else "")
+    return PartOutcome(part, time.monotonic() - started, problem, lines[-1] if lines else "")
 
 
-def keep(outcome: Outcome, results: Path, hardware: dict[str, str], device: str) -> Path:
+def keep(outcome: PartOutcome, results: Path, hardware: dict[str, str], device: str) -> Path:
     """Write down what a part that passed found."""
     found: dict[str, Any] = {"name": outcome.part.name, "summary": outcome.last_line}
     if outcome.part.is_benchmark:
@@ -165,7 +165,7 @@ def check(chosen: list[Part], device: str, results: Path) -> int:
                 said = str(keep(outcome, results, machine, device))
             except ValueError:
                 said = outcome.last_line
-                outcome = Outcome(part, outcome.seconds, "its last line is no JSON", said)
+                outcome = PartOutcome(part, outcome.seconds, "its last line is no JSON", said)
         if outcome.problem:
             failed += 1
             tail = (logs / f"{part.name}.log").read_text(errors="replace").splitlines()[-TAIL:]

@@ -52,7 +52,7 @@ from tsdsr.inference.networks.in_onnx import OnnxNetworks  # noqa: E402
 from tsdsr.inference.networks.in_torch import TorchNetworks, geometry_of  # noqa: E402
 from tsdsr.inference.networks.merge import merge_adapter  # noqa: E402
 from tsdsr.inference.opening import TEACHER, Model, find_model  # noqa: E402
-from tsdsr.inference.tiles.engine import Networks, Source, restore  # noqa: E402
+from tsdsr.inference.tiles.engine import Enlargement, Networks, restore  # noqa: E402
 from tsdsr.inference.tiles.plan import TilePlan  # noqa: E402
 from tsdsr.inference.upscaler import Tiling, Upscaler  # noqa: E402
 from tsdsr.models import adapters, presets  # noqa: E402
@@ -122,7 +122,7 @@ def build(preset_name: str, device: torch.device, dtype: torch.dtype) -> Paths:
     return Paths(plain, pipe)
 
 
-def run(networks: Networks, source: Source, plan: TilePlan) -> np.ndarray:
+def run(networks: Networks, source: Enlargement, plan: TilePlan) -> np.ndarray:
     with restore(networks, source, plan) as store:
         return store.read(0, source.size[0])
 
@@ -130,7 +130,7 @@ def run(networks: Networks, source: Source, plan: TilePlan) -> np.ndarray:
 def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, repeats: int) -> dict[str, Any]:
     """Plain, ours and (on a CPU) exported, in turn."""
     paths = build(preset, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
-    source = Source(np.random.default_rng(1).random((1, 3, side // 4, side // 4), np.float32), (side, side))
+    source = Enlargement(np.random.default_rng(1).random((1, 3, side // 4, side // 4), np.float32), (side, side))
     ours = paths.ours.upscaler().networks
     one, many = TilePlan(tile, tile // 4), TilePlan(tile, tile // 4, batch)
     work: dict[str, Callable[[], np.ndarray]] = {

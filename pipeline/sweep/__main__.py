@@ -25,7 +25,7 @@ from pipeline.process import locks
 from pipeline.stages import lineage, stage
 from pipeline.sweep import report, study
 from pipeline.sweep.space import planned
-from pipeline.sweep.study import Record
+from pipeline.sweep.study import TrialRecord
 from pipeline.sweep.trial import Setup, run, run_name, split_pairs
 from pipeline.tracking import provenance
 from pipeline.tracking import runs as tracking
@@ -41,7 +41,7 @@ RETRIES = 2  # restarts of a trial whose worker died
 SENT = "sent.db"  # a consistent copy of the study
 
 
-def sweep(params: Params) -> list[Record]:
+def sweep(params: Params) -> list[TrialRecord]:
     """Run the remaining trials of the sweep and write its report.
 
     Returns:
@@ -179,13 +179,13 @@ def _in_words(error: Exception) -> str:
     return next(mistakes, None) or runtime.shortage(error) or f"The first:\n{error}"
 
 
-def _say(record: Record, metric: str) -> None:
+def _say(record: TrialRecord, metric: str) -> None:
     values = ", ".join(f"{key} {shown(value)}" for key, value in record.values.items())
     score = "" if record.score is None else f" at step {record.step} with {metric} {record.score:.6g}"
     logger.info("trial %d %s%s: %s", record.number, record.end, score, values)
 
 
-def _log_best(params: Params, records: list[Record], tracked: tracking.Run) -> None:
+def _log_best(params: Params, records: list[TrialRecord], tracked: tracking.Run) -> None:
     best, metric = report.best(records, study.direction(params)), params.sweep.metric
     counts = ", ".join(f"{count} {end}" for end, count in Counter(record.end for record in records).items())
     if best is None:

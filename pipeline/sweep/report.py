@@ -14,7 +14,7 @@ import optuna
 import yaml
 
 from pipeline.sweep.space import distributions, nested
-from pipeline.sweep.study import FINISHED, Record, direction
+from pipeline.sweep.study import FINISHED, TrialRecord, direction
 from pipeline.tracking.description import shown
 from tsdsr import files, metrics
 from tsdsr.config import Params
@@ -22,7 +22,7 @@ from tsdsr.config import Params
 MIN_FOR_IMPORTANCE = 4  # fewer trials give no estimate
 
 
-def write(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
+def write(params: Params, records: Sequence[TrialRecord], out: Path) -> list[Path]:
     """Write all files and return them."""
     written = {"trials.csv": to_csv(params, records), "trials.md": to_markdown(params, records)}
     if (winner := best(records, direction(params))) is not None:
@@ -32,7 +32,7 @@ def write(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
     return [*(out / name for name in written), *draw(params, records, out)]
 
 
-def draw(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
+def draw(params: Params, records: Sequence[TrialRecord], out: Path) -> list[Path]:
     """Optuna's plots of the trials that trained to the end, and of the keys' importance after the same number of
     steps."""
     import matplotlib
@@ -63,7 +63,7 @@ def draw(params: Params, records: Sequence[Record], out: Path) -> list[Path]:
     return [out / name for name in figures]
 
 
-def as_study(params: Params, scored: Sequence[tuple[Record, float | None]]) -> optuna.Study:
+def as_study(params: Params, scored: Sequence[tuple[TrialRecord, float | None]]) -> optuna.Study:
     """An in-memory study of the trials that have a score and lie in the present space."""
     study, space = optuna.create_study(direction=direction(params)), distributions(params.sweep.space)
     for record, score in scored:
@@ -73,7 +73,7 @@ def as_study(params: Params, scored: Sequence[tuple[Record, float | None]]) -> o
     return study
 
 
-def importance(params: Params, records: Sequence[Record]) -> dict[str, float]:
+def importance(params: Params, records: Sequence[TrialRecord]) -> dict[str, float]:
     """The share of the score's variance that each key explains, by functional ANOVA over a random forest.
 
     It uses the score at the first rung, the only one that every trial has after the same number of steps.
@@ -90,7 +90,7 @@ def _evaluator(params: Params) -> optuna.importance.FanovaImportanceEvaluator:
     return optuna.importance.FanovaImportanceEvaluator(seed=params.seed)
 
 
-def best(records: Sequence[Record], towards: str) -> Record | None:
+def best(records: Sequence[TrialRecord], towards: str) -> TrialRecord | None:
     """The best of the trials that trained to the end; `towards` as of `study.direction`."""
     scored = [(record.score, record) for record in records if record.end == FINISHED and record.score is not None]
     if not scored:
@@ -99,7 +99,7 @@ def best(records: Sequence[Record], towards: str) -> Record | None:
     return max(scored, key=lambda pair: (sign * pair[0], -pair[1].number))[1]
 
 
-def best_overlay(params: Params, record: Record) -> str:
+def best_overlay(params: Params, record: TrialRecord) -> str:
     """An overlay on params.yaml, checked against it."""
     overlay = nested(record.values)
     params.overlay(overlay, origin="best.yaml")
@@ -111,7 +111,7 @@ def best_overlay(params: Params, record: Record) -> str:
     return "".join(f"# {line}\n" for line in about) + yaml.safe_dump(overlay, sort_keys=True)
 
 
-def to_csv(params: Params, records: Sequence[Record]) -> str:
+def to_csv(params: Params, records: Sequence[TrialRecord]) -> str:
     """One line per trial."""
     keys = [entry.key for entry in params.sweep.space]
     metric = params.sweep.metric
@@ -126,7 +126,7 @@ def to_csv(params: Params, records: Sequence[Record]) -> str:
     return text.getvalue()
 
 
-def to_markdown(params: Params, records: Sequence[Record]) -> str:
+def to_markdown(params: Params, records: Sequence[TrialRecord]) -> str:
     """Best first; trials that were stopped early show the score and the step they were stopped at."""
     metric = metrics.select([params.sweep.metric])[0]
     keys = [entry.key for entry in params.sweep.space]
@@ -152,7 +152,7 @@ def to_markdown(params: Params, records: Sequence[Record]) -> str:
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def _score(record: Record, metric: metrics.Metric) -> str:
+def _score(record: TrialRecord, metric: metrics.Metric) -> str:
     if record.score is None:
         return "-"
     shown = f"{record.score:.{metric.decimals}f}"

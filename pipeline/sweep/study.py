@@ -29,7 +29,7 @@ _IRRELEVANT = ("ablate", "sweep", "report", "tracking", "evaluate", "prepare", "
 
 
 @dataclass(frozen=True)
-class Record:
+class TrialRecord:
     """One trial, for tables and plots.
 
     Attributes:
@@ -50,7 +50,7 @@ class Record:
     first: float | None = None
 
     @classmethod
-    def of(cls, trial: FrozenTrial, grace_steps: int) -> Record:
+    def of(cls, trial: FrozenTrial, grace_steps: int) -> TrialRecord:
         scores = trial.intermediate_values
         step = max(scores, default=0)
         low, high = trial.user_attrs.get(f"interval {step}", (None, None))
@@ -130,10 +130,10 @@ def cut_off(study: optuna.Study) -> list[int]:
     return [trial.number for trial in study.trials if trial.state == TrialState.RUNNING and VALUES in trial.user_attrs]
 
 
-def records(params: Params, study: optuna.Study) -> list[Record]:
+def records(params: Params, study: optuna.Study) -> list[TrialRecord]:
     """Every trial, in the order in which they began."""
     trials = [trial for trial in study.trials if VALUES in trial.user_attrs]
-    return [Record.of(trial, params.sweep.early_stopping.grace_steps) for trial in trials]
+    return [TrialRecord.of(trial, params.sweep.early_stopping.grace_steps) for trial in trials]
 
 
 def direction(params: Params) -> str:

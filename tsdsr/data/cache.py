@@ -61,8 +61,8 @@ class LatentCache:
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._latents = Table(directory, manifest["shards"]["latents"])
-        self._prompts = Table(directory, manifest["shards"]["prompts"])
+        self._latents = ShardedTable(directory, manifest["shards"]["latents"])
+        self._prompts = ShardedTable(directory, manifest["shards"]["prompts"])
 
     @classmethod
     def open(cls, directory: str | Path, *, verify: bool = True) -> LatentCache:
@@ -159,7 +159,7 @@ def decode(buffer: Any, dtype: str, shape: Sequence[int]) -> Tensor:
     return values.view(stored).float().reshape(*shape)
 
 
-def read_prompt(prompts: Table, row: int, dtype: str, shapes: Mapping[str, Sequence[int]]) -> Prompt:
+def read_prompt(prompts: ShardedTable, row: int, dtype: str, shapes: Mapping[str, Sequence[int]]) -> Prompt:
     """A row of the prompts, float32."""
     embeds, pooled = (
         decode(prompts.value(row, name).as_buffer(), dtype, shapes[name]) for name in ("embeds", "pooled")
@@ -168,7 +168,7 @@ def read_prompt(prompts: Table, row: int, dtype: str, shapes: Mapping[str, Seque
 
 
 @dataclass
-class Table:
+class ShardedTable:
     """Rows in several shards, each mapped into memory at its first use."""
 
     directory: Path

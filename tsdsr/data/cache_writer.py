@@ -25,7 +25,7 @@ from tsdsr.data.cache import (
     CacheDtype,
     Sample,
     Shard,
-    Table,
+    ShardedTable,
     damage,
     encode,
     read_prompt,
@@ -70,7 +70,9 @@ class CacheWriter:
 
     def prompt(self, text: str) -> Prompt:
         """One of the stored prompts."""
-        return read_prompt(Table(self.directory, self._shards["prompts"]), self._texts[text], self._dtype, self._shapes)
+        return read_prompt(
+            ShardedTable(self.directory, self._shards["prompts"]), self._texts[text], self._dtype, self._shapes
+        )
 
     def add_prompts(self, prompts: Iterable[tuple[str, Prompt]]) -> None:
         """Write the prompts from number `num_prompts` to the last: distinct texts with their embeddings.

@@ -11,7 +11,7 @@ import numpy as np
 
 from tsdsr.errors import UserError
 from tsdsr.inference.color import ALIGNMENTS
-from tsdsr.inference.tiles.engine import Networks, Source, aligned_strips, passes, restore
+from tsdsr.inference.tiles.engine import Enlargement, Networks, aligned_strips, passes, restore
 from tsdsr.inference.tiles.plan import TilePlan, plan_tiles, smaller
 from tsdsr.inference.tiles.rows import RowStore
 
@@ -108,7 +108,7 @@ class Upscaler:
             raise UserError(str(error)) from None
 
     def _restored(
-        self, source: Source, tiling: Tiling, noise: np.ndarray | None, step: Callable[[int, int], Any]
+        self, source: Enlargement, tiling: Tiling, noise: np.ndarray | None, step: Callable[[int, int], Any]
     ) -> RowStore:
         """The restored picture; after running out of memory, a retry with smaller tiles."""
         geometry = self.networks.geometry
@@ -138,11 +138,11 @@ class Upscaler:
         return following
 
 
-def _padded(image: np.ndarray, size: tuple[int, int]) -> Source:
+def _padded(image: np.ndarray, size: tuple[int, int]) -> Enlargement:
     """Sides of less than 16 pixels are padded by their edge to a multiple of their length."""
     times = [-(-_MIN_SIDE // side) for side in image.shape[-2:]]
     if times == [1, 1]:
-        return Source(image, size)
+        return Enlargement(image, size)
     missing = [(0, side * (count - 1)) for side, count in zip(image.shape[-2:], times, strict=True)]
     padded = np.pad(image, [(0, 0), (0, 0), *missing], mode="edge")
-    return Source(padded, (size[0] * times[0], size[1] * times[1]))
+    return Enlargement(padded, (size[0] * times[0], size[1] * times[1]))

@@ -32,7 +32,7 @@ class Problem:
 
 
 @dataclass
-class Picture:
+class ImageFile:
     """An image file: the digest of its bytes, its size, and its pixels if they are kept."""
 
     path: Path
@@ -51,8 +51,8 @@ class Item:
     """A restored image and, if there are references, its reference."""
 
     name: str
-    restored: Picture
-    reference: Picture | None
+    restored: ImageFile
+    reference: ImageFile | None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -154,7 +154,7 @@ def _stem(name: str) -> str:
     return unicodedata.normalize("NFC", Path(name).stem)
 
 
-def _open(path: Path) -> Picture:
+def _open(path: Path) -> ImageFile:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -168,7 +168,7 @@ def _open(path: Path) -> Picture:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}") from None
     height, width = pixels.shape[:2]
-    return Picture(path, hashlib.sha256(data).hexdigest(), height, width, pixels)
+    return ImageFile(path, hashlib.sha256(data).hexdigest(), height, width, pixels)
 
 
 def _decode(data: bytes) -> np.ndarray:
@@ -187,7 +187,7 @@ def _bits(image: Image.Image, data: bytes) -> int:
     return 8
 
 
-def _size(picture: Picture) -> str:
+def _size(picture: ImageFile) -> str:
     return f"{picture.width}x{picture.height}"
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Point:
+class PointPosterior:
     """A posterior without variance, with the interface of an `AutoencoderKL`'s."""
 
     mean: Tensor
@@ -67,7 +67,7 @@ class CompactVAE(ModelMixin, ConfigMixin):
 
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """(B, 3, H, W) in [-1, 1] -> `.latent_dist.mode()` (B, C, h, w); nothing about it is random."""
-        return AutoencoderKLOutput(latent_dist=Point(self.encoder(x)))
+        return AutoencoderKLOutput(latent_dist=PointPosterior(self.encoder(x)))
 
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """(B, C, h, w) -> `.sample` (B, 3, H, W), nominally in [-1, 1]."""

@@ -31,7 +31,7 @@ from tsdsr.reporting.complexity import complexity, load_sizes
 from tsdsr.reporting.curves import Curve
 from tsdsr.reporting.diagnostics import Diagnosis
 from tsdsr.reporting.figures import Drawing
-from tsdsr.reporting.page import Section
+from tsdsr.reporting.page import PageSection
 from tsdsr.reporting.render import RENDERERS, SOURCES
 from tsdsr.reporting.scores import MethodScores
 from tsdsr.reporting.sources import sources
@@ -149,7 +149,7 @@ def draw(inputs: Inputs, options: Options) -> dict[str, list[Drawing]]:
     }
 
 
-def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Section]:
+def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[PageSection]:
     """The page's sections of plots; those without content are empty."""
     shown = {key: [drawing.plot() for drawing in drawings] for key, drawings in drawn.items()}
     told = [diagnostics.table(inputs.diagnoses)] if inputs.diagnoses else []
@@ -159,11 +159,13 @@ def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Sec
     ]
     painted = validation.samples(inputs.samples, inputs.teacher.get("samples", []))
     return [
-        Section("shares", "What each loss term teaches", "Shares", shown["shares"]),
-        Section("cost", "Quality against cost", "Cost", shown["cost"], folded=True),
-        Section("curves", "Curves", "Curves", [*shown["curves"], *painted], folded=True),
-        Section("directions", "The distillation's directions", "Directions", shown["directions"], told, folded=True),
-        Section("validation", "Held-out crops", "Validation", looks, folded=True),
+        PageSection("shares", "What each loss term teaches", "Shares", shown["shares"]),
+        PageSection("cost", "Quality against cost", "Cost", shown["cost"], folded=True),
+        PageSection("curves", "Curves", "Curves", [*shown["curves"], *painted], folded=True),
+        PageSection(
+            "directions", "The distillation's directions", "Directions", shown["directions"], told, folded=True
+        ),
+        PageSection("validation", "Held-out crops", "Validation", looks, folded=True),
         sweep.section(inputs.reports / "sweep"),
     ]
 
@@ -254,12 +256,12 @@ def _content(
     options: Options,
     ours: Table,
     papers: Mapping[str, Sequence[Table]],
-    parts: Sequence[Section],
-) -> page.Content:
+    parts: Sequence[PageSection],
+) -> page.PageContent:
     chosen = sheet.pick(inputs.ids, options.page_images)
     shown = f"{len(chosen)} of the {len(inputs.ids)} test images, evenly spaced by name (report.page_images)."
     broken = validation.broken_limits(inputs.validation, options.max_pattern_rise_db)
-    return page.Content(
+    return page.PageContent(
         title="One-step super-resolution by target score distillation",
         summary=" ".join(headline.sentences(inputs.scores)),
         facts=headline.facts(inputs.scores),

@@ -25,7 +25,7 @@ PRINTED_ON = "DRealSR"  # the data set of the scores for the printed costs
 
 
 @dataclass(frozen=True)
-class Point:
+class CostPoint:
     """One method: its quality, and its known costs by the keys of `COSTS`."""
 
     label: str
@@ -39,7 +39,7 @@ class Panels:
 
     title: str
     metric: Column
-    points: Sequence[Point]
+    points: Sequence[CostPoint]
 
 
 def printed(tables: Mapping[str, PublishedTable], metric: str) -> list[Panels]:
@@ -53,23 +53,23 @@ def printed(tables: Mapping[str, PublishedTable], metric: str) -> list[Panels]:
         for row in table.rows:
             if row.dataset == PRINTED_ON and metric in row.values:
                 quality[_publication(row.provenance), *_method(row.method)] = float(row.values[metric])
-    groups: dict[str, list[Point]] = {}
+    groups: dict[str, list[CostPoint]] = {}
     for row in tables["table3"].rows:
         name, _ = _method(row.method)
         found = quality.get((_publication(row.provenance), name, row.values["steps"]))
         if found is not None:
             costs = {cost.key: float(row.values[cost.key]) for cost in COSTS if cost.key in row.values}
-            groups.setdefault(row.group, []).append(Point(row.method, found, costs))
+            groups.setdefault(row.group, []).append(CostPoint(row.method, found, costs))
     return [Panels(group, COLUMNS[metric], points) for group, points in groups.items()]
 
 
 def measured(runs: Iterable[MethodScores], metric: str) -> list[Panels]:
     """A row for each data set: the methods scored here with a known cost."""
-    groups: dict[str, list[Point]] = {}
+    groups: dict[str, list[CostPoint]] = {}
     for run in runs:
         score = run.metrics.get(metric)
         if run.cost and score is not None and score.mean is not None:
-            point = Point(score_files.method_label(run.method), score.mean, run.cost)
+            point = CostPoint(score_files.method_label(run.method), score.mean, run.cost)
             groups.setdefault(f"measured here, {run.dataset}", []).append(point)
     return [Panels(group, COLUMNS[metric], points) for group, points in groups.items()]
 
@@ -86,7 +86,7 @@ def draw(rows: Sequence[Panels]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, points: Sequence[Point], cost: Column, metric: Column) -> None:
+def _panel(axes: Axes, points: Sequence[CostPoint], cost: Column, metric: Column) -> None:
     if not points:
         axes.set_axis_off()
         return

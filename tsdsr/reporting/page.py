@@ -35,7 +35,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of the page with plots and tables of one kind; left out if it has neither.
 
     Args:
@@ -65,7 +65,7 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Content:
+class PageContent:
     """The content of the page, in its order.
 
     Args:
@@ -81,11 +81,11 @@ class Content:
     version: str
     exhibits: Sequence[Exhibit]
     exhibits_note: str
-    sections: Sequence[Section] = ()
+    sections: Sequence[PageSection] = ()
     numbers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-def render(content: Content) -> str:
+def render(content: PageContent) -> str:
     """The page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tsdsr.reporting import sheet
 from tsdsr.reporting.gallery import data_uri
-from tsdsr.reporting.page import Plot, Section
+from tsdsr.reporting.page import PageSection, Plot
 from tsdsr.reporting.table import Cell, Column, Provenance, Row, Table
 
 TITLES = {
@@ -19,10 +19,10 @@ TRIALS = "trials.csv"
 HIDDEN = ("trial", "key")  # the row's label, and a digest of its values
 
 
-def section(folder: Path) -> Section:
+def section(folder: Path) -> PageSection:
     """The sweep's part of the page; empty without a sweep."""
     trials = table(folder)
-    return Section("sweep", "Sweep", "Sweep", plots(folder), [trials] if trials else [])
+    return PageSection("sweep", "Sweep", "Sweep", plots(folder), [trials] if trials else [])
 
 
 def plots(folder: Path) -> list[Plot]:

@@ -18,7 +18,7 @@ from pipeline.sweep import __main__ as sweep
 from pipeline.sweep import report as sweep_report
 from pipeline.sweep import study
 from pipeline.sweep.space import grid, nested, planned, point_key, random_points
-from pipeline.sweep.study import FAILED, FINISHED, STOPPED, Record
+from pipeline.sweep.study import FAILED, FINISHED, STOPPED, TrialRecord
 from pipeline.sweep.trial import Setup, run, split_pairs, trial_params
 from pipeline.tracking import runs as tracking
 from tsdsr.config import Params
@@ -131,8 +131,8 @@ def test_the_study_gives_back_what_was_written(swept: Params, tmp_path: Path) ->
     running.set_user_attr("interval 25", (19.0, 21.0))
     running.study.tell(first, state=TrialState.PRUNED)
     ended, begun = study.records(swept, trials)
-    assert ended == Record(1, {"a": 1.5}, STOPPED, None, 25, 20.0, 19.0, 21.0, 20.0)
-    assert begun == Record(2, {"a": 2.5}, None)
+    assert ended == TrialRecord(1, {"a": 1.5}, STOPPED, None, 25, 20.0, 19.0, 21.0, 20.0)
+    assert begun == TrialRecord(2, {"a": 2.5}, None)
     assert study.cut_off(trials) == [second]
 
 
@@ -178,7 +178,7 @@ def test_validation_holds_out_whole_photographs(params: Params, tmp_path: Path) 
 # What it reports
 
 
-def records() -> list[Record]:
+def records() -> list[TrialRecord]:
     """Eight trials of which lambda decides the score, the learning rate nothing; and one that diverged."""
     made = []
     for number in range(1, 9):
@@ -186,8 +186,8 @@ def records() -> list[Record]:
         values = {"distill.tsd.lambda": lam, "distill.tsd.dasm.steps": (0, 2, 4)[number % 3]}
         values["distill.optimizer.student_lr"] = 1e-4 * 2 ** (number * 5 % 7)
         end, step, score = (STOPPED, 25, 20 + lam) if number < 3 else (FINISHED, 100, 22 + lam)
-        made.append(Record(number, values, end, None, step, score, score - 0.5, score + 0.5, 20 + lam))
-    made.append(Record(9, {**values, "distill.tsd.lambda": 0.999}, FAILED, "step 3: not finite"))
+        made.append(TrialRecord(number, values, end, None, step, score, score - 0.5, score + 0.5, 20 + lam))
+    made.append(TrialRecord(9, {**values, "distill.tsd.lambda": 0.999}, FAILED, "step 3: not finite"))
     return made
 
 
@@ -259,7 +259,7 @@ def test_a_trial_that_is_killed_goes_on_to_the_same_end(here: Path, monkeypatch:
     values = {"distill.tsd.lambda": 0.25}
     directories = {name: Path(f".tsdsr/sweep/{name}").resolve() for name in ("killed", "whole")}
 
-    def trial(name: str) -> Record:
+    def trial(name: str) -> TrialRecord:
         named = params.overlay({"sweep": {"name": name}})
         trials = study.open_study(named, directories[name])
         number = next(iter(study.cut_off(trials)), None)

@@ -50,10 +50,10 @@ def test_colours_are_aligned_with_the_bicubic_picture(loaded, small, color, alig
 
 def restored(pipe: TSDSRPipeline, small: np.ndarray) -> np.ndarray:
     """The student's picture before alignment and clamping."""
-    from tsdsr.inference.tiles.engine import Source, restore
+    from tsdsr.inference.tiles.engine import Enlargement, restore
     from tsdsr.inference.tiles.plan import TilePlan
 
-    with restore(pipe.upscaler().networks, Source(small, (96, 128)), TilePlan(96, 0)) as store:
+    with restore(pipe.upscaler().networks, Enlargement(small, (96, 128)), TilePlan(96, 0)) as store:
         return store.read(0, 96)
 
 

@@ -56,7 +56,7 @@ class Networks(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
+class Enlargement:
     """The picture to enlarge.
 
     Attributes:
@@ -74,7 +74,7 @@ class Source:
 
 def restore(
     networks: Networks,
-    source: Source,
+    source: Enlargement,
     plan: TilePlan,
     *,
     noise: np.ndarray | None = None,
@@ -133,7 +133,7 @@ def passes(geometry: Geometry, size: tuple[int, int], plan: TilePlan) -> int:
     return len(geometry.tiles(size, plan)) + 2 * len(geometry.tiles(size, plan.for_codec))
 
 
-def aligned_strips(store: RowStore, source: Source, color: str) -> Iterator[np.ndarray]:
+def aligned_strips(store: RowStore, source: Enlargement, color: str) -> Iterator[np.ndarray]:
     """The restored picture with the source's colours, from the top: strips (B, 3, n, W), clamped to [0, 1].
 
     Args:

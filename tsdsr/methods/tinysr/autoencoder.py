@@ -49,7 +49,7 @@ class DecoderOutput(StudentOutput):
         return self.decoded
 
 
-class DecoderTurn(StudentTurn):
+class CompactDecoderTurn(StudentTurn):
     """The other half: z -> x_hat. `z_hat` is what the source's encoder sees in x_hat, for the discriminator."""
 
     def __init__(self, inputs: MethodInputs, source: Source, student: Student, critic: CriticTurn) -> None:
@@ -133,7 +133,7 @@ class CompactDecoder(_Autoencoder):
 
     def _turns(self) -> Sequence[Turn]:
         critic = CriticTurn(self.inputs)
-        turn = DecoderTurn(self.inputs, self.source, self.student, critic)
+        turn = CompactDecoderTurn(self.inputs, self.source, self.student, critic)
         return (turn, critic) if judged(self.inputs) else (turn,)
 
     def restore(self, x_lq: Tensor) -> Tensor:
