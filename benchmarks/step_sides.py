@@ -67,6 +67,7 @@ def recipe(preset_name: str) -> TSDSRConfig:
         "batch_size": sizes["batch_size"],
         "lora": sizes["lora"],
         "num_workers": 1,
+        "shift_positions": False,
         "tsd": {"trajectory_draws": DRAWS},
         "optimizer": {"student_lr": LR, "fake_score_lr": LR},
     }

@@ -138,6 +138,12 @@ def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, r
         "ours": lambda: run(ours, source, one),  # one by one, as by default: batches help GPUs alone
         "ours, tiles in batches": lambda: run(ours, source, many),
     }
+    if device.type == "cuda":
+        fast = build(preset, device, torch.bfloat16).ours
+        fast.transformer.compile()
+        fast.vae.decoder.compile()
+        compiled = fast.upscaler().networks
+        work["ours, compiled"] = lambda: run(compiled, source, many)
     with tempfile.TemporaryDirectory() as folder:
         if device.type == "cpu":
             whole = TilePlan(side // ours.geometry.factor, 0)
@@ -152,7 +158,7 @@ def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, r
             for name, call in work.items():
                 times[name].append(timed(call, device)[0])
     medians = {name: median(values) for name, values in times.items()}
-    tiled = [results[name] for name in ("ours", "ours, tiles in batches")]
+    tiled = [results[name] for name in work if name.startswith("ours")]
     difference = max(float(np.abs(results["plain"] - result).max()) for result in tiled)
     for name, value in medians.items():
         print(f"  {preset:<12}{name:<26}{1000 * value:10.1f} ms   {medians['plain'] / value:5.2f}x of plain")
@@ -162,6 +168,7 @@ def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, r
         "ours": medians["ours"],
         "ratio": medians["plain"] / medians["ours"],
         "batched_tiles_ratio": medians["ours"] / medians["ours, tiles in batches"],
+        "compiled_ratio": medians["plain"] / medians["ours, compiled"] if device.type == "cuda" else None,
         "graphs_ratio": medians["whole, ours"] / medians["whole, graphs"] if device.type == "cpu" else None,
         "equal": difference <= TOLERANCE[device.type],
     }
@@ -179,20 +186,26 @@ def against_peer(model: Model, threads: int, repeats: int) -> dict[str, Any]:
         "real-esrgan": lambda: peer(np.asarray(picture)),
         "ours": lambda: enlarged(graphs, image),
     }
-    times: dict[str, list[float]] = {name: [] for name in work}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in work}  # (CPU, wall)
     for turn in range(repeats + 1):
         for name, call in work.items():
-            seconds = timed(call, torch.device("cpu"))[1]
+            seconds = timed(call, torch.device("cpu"))
             if turn:  # the first warms up
                 times[name].append(seconds)
-    medians = {name: median(values) for name, values in times.items()}
+    cpu, medians = ({name: median(row[i] for row in rows) for name, rows in times.items()} for i in range(2))
     in_torch = enlarged(Model(model.place, dtype="float32", teacher=_teacher(model)).open(), image)
     difference = float(np.abs(in_torch - enlarged(graphs, image)).max())
     for name, value in medians.items():
-        print(f"  {name:<12}{1000 * value:10.0f} ms a picture of 128 px, {threads} threads")
+        print(f"  {name:<12}{value:8.2f} s a picture of 128 px, {cpu[name]:8.2f} s of CPU time, {threads} threads")
     print(f"  largest difference of the graphs from PyTorch: {difference:.1e}")
     ratio = medians["real-esrgan"] / medians["ours"]
-    return {"baseline": medians["real-esrgan"], "ours": medians["ours"], "ratio": ratio, "equal": difference <= 0.02}
+    return {
+        "baseline": medians["real-esrgan"],
+        "ours": medians["ours"],
+        "ratio": ratio,
+        "cpu_ratio": cpu["real-esrgan"] / cpu["ours"],
+        "equal": difference <= 0.02,
+    }
 
 
 def enlarged(upscaler: Upscaler, image: np.ndarray) -> np.ndarray:

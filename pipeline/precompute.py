@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import chain, cycle, islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +48,8 @@ CODE = [Path(__file__), *(Path(tsdsr.__file__).parent / name for name in ("data"
 
 Restore = Callable[[Sequence[str], Tensor], Tensor]
 """Ids and upsampled LQ images [B,3,H,W] -> z_tea and z_L, [B,2,C,h,w]."""
+
+T, R = TypeVar("T"), TypeVar("R")
 
 log = logging.getLogger("precompute")
 
@@ -104,14 +109,17 @@ def grow_cache(
     writer = CacheWriter(growing, key=key, dtype=config.dtype, shard_rows=config.shard_rows)
     if writer.num_prompts:
         log.info("%d prompts and %d latents were computed before", writer.num_prompts, writer.num_samples)
-    if left := texts[writer.num_prompts :]:
-        writer.add_prompts(_prompts(teacher, left))
+    if writer.num_prompts < len(texts):
+        writer.add_prompts(_prompts(teacher, texts, config.batch_size, writer.num_prompts))
     if writer.num_samples < len(folder) * _rows(config):
-        vae = teachers.load_vae(teachers.locate(teacher), dtype=torch.float32, device=device.pick())
-        codec, restore = LatentCodec(vae, use_shift), None
-        if restoring_steps is not None:
-            restore = _restoring(teacher, writer.prompt(default_prompt), codec, restoring_steps)
-        writer.add_samples(_samples(folder, codec, config, restore, writer.num_samples))
+        encoders = []
+        for place in device.every():
+            vae = teachers.load_vae(teachers.locate(teacher), dtype=torch.float32, device=place)
+            codec, restore = LatentCodec(vae, use_shift), None
+            if restoring_steps is not None:
+                restore = _restoring(teacher, writer.prompt(default_prompt), codec, restoring_steps)
+            encoders.append(partial(_encoded, folder, codec, config, restore))
+        writer.add_samples(_samples(folder.ids, encoders, config, writer.num_samples))
     return writer.finish(default_prompt=default_prompt, origin=origin)
 
 
@@ -123,16 +131,39 @@ def _digests(folder: PairFolder, with_lq: bool) -> list[tuple[str, ...]]:
     return [(name, folder.caption(name), *digests) for name, *digests in zip(folder.ids, *sums, strict=True)]
 
 
-def _prompts(teacher: Path, texts: list[str]) -> Iterator[tuple[str, Prompt]]:
-    """Encode the prompts; the text encoders are in memory only during this call."""
-    pipe = teachers.load_text(teachers.locate(teacher), dtype=precision(), device=device.pick())
-    for prompt in tqdm(texts, desc="precompute: prompts", unit="prompt"):
-        yield prompt, text.encode_prompts(pipe, [prompt])[0]
+def _prompts(teacher: Path, texts: list[str], rows: int, first: int) -> Iterator[tuple[str, Prompt]]:
+    """Encode the prompts from number `first` on, in the same batches as in an uninterrupted run; the text encoders are
+    in memory only during this call."""
+    encoders = []
+    for place in device.every():
+        pipe = teachers.load_text(teachers.locate(teacher), dtype=precision(), device=place)
+        encoders.append(partial(text.encode_prompts, pipe, rows=rows))
+    whole = first // rows * rows
+    batches = [texts[start : start + rows] for start in range(whole, len(texts), rows)]
+    encoded = zip(texts[whole:], chain.from_iterable(_spread(encoders, batches)), strict=True)
+    yield from tqdm(
+        islice(encoded, first - whole, None), "precompute: prompts", len(texts), unit="prompt", initial=first
+    )
+
+
+def _spread(workers: Sequence[Callable[[T], list[R]]], batches: Sequence[T]) -> Iterator[list[R]]:
+    """The workers' results for the batches, in order; each worker, one a device, has one batch at a time."""
+    if len(workers) == 1:
+        yield from map(workers[0], batches)
+        return
+    with ThreadPoolExecutor(len(workers)) as pool:
+        waiting: deque[Future[list[R]]] = deque()
+        for worker, batch in zip(cycle(workers), batches):
+            if len(waiting) == len(workers):
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(worker, batch))
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _restoring(teacher: Path, prompt: Prompt, codec: LatentCodec, steps: int) -> Restore:
     """The restoring teacher, with noise that depends on the image's id alone."""
-    place = device.pick()
+    place = codec.vae.device
     loaded = teachers.load_teacher(teacher, text_encoders=False, dtype=precision(), device=place)
     restoring.load(loaded.transformer, teacher)
     restorer = restoring.RestoringTeacher(loaded.transformer, Prompt(prompt.embeds.to(place), prompt.pooled.to(place)))
@@ -151,26 +182,27 @@ def _rows(config: PrecomputeConfig) -> int:
 
 
 def _samples(
-    folder: PairFolder, codec: LatentCodec, config: PrecomputeConfig, restore: Restore | None, first: int
+    ids: list[str], encoders: Sequence[Callable[[list[str]], list[Sample]]], config: PrecomputeConfig, first: int
 ) -> Iterator[Sample]:
     """The samples from number `first` on, in the same batches as in an uninterrupted run: the batch may affect
     rounding."""
     whole, begun = divmod(first, config.batch_size * _rows(config))
-    names = folder.ids[whole * config.batch_size :]
+    names = ids[whole * config.batch_size :]
+    batches = [names[start : start + config.batch_size] for start in range(0, len(names), config.batch_size)]
     with tqdm(total=len(names), desc="precompute: latents", unit="image") as bar:
-        for start in range(0, len(names), config.batch_size):
-            batch = names[start : start + config.batch_size]
-            yield from islice(_encoded(folder, batch, codec, config, restore), begun, None)
+        for batch, samples in zip(batches, _spread(encoders, batches), strict=True):
+            yield from samples[begun:]
             begun = 0
             bar.update(len(batch))
 
 
 @torch.no_grad()
 def _encoded(
-    folder: PairFolder, names: list[str], codec: LatentCodec, config: PrecomputeConfig, restore: Restore | None
-) -> Iterator[Sample]:
+    folder: PairFolder, codec: LatentCodec, config: PrecomputeConfig, restore: Restore | None, names: list[str]
+) -> list[Sample]:
     """The samples of a batch, then those of its mirrored images."""
-    hq = torch.stack([read_image(folder.hq_path(name)) for name in names]).to(device.pick())
+    hq = torch.stack([read_image(folder.hq_path(name)) for name in names]).to(codec.vae.device)
+    samples = []
     for flipped in (False, True)[: _rows(config)]:
         ids = [mirrored(name) if flipped else name for name in names]
         latents = codec.encode(hq.flip(-1) if flipped else hq).cpu()
@@ -180,7 +212,8 @@ def _encoded(
             x_lq = upsample(lq.flip(-1) if flipped else lq, hq.shape[-1] // lq.shape[-1])
             restored = restore(ids, x_lq).cpu().unbind()
         for name, its_id, latent, its_restored in zip(names, ids, latents, restored, strict=True):
-            yield Sample(its_id, folder.caption(name), latent, its_restored)
+            samples.append(Sample(its_id, folder.caption(name), latent, its_restored))
+    return samples
 
 
 def rounding() -> list[object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,12 @@ def pick(wanted: str = "auto") -> torch.device:
     if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()):
         return torch.device("cuda", 0)
     return torch.device("cpu" if wanted == "auto" else wanted)
+
+
+def every() -> list[torch.device]:
+    """All cards, or the CPU where there is none: for work that can be divided."""
+    cards = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return cards if pick().type == "cuda" else [torch.device("cpu")]
 
 
 def require(device: torch.device, key: str) -> None:
@@ -36,6 +44,13 @@ def use_tensor_cores(device: torch.device) -> None:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+
+
+def make_deterministic() -> None:
+    """Of every operation, the variant that gives equal bits in every run; one that has none raises where it is used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first product
+    torch.backends.cudnn.benchmark = False  # which would choose by time
+    torch.use_deterministic_algorithms(True)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

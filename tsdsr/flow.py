@@ -112,10 +112,20 @@ def euler_sample(
     return z_t
 
 
-def gaussian_like(z: Tensor, generators: list[torch.Generator]) -> Tensor:
+def gaussian_like(z: Tensor, generators: list[torch.Generator], *, on_device: bool = False) -> Tensor:
     """Standard normal noise shaped like `z`, row i from `generators[i]` (CPU), so that a row's noise is independent of
-    its batch and worker; does not wait for z's device."""
-    rows = [torch.randn(z.shape[1:], generator=generator, dtype=torch.float32) for generator in generators]
+    its batch and worker; does not wait for z's device.
+
+    Args:
+        on_device: a GPU draws the rows itself, from the generators' seeds, instead of taking the CPU's draws; equal
+            seeds give equal rows on it, and others than on a CPU.
+    """
+    place = z.device if on_device and z.device.type == "cuda" else torch.device("cpu")
+    if place.type == "cuda":
+        generators = [torch.Generator(place).manual_seed(generator.initial_seed()) for generator in generators]
+    rows = [
+        torch.randn(z.shape[1:], generator=generator, dtype=torch.float32, device=place) for generator in generators
+    ]
     return torch.stack(rows).to(device=z.device, dtype=z.dtype, non_blocking=True)
 
 

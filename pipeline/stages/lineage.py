@@ -29,7 +29,9 @@ HARMLESS = {
     "distill.checkpoint",
     "distill.device",
     "distill.log_every",
+    "distill.max_skipped",
     "distill.num_workers",
+    "distill.readers",
     "distill.threads_per_worker",
 }
 

@@ -45,6 +45,15 @@ def test_recipes_stack_on_the_large_preset(recipe: str) -> None:
     assert params.sweep.resources.gpus == 1  # or as many trials as there are CPUs would train on CPUs
 
 
+@pytest.mark.parametrize(("card", "photographs"), [("80gb", 16), ("8x24gb", 2)])
+def test_larger_machines_stack_on_the_large_preset(card: str, photographs: int) -> None:
+    names = ("sd3-medium", "paper", f"sd3-medium-{card}")
+    paths = [REPOSITORY / f"params/{name}.yaml" for name in names]
+    distill = Params.load(COMMITTED).overlay(overlays.read_overlays(paths)).distill
+    assert not distill.gradient_checkpointing
+    assert distill.batch_size // distill.num_workers // distill.accumulation == photographs
+
+
 def test_recipes_leave_no_loss_of_the_params_below_them() -> None:
     """T4: latent MSE early and not late, DASM late and not early, the regulariser weighed by 1 and then by 2. The first
     version has LPIPS and TSD throughout, the released script the latent MSE as well."""

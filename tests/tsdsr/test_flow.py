@@ -79,3 +79,24 @@ def test_a_rows_noise_does_not_depend_on_its_batch():
     apart = [flow.gaussian_like(z[:1], [seeding.generator(0, "noise", i)]) for i in range(4)]
     assert torch.equal(together, torch.cat(apart))
     assert len({float(row.sum()) for row in together}) == 4
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [seeding.generator(0, "noise", i) for i in range(count)]
+
+
+def test_on_a_cpu_noise_is_the_same_wherever_the_recipe_says_it_is_drawn():
+    z = torch.zeros(2, 2, 3, 3)
+    draws = [flow.gaussian_like(z, generators(2), on_device=choice) for choice in (False, True)]
+    assert torch.equal(*draws)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpus_own_draws_belong_to_their_seeds():
+    z = torch.zeros(4, 16, 64, 64, device="cuda")
+    together = flow.gaussian_like(z, generators(4), on_device=True)
+    apart = [flow.gaussian_like(z[:1], generators(4)[i : i + 1], on_device=True) for i in range(4)]
+    assert torch.equal(together, torch.cat(apart))
+    assert float(together.mean().abs()) < 0.02
+    assert float((together.std() - 1).abs()) < 0.02

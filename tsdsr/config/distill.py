@@ -92,6 +92,9 @@ class DistillConfig(Section):
     num_workers: Whole
     threads_per_worker: Count
     device: Literal["auto", "cpu", "cuda"]
+    noise: Literal["cpu", "device"]
+    deterministic: bool
+    readers: Whole
     degradation: Literal["online", "offline"]
     augment: AugmentConfig
     shift_positions: bool

@@ -111,7 +111,7 @@ class LatentCache:
         return self._tensor(self._latents.value(index, "restored"), "restored")
 
     def prompt(self, index: int) -> Prompt:
-        """The embeddings of sample `index`'s caption, float32."""
+        """The embeddings of sample `index`'s caption, in the cache's dtype."""
         return self._prompt(self.prompt_index(index))
 
     def prompt_index(self, index: int) -> int:
@@ -120,12 +120,13 @@ class LatentCache:
 
     @cached_property
     def default(self) -> Prompt:
-        """The student's default prompt."""
-        return self._named(self.manifest["default_prompt"])
+        """The student's default prompt, float32."""
+        stored = self._named(self.manifest["default_prompt"])
+        return Prompt(stored.embeds.float(), stored.pooled.float())
 
     @cached_property
     def null(self) -> Prompt:
-        """The empty prompt of guidance."""
+        """The empty prompt of guidance, in the cache's dtype."""
         return self._named(NULL_PROMPT)
 
     def _named(self, text: str) -> Prompt:
@@ -135,7 +136,7 @@ class LatentCache:
         return read_prompt(self._prompts, row, self.manifest["dtype"], self.manifest["shapes"])
 
     def _tensor(self, value: Any, name: str) -> Tensor:
-        return decode(value.as_buffer(), self.manifest["dtype"], self.manifest["shapes"][name])
+        return decode(value.as_buffer(), self.manifest["dtype"], self.manifest["shapes"][name]).float()
 
 
 def mirrored(name: str) -> str:
@@ -150,17 +151,17 @@ def encode(tensor: Tensor, dtype: str) -> bytes:
 
 
 def decode(buffer: Any, dtype: str, shape: Sequence[int]) -> Tensor:
-    """Stored bytes -> a float32 copy."""
+    """Stored bytes -> a copy, of `dtype`."""
     stored, integer = DTYPES[dtype]
     source = np.frombuffer(buffer, dtype=np.int32 if integer is torch.int32 else np.int16)
     # Into torch's memory: above 4 MB numpy requests huge pages, and clearing those takes longer than the copy.
     values = torch.empty(source.size, dtype=integer)
     values.numpy()[:] = source
-    return values.view(stored).float().reshape(*shape)
+    return values.view(stored).reshape(*shape)
 
 
 def read_prompt(prompts: ShardedTable, row: int, dtype: str, shapes: Mapping[str, Sequence[int]]) -> Prompt:
-    """A row of the prompts, float32."""
+    """A row of the prompts, of `dtype`."""
     embeds, pooled = (
         decode(prompts.value(row, name).as_buffer(), dtype, shapes[name]) for name in ("embeds", "pooled")
     )

@@ -8,15 +8,18 @@ continues at the exact sample.
 from __future__ import annotations
 
 import math
+import signal
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from tsdsr import seeding
 from tsdsr.data.cache import LatentCache, mirrored
@@ -34,7 +37,7 @@ class Batch:
     Attributes:
         lq, hq: [B,3,h,w] and [B,3,H,W] in [-1, 1].
         z: [B,C,H/f,W/f], the cached latent of hq.
-        embeds, pooled: [B,L,D] and [B,P], the captions.
+        embeds, pooled: [B,L,D] and [B,P], the captions, in the cache's dtype.
         positions: the samples' positions in the run.
         names: their ids in the latent cache (mirrored images have separate ones).
     """
@@ -69,6 +72,7 @@ class DistillationData:
             three; None = the whole pair.
         flip: mirror half of the samples; the cache must hold the mirror images' latents (`precompute.flips`).
         held_out: pairs to leave out.
+        readers: processes that prepare batches; 0 = a thread of this one.
 
     Raises:
         UserError: the cache lacks a pair, or a crop does not fit.
@@ -84,9 +88,10 @@ class DistillationData:
         crop_size: int | None = None,
         flip: bool = False,
         held_out: Collection[str] = (),
+        readers: int = 0,
     ) -> None:
         self.pairs, self.cache, self.seed, self.degrade = pairs, cache, seed, degrade
-        self.crop_size, self.flip = crop_size, flip
+        self.crop_size, self.flip, self.readers = crop_size, flip, readers
         self.ids = [name for name in pairs.ids if name not in held_out]
         self._row = {name: row for row, name in enumerate(cache.ids)}
         missing = [name for name in self.names if name not in self._row]
@@ -127,10 +132,14 @@ class DistillationData:
         samples = [self._sample(position) for position in positions]
         *tensors, names = zip(*samples, strict=True)
         lq, hq, z, embeds, pooled = (torch.stack(part) for part in tensors)
-        return Batch(lq, hq, z, embeds.float(), pooled.float(), tuple(positions), tuple(names))
+        return Batch(lq, hq, z, embeds, pooled, tuple(positions), tuple(names))
 
     def prefetched(self, wanted: Iterable[Sequence[int]]) -> Iterator[Batch]:
-        """The batches of these positions; each is read in the background while the previous one is used."""
+        """The batches of these positions, read in the background while others are used; in order, and the same for any
+        number of readers."""
+        if self.readers:
+            yield from self._by_processes(wanted)
+            return
         with ThreadPoolExecutor(max_workers=1) as reader:
             waiting: deque[Future[Batch]] = deque()
             for positions in wanted:
@@ -139,6 +148,21 @@ class DistillationData:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+    def _by_processes(self, wanted: Iterable[Sequence[int]]) -> Iterator[Batch]:
+        loader = DataLoader(
+            _ByPositions(self),
+            batch_size=None,  # an item is a batch
+            sampler=wanted,
+            collate_fn=lambda item: item,
+            num_workers=self.readers,
+            worker_init_fn=_begin_reading,
+            multiprocessing_context="fork",  # what they read from need not be sent to them
+        )
+        for item in loader:
+            if isinstance(item, UserError):
+                raise item
+            yield item
 
     def _sample(self, position: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, str]:
         name, epoch = self.name(position), position // len(self)
@@ -159,6 +183,27 @@ class DistillationData:
 
     def _draw_permutation(self, epoch: int) -> list[int]:
         return seeding.numpy_generator(self.seed, "order", epoch).permutation(len(self)).tolist()
+
+
+class _ByPositions(Dataset[Batch | UserError]):
+    """The data as PyTorch's loader asks for it. An error for people is handed over as it is: raised there, it would
+    come back with a traceback in its text."""
+
+    def __init__(self, data: DistillationData) -> None:
+        self.data = data
+
+    def __getitem__(self, positions: Sequence[int]) -> Batch | UserError:
+        try:
+            return self.data.batch(positions)
+        except UserError as error:
+            return error
+
+
+def _begin_reading(reader: int) -> None:
+    """In a reader's process: Ctrl-C is the training's, which ends its readers after its step; OpenCV's threads are not
+    there after a fork."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
 
 
 def _aligned_crop(

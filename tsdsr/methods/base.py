@@ -24,7 +24,7 @@ from tsdsr import seeding
 from tsdsr.config import AdamWConfig, ScheduleConfig
 from tsdsr.data.dataset import DistillationData
 from tsdsr.errors import UserError
-from tsdsr.flow import FlowSchedule
+from tsdsr.flow import FlowSchedule, gaussian_like
 from tsdsr.models.prompt import Prompt
 from tsdsr.models.restoring import RestoringTeacher
 from tsdsr.models.velocity import moved_positions, room_beside
@@ -169,6 +169,10 @@ class MethodInputs:
     seed: int
     adapter_seed: int
     restorer: RestoringTeacher | None = None
+
+    def noise_like(self, z: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """`gaussian_like`, drawn where the recipe says."""
+        return gaussian_like(z, generators, on_device=self.config.noise == "device")
 
     def group(self, name: str, parameters: Mapping[str, nn.Parameter], lr: float, **options: Any) -> Group:
         """A group with the recipe's AdamW and schedule."""

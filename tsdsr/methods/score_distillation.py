@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tsdsr import seeding
 from tsdsr.data.dataset import Batch
-from tsdsr.flow import add_noise, gaussian_like, uniform
+from tsdsr.flow import add_noise, uniform
 from tsdsr.losses import flow_matching_loss
 from tsdsr.methods.base import Group, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.methods.student import LoRADistillation, Term
@@ -84,7 +84,7 @@ class FakeScoreTurn(Turn):
         ]
         t = uniform(generators, config.t_range, z_hat.device)
         dropped = uniform(generators, (0.0, 1.0), z_hat.device) < config.caption_dropout
-        noise = gaussian_like(z_hat, generators)
+        noise = inputs.noise_like(z_hat, generators)
         sigma = inputs.schedule.sigma(t)
         embeds = torch.where(dropped[:, None, None], inputs.null.embeds, batch.embeds)
         pooled = torch.where(dropped[:, None], inputs.null.pooled, batch.pooled)

@@ -105,7 +105,8 @@ class StudentNetwork(nn.Module):
     def __init__(self, student: Student, default: Prompt) -> None:
         super().__init__()
         # With channels-last weights, convolutions do not reorder their input: the VAE is a third faster on a CPU.
-        self.encoder, self.transformer = student.vae.to(memory_format=torch.channels_last).encoder, student.transformer
+        vae = student.vae.to(memory_format=torch.channels_last)
+        self.encoder, self.quant_conv, self.transformer = vae.encoder, vae.quant_conv, student.transformer
         self._student, self._default = student, default
 
     def forward(self, x_lq: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from tsdsr import seeding
 from tsdsr.config.methods.tadsr import TADSRConfig
 from tsdsr.data.dataset import Batch, DistillationData
 from tsdsr.errors import UserError
-from tsdsr.flow import add_noise, gaussian_like, uniform
+from tsdsr.flow import add_noise, uniform
 from tsdsr.losses.adversarial import discriminator_hinge, generator_hinge
 from tsdsr.losses.hfsd import hfsd_loss
 from tsdsr.losses.reconstruction import latent_mse
@@ -55,7 +55,7 @@ class Adversary:
         inputs = self.inputs
         generators = [seeding.generator(inputs.seed, "discriminator", position) for position in batch.positions]
         sigma = inputs.schedule.sigma(uniform(generators, inputs.config.discriminator.t_range, batch.z.device))
-        return gaussian_like(batch.z, generators), sigma
+        return inputs.noise_like(batch.z, generators), sigma
 
     def features(self, z: Tensor, noise: Tensor, sigma: Tensor, z_lq: Tensor) -> tuple[list[Tensor], Tensor]:
         """The teacher's levels on noised latents, and their time."""
@@ -149,7 +149,7 @@ class TADSR(LoRADistillation):
             output.z_hat,
             z_tea,
             t=uniform(generators, config.t_range, z_tea.device),
-            noise=gaussian_like(z_tea, generators),
+            noise=inputs.noise_like(z_tea, generators),
             teacher=lambda z_t, timestep: _restorer(inputs)(z_t, timestep, z_lq),
             schedule=inputs.schedule,
             residual=config.residual,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tsdsr import seeding
-from tsdsr.flow import add_noise, gaussian_like
+from tsdsr.flow import add_noise
 from tsdsr.losses.features import feature_distance
 from tsdsr.methods.base import MethodInputs
 from tsdsr.methods.score_distillation import teacher_names
@@ -33,7 +33,7 @@ class TeacherFeatures:
         """(B,); the gradient reaches z_hat alone."""
         inputs, batch, config = self.inputs, output.batch, self.inputs.config
         draws = [seeding.generator(inputs.seed, "features", position) for position in batch.positions]
-        noise = gaussian_like(output.z, draws)
+        noise = inputs.noise_like(output.z, draws)
         step = batch.positions[0] // config.batch_size  # one window per batch, independent of the worker
         moved = torch.randint(2, (2,), generator=seeding.generator(inputs.seed, "window", step)).tolist()
         z_hat, z, noise = (_window(x, *moved) for x in (output.z_hat, output.z, noise))

@@ -21,7 +21,8 @@ from tsdsr.config import TSDSRConfig
 from tsdsr.config.methods.tsdsr import TSDPhaseConfig
 from tsdsr.data.dataset import Batch, DistillationData
 from tsdsr.data.targets import PhotographTargets
-from tsdsr.flow import gaussian_like, uniform
+from tsdsr.device import send
+from tsdsr.flow import uniform
 from tsdsr.losses import TSDLoss, tsd_loss
 from tsdsr.losses.tsd import photograph_trajectory, trajectory_sigmas
 from tsdsr.methods.score_distillation import ScoreDistillation, fake_velocity, teacher_velocity
@@ -67,7 +68,7 @@ class TSDSR(ScoreDistillation):
             draws = [int(torch.randint(tsd.trajectory_draws, (), generator=generator)) for generator in generators]
             generators = self._draw_generators(zip(batch.names, draws, strict=True))
             rows = self.trajectories.rows(batch.names, draws)  # [B,N+1,C,h,w]
-            on_z = list(rows[:, : steps + 1].to(z_hat.device).unbind(1))
+            on_z = list(send(rows[:, : steps + 1], z_hat.device).unbind(1))
             offsets = generators
         else:  # one draw per batch, independent of the worker
             step = (position // self.config.batch_size for position in batch.positions)
@@ -124,7 +125,7 @@ class TSDSR(ScoreDistillation):
         rows = tsd.trajectory_draws
         generators = self._draw_generators((name, draw) for draw in range(rows))
         z, embeds, pooled = (
-            part.expand(rows, *part.shape).to(null.embeds) for part in (z, caption.embeds, caption.pooled)
+            part.expand(rows, *part.shape).to(null.embeds.device) for part in (z, caption.embeds, caption.pooled)
         )
         t, offset, noise = self._noise(z, generators, generators)
         sigmas = trajectory_sigmas(self.inputs.schedule, t, tsd.dasm.steps, tsd.dasm.step_size, offset)
@@ -142,4 +143,4 @@ class TSDSR(ScoreDistillation):
         t, offset = uniform(generators, tsd.t_range, z.device), None
         if tsd.dasm.random_offset:
             offset = uniform(offsets, (-tsd.dasm.step_size / 2, tsd.dasm.step_size / 2), z.device)
-        return t, offset, gaussian_like(z, generators)
+        return t, offset, self.inputs.noise_like(z, generators)

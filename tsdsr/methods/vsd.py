@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tsdsr import seeding
-from tsdsr.flow import add_noise, expand, gaussian_like, uniform
+from tsdsr.flow import add_noise, expand, uniform
 from tsdsr.losses import score_surrogate
 from tsdsr.methods.score_distillation import ScoreDistillation, fake_velocity, teacher_velocity
 from tsdsr.methods.student import StudentOutput, Term
@@ -31,7 +31,8 @@ class VSD(ScoreDistillation):
         with torch.no_grad():
             generators = [seeding.generator(inputs.seed, "vsd", position) for position in batch.positions]
             sigma = inputs.schedule.sigma(uniform(generators, inputs.config.vsd.t_range, z_hat.device))
-            z_t, timestep = add_noise(z_hat, gaussian_like(z_hat, generators), sigma), inputs.schedule.timestep(sigma)
+            z_t = add_noise(z_hat, inputs.noise_like(z_hat, generators), sigma)
+            timestep = inputs.schedule.timestep(sigma)
             psi = teacher_velocity(inputs, batch.embeds, batch.pooled)(z_t, timestep)
             phi = fake_velocity(inputs, batch.embeds, batch.pooled)(z_t, timestep)
             clean = z_t - expand(sigma, z_t) * psi  # the teacher's

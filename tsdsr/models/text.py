@@ -26,14 +26,16 @@ WORD_END = "</w>"
 MOST_WORDS = 4096  # from which merges are learnt
 
 
-def encode_prompts(pipe: StableDiffusion3Pipeline, prompts: Sequence[str]) -> list[Prompt]:
+def encode_prompts(pipe: StableDiffusion3Pipeline, prompts: Sequence[str], *, rows: int = 1) -> list[Prompt]:
     """Embed prompts exactly as SD3's pipeline does: CLIP's hidden states side by side and padded, then T5's below them.
 
-    Each prompt is encoded separately, so that its embedding does not depend on others in a batch.
+    By default each prompt is encoded by itself, so that its embedding does not depend on its neighbours in a batch;
+    they round its last bits.
 
     Args:
         pipe: anything with StableDiffusion3Pipeline's text components.
         prompts: texts; "" is the null prompt of guidance.
+        rows: texts that go through the encoders at once.
 
     Returns:
         one `Prompt` each, in float32 on the CPU: embeds [L,D] and pooled [P].
@@ -48,7 +50,8 @@ def encode_prompts(pipe: StableDiffusion3Pipeline, prompts: Sequence[str]) -> li
                 pipe.tokenizer_max_length,
                 _t5_length(pipe),
             )
-        return [_encode(pipe, prompt) for prompt in prompts]
+        parts = [prompts[start : start + rows] for start in range(0, len(prompts), rows)]
+        return [prompt for part in parts for prompt in _encode(pipe, part)]
 
 
 def _clip_tokens(pipe: Any, prompt: str) -> int:
@@ -60,15 +63,15 @@ def _t5_length(pipe: Any) -> int:
 
 
 @torch.no_grad()
-def _encode(pipe: Any, prompt: str) -> Prompt:
+def _encode(pipe: Any, prompts: Sequence[str]) -> list[Prompt]:
     embeds, _, pooled, _ = pipe.encode_prompt(
-        prompt=[prompt],
+        prompt=list(prompts),
         prompt_2=None,
         prompt_3=None,
         do_classifier_free_guidance=False,
         max_sequence_length=_t5_length(pipe),
     )
-    return Prompt(embeds=embeds[0].float().cpu(), pooled=pooled[0].float().cpu())
+    return [Prompt(*parts) for parts in zip(embeds.float().cpu(), pooled.float().cpu(), strict=True)]
 
 
 def build_text(preset: Preset, texts: Sequence[str], *, seed: int) -> dict[str, Any]:

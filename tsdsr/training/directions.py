@@ -21,7 +21,6 @@ from tsdsr.data.cache import LatentCache
 from tsdsr.data.dataset import Batch, DistillationData
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
-from tsdsr.flow import gaussian_like
 from tsdsr.losses import tsd_loss
 from tsdsr.methods.base import Moment
 from tsdsr.methods.score_distillation import ScoreDistillation, fake_velocity, teacher_velocity
@@ -118,7 +117,7 @@ def _mean_cosine(
         direction = tsd_loss(
             z_hat,
             batch.z,
-            noise=gaussian_like(batch.z, generators),
+            noise=method.inputs.noise_like(batch.z, generators),
             t=torch.full((len(z_hat),), time),
             teacher=teacher_velocity(method.inputs, batch.embeds, batch.pooled),
             fake=fake_velocity(method.inputs, batch.embeds, batch.pooled),

@@ -19,7 +19,7 @@ from tsdsr.data.cache import LatentCache
 from tsdsr.data.dataset import Degrade, DistillationData
 from tsdsr.data.pairs import PairFolder
 from tsdsr.data.synthesis import degrade_again
-from tsdsr.device import require, use_tensor_cores
+from tsdsr.device import make_deterministic, require, use_tensor_cores
 from tsdsr.errors import UserError
 from tsdsr.losses.reconstruction import PerceptualLoss
 from tsdsr.methods import METHODS, Distillation
@@ -70,7 +70,7 @@ class DistillJob:
 def run_key(params: Params, job: DistillJob, latents: dict[str, Any]) -> str:
     """The key of a checkpoint: every value that affects the trained bytes."""
     distill = params.to_dict()["distill"]
-    for harmless in ("checkpoint", "log_every", "max_skipped", "num_workers"):
+    for harmless in ("checkpoint", "log_every", "max_skipped", "num_workers", "readers"):
         distill.pop(harmless)
     values = {
         "format": CHECKPOINT_FORMAT,
@@ -99,6 +99,8 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
     require(device, "distill.device")
     if config.precision == "float32":
         use_tensor_cores(device)
+    if config.deterministic:
+        make_deterministic()
     cache = LatentCache.open(job.latents, verify=world.rank == 0)  # one worker reads everything to verify the checksums
     method = build_method(params, job.teacher, cache, device, seed=job.seed)
     if job.start is not None:
@@ -107,7 +109,10 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
     pairs = PairFolder(job.pairs)
     kept = held_out(pairs.ids, config.validation) if job.guarded else []
     augment = config.augment.model_dump()
-    data = DistillationData(pairs, cache, seed=job.seed, degrade=online_degradation(params), held_out=kept, **augment)
+    degrade = online_degradation(params)
+    data = DistillationData(
+        pairs, cache, seed=job.seed, degrade=degrade, held_out=kept, readers=config.readers, **augment
+    )
     method.prepare(data, job.targets)
     guard = None
     if kept and world.rank == 0:

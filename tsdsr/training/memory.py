@@ -67,7 +67,8 @@ class StepMemoryProbe:
         self.preset, config = presets.get(params.teacher.preset), params.distill
         self.perceptual = lpips.LPIPS(net=config.lpips.net, pnet_rand=True, verbose=False).to(device).eval()
         self.perceptual.requires_grad_(False)
-        self.null, self.default = self._prompt(), self._prompt()
+        cached = getattr(torch, params.precompute.dtype)
+        self.null, self.default = self._prompt(dtype=cached), self._prompt(dtype=torch.float32)
         self.vae, self.transformer = self._teacher()
         self.method = self._method()
         self.stepper = Stepper(self.method, spans=[range(1)])
@@ -102,7 +103,8 @@ class StepMemoryProbe:
 
     def weights(self) -> Iterator[Tensor]:
         """The tensors of the networks, the trained ones among them, and the prompts."""
-        modules = nn.ModuleList([*self.networks(), self.perceptual])  # several networks share one transformer
+        # several networks share one transformer, and none has to hold the decoder
+        modules = nn.ModuleList([*self.networks(), self.vae, self.perceptual])
         yield from modules.parameters()
         yield from modules.buffers()
         yield from (*vars(self.null).values(), *vars(self.default).values())
@@ -151,17 +153,17 @@ class StepMemoryProbe:
         with quiet(), torch.device(self.device):
             return method.build(inputs)
 
-    def _prompt(self, *rows: int) -> Prompt:
-        shape = self.preset.shape["transformer"]
-        embeds = torch.randn(*rows, self.preset.prompt_tokens, shape["joint_attention_dim"], device=self.device)
-        return Prompt(embeds, torch.randn(*rows, shape["pooled_projection_dim"], device=self.device))
+    def _prompt(self, *rows: int, dtype: torch.dtype) -> Prompt:
+        shape, options = self.preset.shape["transformer"], {"device": self.device, "dtype": dtype}
+        embeds = torch.randn(*rows, self.preset.prompt_tokens, shape["joint_attention_dim"], **options)
+        return Prompt(embeds, torch.randn(*rows, shape["pooled_projection_dim"], **options))
 
     def _batch(self) -> Batch:
         config, data = self.params.distill, self.params.data
         rows = config.batch_size // max(1, config.num_workers) // config.accumulation
         side = config.augment.crop_size or data.crop_size
         latent = side // LatentCodec(self.vae, use_shift=False).factor
-        prompt = self._prompt(rows)
+        prompt = self._prompt(rows, dtype=self.null.embeds.dtype)
         lq, hq = (
             torch.rand(rows, 3, pixels, pixels, device=self.device) * 2 - 1 for pixels in (side // data.scale, side)
         )

@@ -73,6 +73,7 @@ def test_bfloat16_rounds_once_and_halves_the_size(tmp_path):
     for number, sample in enumerate(samples(60)):
         assert cache.latent(number).dtype == torch.float32
         assert cache.latent(number).equal(sample.latent.bfloat16().float())
+        assert cache.prompt(number).embeds.dtype == torch.bfloat16
     sizes = [path.stat().st_size for path in (whole / "latents-00000.arrow", half / "latents-00000.arrow")]
     payload = 60 * C * SIDE * SIDE * 2
     assert sizes[0] - sizes[1] == payload

@@ -93,4 +93,4 @@ def test_the_manifest_and_the_bytes(tmp_path, dtype, width):
     assert prompts["bytes"] == pytest.approx(2 * width * (333 * 4096 + 2048), rel=0.01)  # 5.5 MB a caption in float32
     for tensor, name in ((cache.latent(1), "latent"), (cache.default.embeds, "embeds"), (cache.null.pooled, "pooled")):
         assert list(tensor.shape) == SHAPES[name]
-        assert tensor.dtype == torch.float32
+        assert tensor.dtype == (getattr(torch, dtype) if name == "pooled" else torch.float32)  # null as it is stored

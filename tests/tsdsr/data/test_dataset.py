@@ -13,6 +13,7 @@ from tsdsr import seeding
 from tsdsr.data.cache import LatentCache, Sample, mirrored
 from tsdsr.data.dataset import DistillationData
 from tsdsr.data.pairs import PairFolder, write_png
+from tsdsr.data.synthesis import degrade_again
 from tsdsr.errors import UserError
 
 IDS = [f"photo-c{i:03d}" for i in range(5)]
@@ -101,8 +102,22 @@ def test_prefetching_keeps_the_order_and_reads_ahead(pairs, cache):
     assert threading.current_thread().name not in threads
 
 
-def test_what_cannot_be_read_stops_the_run_where_it_is_used(pairs, cache):
-    data = DistillationData(pairs, cache, seed=0)
+@pytest.mark.parametrize("readers", [1, 2])
+def test_any_number_of_reading_processes_gives_the_same_bytes(pairs, cache, params, readers):
+    settings = {"seed": 0, "crop_size": 8, "flip": False}
+    settings["degrade"] = lambda hq, name, epoch: degrade_again(hq, name, epoch, 0, params)
+    wanted = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    inside = list(DistillationData(pairs, cache, **settings).prefetched(wanted))
+    outside = list(DistillationData(pairs, cache, **settings, readers=readers).prefetched(wanted))
+    for one, two in zip(inside, outside, strict=True):
+        assert (one.positions, one.names) == (two.positions, two.names)
+        for name in ("lq", "hq", "z", "embeds", "pooled"):
+            assert torch.equal(getattr(one, name), getattr(two, name)), name
+
+
+@pytest.mark.parametrize("readers", [0, 2])
+def test_what_cannot_be_read_stops_the_run_where_it_is_used(pairs, cache, readers):
+    data = DistillationData(pairs, cache, seed=0, readers=readers)
     pairs.hq_path(data.name(2)).write_bytes(b"not a picture")
     batches = data.prefetched([[0], [1], [2]])
     assert next(batches).positions == (0,)

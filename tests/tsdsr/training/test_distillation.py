@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from tsdsr.inference import TSDSRPipeline
 from tsdsr.models import restoring
 from tsdsr.models.student import WEIGHTS
 from tsdsr.models.teacher import load_teacher
+from tsdsr.training.checkpoint import Stopped
 from tsdsr.training.distillation import DistillJob, distill
+from tsdsr.training.trainer import Callbacks
 
 PLACES = ("pairs", "latents", "teacher", "out", "curve", "checkpoints", "diagnostics", "validation", "targets")
 SHORT = {
@@ -27,6 +30,7 @@ SHORT = {
     "num_workers": 0,
     "threads_per_worker": 1,
     "degradation": "offline",
+    "shift_positions": False,
     "lora": {"rank": 4, "alpha": 4, "vae_rank": 2},
     "tsd": {"trajectory_draws": 2, "dasm": {"steps": 1}},
     "log_every": 1,
@@ -95,3 +99,35 @@ def test_a_gpu_that_is_not_there_is_one_clear_line(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="cuda, and torch finds no GPU"):
         distill(params, job(tmp_path), device=torch.device("cuda", 0))
+
+
+ON_CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.fixture
+def as_before():
+    """What `distill.deterministic` sets holds for the whole process."""
+    benchmark = torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = benchmark
+
+
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=ON_CUDA)])
+@pytest.mark.usefixtures("as_before")
+def test_a_deterministic_run_is_gone_on_with_to_the_same_bytes(params: Params, tmp_path: Path, place: str) -> None:
+    write_random_teacher(tmp_path / "teacher")
+    write_pairs(tmp_path / "pairs", count=2, side=32)
+    settings = {**SHORT, "tsd": {"dasm": {"steps": 1}}, "deterministic": True, "noise": "device"}
+    params = params.overlay({"distill": {**settings, "checkpoint": {"every": 1}}})
+    precompute(params, tmp_path / "pairs", tmp_path / "teacher", tmp_path / "latents", tmp_path / "growing")
+    found = []
+    for name, stops in (("whole", False), ("resumed", True)):
+        work = replace(job(tmp_path), **{part: tmp_path / name / part for part in ("out", "curve", "checkpoints")})
+        if stops:
+            with pytest.raises(Stopped):
+                distill(params, work, device=torch.device(place), callbacks=Callbacks(stop=lambda: True))
+        distill(params, work, device=torch.device(place))
+        found.append([(work.out / file).read_bytes() for file in WEIGHTS] + [work.curve.read_bytes()])
+    assert torch.are_deterministic_algorithms_enabled()
+    assert found[0] == found[1]

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from tsdsr import seeding
 from tsdsr.config import TinySRDecoderConfig, TinySRRestoreConfig
 from tsdsr.data.dataset import Batch
-from tsdsr.flow import add_noise, gaussian_like, uniform
+from tsdsr.flow import add_noise, uniform
 from tsdsr.losses.adversarial import discriminator_hinge, generator_hinge
 from tsdsr.methods.base import MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.methods.student import StudentOutput
@@ -61,7 +61,7 @@ class CriticTurn(Turn):
         inputs = self.inputs
         generators = [seeding.generator(inputs.seed, "discriminator", position) for position in batch.positions]
         sigma = inputs.schedule.sigma(uniform(generators, self.config.critic.t_range, z.device)).repeat(copies)
-        noise = gaussian_like(batch.z, generators).repeat(copies, 1, 1, 1)
+        noise = inputs.noise_like(batch.z, generators).repeat(copies, 1, 1, 1)
         embeds, pooled = batch.embeds.repeat(copies, 1, 1), batch.pooled.repeat(copies, 1)
         timestep = inputs.schedule.timestep(sigma)
         return features(inputs.transformer, add_noise(z.float(), noise, sigma), timestep, embeds, pooled), timestep

@@ -47,6 +47,14 @@ def plain(model: SD3Transformer2DModel, latents: torch.Tensor) -> torch.Tensor:
     )[0]
 
 
+def test_it_is_traced_whole_and_computes_the_same() -> None:
+    """What `torch.compile` needs: one graph, without a break back to Python. The backend runs the graph as it is."""
+    transformer = streamline(build({}), PROMPT)
+    latents = torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    expected = transformer(latents)
+    torch.testing.assert_close(torch.compile(transformer, fullgraph=True, backend="eager")(latents), expected)
+
+
 @pytest.mark.parametrize("extra", [{}, SD35], ids=["sd3", "sd3.5"])
 @pytest.mark.parametrize("size", [(8, 8), (6, 20)])
 def test_equals_the_plain_transformer(extra: dict, size: tuple[int, int]) -> None:
