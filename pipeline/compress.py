@@ -103,7 +103,8 @@ def restored(params: Params, decision: Decision) -> Path:
 
 def vae(params: Params) -> None:
     """Writes the compact autoencoder."""
-    given = {"source": source_hash(SOURCE), "separable": params.compress.separable.model_dump()}
+    config = params.compress
+    given = {"source": source_hash(SOURCE), "width": config.width, "separable": config.separable.model_dump()}
     with lineage.making(lineage.COMPACT, params):
         files.put_in_place(run(params, "decoder", **given, start=run(params, "encoder", **given)), VAE)
     _clear("encoder", "decoder")

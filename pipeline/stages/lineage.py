@@ -50,7 +50,7 @@ _TRAINING = ("seed", "data.scale", "degradation", "prompts", "teacher.use_shift"
 _TRAINED_ON = (f"{PAIRS}/train/hq", f"{PAIRS}/train/lq", LATENTS)
 _DECIDER = ("compress.decider", "compress.budget", "compress.blocks", "compress.runs.prune")
 _RESTORATION = ("compress.runs.restore_latents", "compress.runs.restore_images")
-_AUTOENCODER = ("compress.separable", "compress.runs.encoder", "compress.runs.decoder")
+_AUTOENCODER = ("compress.width", "compress.separable", "compress.runs.encoder", "compress.runs.decoder")
 ARTIFACTS = {
     PAIRS: Artifact("prepare-degradations", ("seed", "data", "captions", "degradation")),
     TEACHER: Artifact("teacher", ("seed", "teacher", "prompts"), _PHOTOGRAPHS),

@@ -15,8 +15,8 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {  # each run's method, and what t
     "prune": ("tinysr_prune", {"source": ""}),
     "restore_latents": ("tinysr_restore", {"source": "", "blocks": [0]}),
     "restore_images": ("tinysr_restore", {"source": "", "blocks": [0]}),
-    "encoder": ("tinysr_encoder", {"source": "", "separable": {"encoder": True, "decoder": False}}),
-    "decoder": ("tinysr_decoder", {"source": "", "separable": {"encoder": True, "decoder": False}}),
+    "encoder": ("tinysr_encoder", {"source": "", "width": 64, "separable": {"encoder": True, "decoder": False}}),
+    "decoder": ("tinysr_decoder", {"source": "", "width": 64, "separable": {"encoder": True, "decoder": False}}),
 }
 
 
@@ -29,6 +29,7 @@ class CompressConfig(Section):
     decider: Literal["learnt", "magnitude", "sensitivity", "first_last", "uniform", "random", "given"]
     budget: Count
     blocks: tuple[Whole, ...] | None
+    width: Count
     separable: SeparableConfig
     runs: dict[str, dict[str, Any]]
     compare: CompareConfig

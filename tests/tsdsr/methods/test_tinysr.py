@@ -67,7 +67,7 @@ def test_the_published_overlay_is_valid_and_has_the_published_settings() -> None
     for name in ("sd3-medium", "tinysr"):
         params = params.overlay(yaml.safe_load((ROOT / f"params/{name}.yaml").read_text(encoding="utf-8")))
     runs = params.compress.runs
-    assert params.compress.budget == 12
+    assert (params.compress.budget, params.compress.width) == (12, 64)
     assert [runs[name]["steps"] for name in RUNS] == [100_000, 150_000, 50_000, 100_000, 200_000]
     assert runs["restore_images"]["phases"]["all"]["losses"] == {"source_l1": 5.0, "lpips": 1.0, "gan": 0.3}
     assert {name: w for name, w in runs["decoder"]["phases"]["all"]["losses"].items() if w} == {

@@ -62,13 +62,16 @@ class TinySRRestoreConfig(_Compression):
     optimizer: CriticOptimizerConfig
 
 
-class TinySREncoderConfig(_Compression):
+class _AutoencoderConfig(_Compression):
+    width: Count
+    separable: SeparableConfig
+
+
+class TinySREncoderConfig(_AutoencoderConfig):
     method: Literal["tinysr_encoder"]
-    separable: SeparableConfig
 
 
-class TinySRDecoderConfig(_Compression):
+class TinySRDecoderConfig(_AutoencoderConfig):
     method: Literal["tinysr_decoder"]
-    separable: SeparableConfig
     critic: CriticConfig
     optimizer: CriticOptimizerConfig

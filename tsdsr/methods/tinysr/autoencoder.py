@@ -27,8 +27,6 @@ from tsdsr.methods.tinysr.source import SOURCE, TERMS, Source, load_network, wri
 from tsdsr.models.compact_vae import CompactVAE
 from tsdsr.models.student import Student
 
-WIDTH = 64  # of every convolution
-
 
 class EncoderTurn(StudentTurn):
     """Half of the autoencoder: x_lq -> z."""
@@ -82,7 +80,7 @@ def _compact(inputs: MethodInputs) -> CompactVAE:
         torch.manual_seed(seeding.derive(inputs.adapter_seed, "compact autoencoder"))
         return CompactVAE(
             latent_channels=int(inputs.vae.config.latent_channels),
-            block_out_channels=(WIDTH,) * (1 + further),
+            block_out_channels=(config.width,) * (1 + further),
             encoder_blocks=(1, *(3,) * further),
             decoder_blocks=(*(3,) * further, 1),
             separable_encoder=config.separable.encoder,
