@@ -18,23 +18,22 @@ import torch
 from torch import Tensor
 
 import tsdsr
-from pipeline.precompute import grow_cache, precision, rounding
+from pipeline.precompute import rounding
 from pipeline.process import locks
-from pipeline.stages import lineage, restorer, stage
+from pipeline.stages import fine_tuning, lineage, restorer, stage
 from pipeline.stages.teacher_work import Work
 from tsdsr import device, files
 from tsdsr.config import Params
-from tsdsr.data.cache import LatentCache
 from tsdsr.data.images import read_image
 from tsdsr.data.pairs import PairFolder, write_png
 from tsdsr.errors import UserError
 from tsdsr.flow import FlowSchedule
-from tsdsr.methods.teacher import CachedLatents, LatentsInMemory
-from tsdsr.models import adapters, presets, text
+from tsdsr.methods.teacher import LatentsInMemory
+from tsdsr.models import presets, text
 from tsdsr.models import teacher as teachers
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.quiet import quiet
-from tsdsr.training.teacher import Session, Values, refine_decoder, train_flow, train_vae
+from tsdsr.training.teacher import Values, refine_decoder, train_flow, train_vae
 
 PAIRS = Path("data/pairs")
 OUT = Path("data/teacher")
@@ -43,7 +42,6 @@ METRICS = Path("reports/metrics/teacher.json")
 SAMPLES, SAMPLED = "samples.png", 8  # in the teacher's directory; captions
 UNFINISHED = Path(".tsdsr/checkpoints/teacher")
 LOCK = Path(".tsdsr/running/teacher/lock")
-STATISTICS_ROWS = 1024
 # A change of these invalidates checkpoints.
 LIBRARY = (
     "data",
@@ -81,7 +79,7 @@ def make(params: Params, pairs: Path, out: Path, curve: Path, metrics: Path, unf
     work = Work(unfinished, params)
     report = train(preset, params, pairs, work)
     if params.teacher.finetune.enabled:
-        report |= finetune(params, pairs, work)
+        report |= fine_tuning.train(params, pairs, work, CODE)
     if params.teacher.restorer.enabled:
         restorer.train(params, pairs, work, CODE)
     files.put_in_place(work.teacher, out)
@@ -173,94 +171,6 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
     report["samples"] = paint(pipe, distinct, side=images.shape[-1], params=params, path=work.teacher / SAMPLES)
     record = {"format": teachers.FORMAT, "preset": preset.name, "source": None, "revision": None}
     files.write_json(work.teacher / teachers.RECORD, record)
-    return report
-
-
-def finetune(params: Params, pairs: Path, work: Work) -> dict[str, Any]:
-    """Train a LoRA adapter of the teacher on the training pairs' HQ sides, and save it in the teacher's directory.
-
-    Latents and prompts are cached on disk, since those of many photographs do not fit in memory.
-    """
-    config = params.teacher.finetune
-    directory = grow_cache(
-        pairs / "train",
-        work.teacher,
-        work.latents,
-        default_prompt=params.prompts.default,
-        use_shift=params.teacher.use_shift,
-        config=params.precompute.model_copy(update={"dtype": "bfloat16", "flips": False}),
-    )
-    cache = LatentCache.open(directory, verify=False)
-    teacher = teachers.load_teacher(work.teacher, text_encoders=False, dtype=precision(), device=device.pick())
-    transformer = teacher.transformer
-    adapters.add_adapter(
-        transformer,
-        adapters.TEACHER,
-        rank=config.rank,
-        alpha=config.rank,
-        targets=adapters.ATTENTION_TARGETS,
-        seed=params.seed,
-    )
-    if device.pick().type == "cuda":
-        transformer.enable_gradient_checkpointing()
-    key = {
-        "latents": cache.manifest,
-        "config": config.model_dump(),
-        "seed": params.seed,
-        "rounding": rounding(),
-        "code": files.sha256_code(*CODE),
-    }
-
-    def training(session: Session) -> list[Values]:
-        curve = train_flow(
-            transformer,
-            adapters.parameters(transformer, adapters.TEACHER),
-            CachedLatents(cache),
-            config,
-            teacher.schedule,
-            seed=params.seed,
-            shift_positions=False,
-            session=session,
-        )
-        return [{"step": row["step"], "finetune": row["flow"]} for row in curve]
-
-    with adapters.active(transformer, adapters.TEACHER):
-        work.train("fine-tuning", config.steps, key, training)
-    adapters.save(transformer, adapters.TEACHER, work.teacher / teachers.FINETUNED)
-    return _measure_finetuned(teacher, work.teacher, PairFolder(pairs / "test"), _statistics(cache), params)
-
-
-def _statistics(cache: LatentCache) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each latent channel, over at most `STATISTICS_ROWS` latents spread over the cache."""
-    every = max(1, len(cache) // STATISTICS_ROWS)
-    latents = torch.stack([cache.latent(number) for number in range(0, len(cache), every)])
-    return latents.mean((0, 2, 3)), latents.var((0, 2, 3))
-
-
-def _measure_finetuned(
-    teacher: teachers.Teacher, out: Path, test: PairFolder, statistics: tuple[Tensor, Tensor], params: Params
-) -> dict[str, Any]:
-    """Flow loss per bin on the test pairs, with the adapter and without."""
-    from tsdsr.training.teacher_report import flow_by_bin
-
-    pipe = teachers.load_text(teachers.locate(out), dtype=precision(), device=device.pick())
-    prompts = text.encode_prompts(pipe, [test.caption(name) for name in test.ids])
-    del pipe  # the text encoders are the larger part of SD3
-    vae = teachers.load_vae(teachers.locate(out), dtype=torch.float32, device=device.pick())
-    codec = LatentCodec(vae, params.teacher.use_shift)
-    with torch.no_grad():
-        latents = [codec.encode(read_image(test.hq_path(name))[None].to(device.pick()))[0].cpu() for name in test.ids]
-    report = {}
-    for key, names in (("finetune_before", ()), ("finetune_after", (adapters.TEACHER,))):
-        with adapters.active(teacher.transformer, *names):
-            report[key] = flow_by_bin(
-                teacher.transformer,
-                teacher.schedule,
-                latents=latents,
-                prompts=prompts,
-                statistics=statistics,
-                seed=params.seed,
-            )
     return report
 
 

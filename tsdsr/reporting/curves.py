@@ -132,7 +132,7 @@ def small_panels(count: int) -> Iterator[tuple[Figure, Sequence[Axes]]]:
         panels = figure.subplots(rows, 3, squeeze=False).ravel()
         for panel in panels[count:]:
             panel.set_axis_off()
-        yield figure, panels[:count]
+        yield figure, list(panels[:count])
 
 
 def legend(figure: Figure, handles: Sequence[Any]) -> None:
