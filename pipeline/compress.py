@@ -27,7 +27,7 @@ from tsdsr import files, seeding
 from tsdsr.compression import deciders
 from tsdsr.compression.decision import Decision
 from tsdsr.compression.export import source_hash, write_compressed, write_source
-from tsdsr.config import RUNS, Params
+from tsdsr.config import RUNS, Params, TinySRPruneConfig
 from tsdsr.data.cache import LatentCache
 from tsdsr.errors import UserError
 from tsdsr.methods.tinysr.prune import DECISION as DECISION_FILE
@@ -66,7 +66,9 @@ def decide(params: Params) -> Path:
     transformer = load_teacher(SOURCE, text_encoders=False).transformer
     count = len(transformer.transformer_blocks)
     if config.decider == "learnt":
-        gates = recipe(params, "prune", source=source).distill.gates
+        prune_config = recipe(params, "prune", source=source).distill
+        assert isinstance(prune_config, TinySRPruneConfig)
+        gates = prune_config.gates
         if (kept := count // gates.group_size * gates.keep) != config.budget:
             raise UserError(f"compress.budget: {config.budget}, and compress.runs.prune.gates keep {kept} of {count}")
         return run(params, "prune", source=source)
@@ -97,14 +99,18 @@ def restore(params: Params) -> None:
 
 def restored(params: Params, decision: Decision) -> Path:
     """Where the transformer is that keeps these blocks, after both runs."""
-    given = {"source": source_hash(SOURCE), "blocks": list(decision.blocks)}
+    given: dict[str, Any] = {"source": source_hash(SOURCE), "blocks": list(decision.blocks)}
     return run(params, "restore_images", **given, start=run(params, "restore_latents", **given))
 
 
 def vae(params: Params) -> None:
     """Writes the compact autoencoder."""
     config = params.compress
-    given = {"source": source_hash(SOURCE), "width": config.width, "separable": config.separable.model_dump()}
+    given: dict[str, Any] = {
+        "source": source_hash(SOURCE),
+        "width": config.width,
+        "separable": config.separable.model_dump(),
+    }
     with lineage.making(lineage.COMPACT, params):
         files.put_in_place(run(params, "decoder", **given, start=run(params, "encoder", **given)), VAE)
     _clear("encoder", "decoder")
