@@ -1,4 +1,4 @@
-"""Make a `StreamlinedTransformer` out of an `SD3Transformer2DModel`, a timestep and a prompt."""
+"""Make a `StreamlinedTransformer` from an `SD3Transformer2DModel`, a timestep and a prompt."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def streamline(transformer: SD3Transformer2DModel, prompt: Prompt) -> Streamline
     """Fold timestep 1000 and the prompt into the weights.
 
     Args:
-        transformer: adapters merged (`merge_adapter`). It is consumed: blocks are let go as they are converted, so that
-            the two models never stand in memory side by side.
+        transformer: adapters merged (`merge_adapter`). It is consumed: each block is released when it has been
+            converted, so that the two models are never in memory together.
         prompt: the default prompt's embeddings; without tokens (L = 0), blocks have no text half.
 
     Returns:
-        a model of the same dtype on the same device, in evaluation mode. Its arithmetic is done in float32.
+        a model of the same dtype on the same device, in evaluation mode. The folding is computed in float32.
 
     Raises:
-        ValueError: for a transformer whose positions are not SD3's separable table.
+        ValueError: the transformer's positions are not SD3's separable table.
     """
     with torch.no_grad(), torch.device("meta"):
         result = StreamlinedTransformer(**_config(transformer, prompt))
@@ -68,7 +68,7 @@ def _config(transformer: SD3Transformer2DModel, prompt: Prompt) -> dict[str, Any
 
 
 def _ends(transformer: SD3Transformer2DModel, prompt: Prompt) -> Weights:
-    """Everything outside of the blocks, but for the last norm."""
+    """Everything outside of the blocks except for the last norm."""
     columns, rows = _separate(transformer.pos_embed)
     context = _linear(transformer.context_embedder, prompt.embeds)
     return {
@@ -95,7 +95,7 @@ def _separate(embed: Any) -> tuple[Tensor, Tensor]:
 
 
 def _time_embedding(transformer: SD3Transformer2DModel, prompt: Prompt) -> Tensor:
-    """silu(temb), (1, D): what every modulation is a linear function of."""
+    """silu(temb), (1, D), the input of every modulation."""
     embed = transformer.time_text_embed.float()
     pooled = prompt.pooled[None].to(transformer.device, torch.float32)
     temb = embed(torch.full((1,), STUDENT_TIMESTEP, device=transformer.device), pooled)
@@ -103,7 +103,7 @@ def _time_embedding(transformer: SD3Transformer2DModel, prompt: Prompt) -> Tenso
 
 
 def _image_half(block: Any, temb: Tensor) -> Weights:
-    """What a `JointTransformerBlock` does to image tokens."""
+    """The image tokens' half of a `JointTransformerBlock`."""
     modulation = _linear(block.norm1.linear, temb)[0]
     shift, scale, gate, shift_ff, scale_ff, gate_ff, *dual = modulation.chunk(9 if block.use_dual_attention else 6)
     weights = _affine("norm1", scale, shift) | _affine("norm2", scale_ff, shift_ff)
@@ -156,7 +156,7 @@ def _linear(layer: Any, x: Tensor) -> Tensor:
 
 
 def _scale_shift(norm: Any, temb: Tensor) -> tuple[Tensor, Tensor]:
-    """Of an `AdaLayerNormContinuous`, which orders them so."""
+    """Scale and shift of an `AdaLayerNormContinuous`, in its order."""
     scale, shift = _linear(norm.linear, temb)[0].chunk(2)
     return scale, shift
 

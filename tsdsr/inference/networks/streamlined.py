@@ -1,12 +1,12 @@
-"""The student's transformer with everything that depends on time and prompt alone computed once.
+"""The student's transformer with everything that depends only on time and prompt precomputed.
 
 At inference the timestep is always 1000 and the prompt always the default one. So the time and pooled embedding, each
 block's adaptive shift, scale and gate, and the last norm's are constants: shift and scale are buffers of the norms, a
-gate is multiplied into the projection before it, and the modules that made them are gone, as is the context embedder
-(its output is a constant too). Nothing is approximated: the result equals `SD3Transformer2DModel` up to float rounding.
-`tsdsr.inference.networks.fold` makes the weights.
+gate is multiplied into the projection before it, and the modules that computed them are removed, as is the context
+embedder (its output is constant too). Nothing is approximated: the result equals `SD3Transformer2DModel` up to float
+rounding. `tsdsr.inference.networks.fold` computes the weights.
 
-A compressed student has no prompt tokens, L = 0: the text's half of every block is gone too.
+A compressed student has no prompt tokens, L = 0, and no text half in its blocks.
 
 Legend: B batch, C latent channels, h w latent rows and columns, N image tokens, L prompt tokens, D width.
 
@@ -25,7 +25,7 @@ _EPS = 1e-6  # of every norm in SD3
 
 
 class ConstantNorm(nn.Module):
-    """A layer's norm with a constant scale and shift, which are computed and not trained: buffers, no parameters."""
+    """A layer's norm with a constant scale and shift, which are buffers, not trained parameters."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class JointAttention(nn.Module):
     """Attention of image and prompt tokens over both, with one fused projection for each kind.
 
     Args:
-        context: "full" (prompt tokens are updated), "read" (the last block: they are only read), "none" (image alone).
+        context: "full" (prompt tokens are updated), "read" (the last block: they are only read), "none" (image only).
     """
 
     def __init__(self, dim: int, heads: int, *, context: str, qk_norm: bool) -> None:
@@ -60,7 +60,7 @@ class JointAttention(nn.Module):
             self.out_context = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """x (B, N, D), context (B, L, D) -> what to add to each; None for a context that is not updated."""
+        """x (B, N, D), context (B, L, D) -> the update of each; None for a context that is not updated."""
         tokens = x.shape[1]
         query, key, value = self._split(self.qkv(x), 3)
         query, key = _normed(query, self.norm_q), _normed(key, self.norm_k)
@@ -94,10 +94,10 @@ class FeedForward(nn.Sequential):
 
 
 class Block(nn.Module):
-    """One joint transformer block with constant modulation: that of its norms, its gates part of `out` and `ff`.
+    """One joint transformer block with constant modulation: in its norms, with its gates in `out` and `ff`.
 
     Args:
-        context: as `JointAttention`'s.
+        context: as in `JointAttention`.
     """
 
     def __init__(self, dim: int, heads: int, *, context: str, dual: bool, qk_norm: bool) -> None:
@@ -127,15 +127,15 @@ class Block(nn.Module):
 
 
 class StreamlinedTransformer(ModelMixin, ConfigMixin):
-    """Latents in, velocity out: the one-step student's transformer with time and prompt built in.
+    """The one-step student's transformer with constant time and prompt: latents -> velocity.
 
     Args:
         in_channels: latent channels, in and out.
         patch_size: latents per token along a side.
         num_layers, num_heads, head_dim: of the joint blocks.
         context_length: prompt tokens; 0 = blocks without a text half.
-        sample_size: latents along a side that the model was made for; automatic tiles are at most that large.
-        pos_embed_max_size: tokens along a side that positions exist for.
+        sample_size: latents along a side of the training size, the maximum of automatic tiles.
+        pos_embed_max_size: tokens along a side of the positional table.
         dual_attention_layers: blocks with a second, image-only attention (SD3.5).
         qk_norm: whether queries and keys are RMS-normalised (SD3.5).
     """
@@ -191,7 +191,7 @@ class StreamlinedTransformer(ModelMixin, ConfigMixin):
 
     def _positions(self, rows: int, columns: int) -> Tensor:
         """(rows * columns, D): the centre of the position table, as SD3 crops it."""
-        # (max - n) // 2, in a form that divides no negative number: ONNX rounds those the other way
+        # (max - n) // 2 without a negative dividend, which ONNX rounds differently
         top, left = (self.max_tokens // 2 - (n + 1 - self.max_tokens % 2) // 2 for n in (rows, columns))
         across = self.column_positions[left : left + columns]
         down = self.row_positions[top : top + rows]
