@@ -49,7 +49,8 @@ CODE = [Path(__file__), *(Path(tsdsr.__file__).parent / name for name in ("data"
 Restore = Callable[[Sequence[str], Tensor], Tensor]
 """Ids and upsampled LQ images [B,3,H,W] -> z_tea and z_L, [B,2,C,h,w]."""
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 log = logging.getLogger("precompute")
 
@@ -147,7 +148,7 @@ def _prompts(teacher: Path, texts: list[str], rows: int, first: int) -> Iterator
 
 
 def _spread(workers: Sequence[Callable[[T], list[R]]], batches: Sequence[T]) -> Iterator[list[R]]:
-    """The workers' results for the batches, in order; each worker, one a device, has one batch at a time."""
+    """The workers' results for the batches, in order; each worker, one per device, has one batch at a time."""
     if len(workers) == 1:
         yield from map(workers[0], batches)
         return
