@@ -18,7 +18,7 @@ def pick(wanted: str = "auto") -> torch.device:
 
 
 def every() -> list[torch.device]:
-    """All cards, or the CPU where there is none: for work that can be divided."""
+    """All GPUs, or the CPU if there is none, for work that can be divided."""
     cards = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     return cards if pick().type == "cuda" else [torch.device("cpu")]
 
@@ -47,9 +47,9 @@ def use_tensor_cores(device: torch.device) -> None:
 
 
 def make_deterministic() -> None:
-    """Of every operation, the variant that gives equal bits in every run; one that has none raises where it is used."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first product
-    torch.backends.cudnn.benchmark = False  # which would choose by time
+    """Use deterministic variants of all operations; an operation without one raises an error."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS, before its first product
+    torch.backends.cudnn.benchmark = False  # it chooses by measured time
     torch.use_deterministic_algorithms(True)
 
 

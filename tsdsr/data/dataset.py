@@ -157,7 +157,7 @@ class DistillationData:
             collate_fn=lambda item: item,
             num_workers=self.readers,
             worker_init_fn=_begin_reading,
-            multiprocessing_context="fork",  # what they read from need not be sent to them
+            multiprocessing_context="fork",  # so that the data need not be sent to them
         )
         for item in loader:
             if isinstance(item, UserError):
@@ -186,8 +186,8 @@ class DistillationData:
 
 
 class _ByPositions(Dataset[Batch | UserError]):
-    """The data as PyTorch's loader asks for it. An error for people is handed over as it is: raised there, it would
-    come back with a traceback in its text."""
+    """The data set for PyTorch's loader. A `UserError` is returned instead of raised, since the loader would add a
+    traceback to its text."""
 
     def __init__(self, data: DistillationData) -> None:
         self.data = data
@@ -200,8 +200,8 @@ class _ByPositions(Dataset[Batch | UserError]):
 
 
 def _begin_reading(reader: int) -> None:
-    """In a reader's process: Ctrl-C is the training's, which ends its readers after its step; OpenCV's threads are not
-    there after a fork."""
+    """Initialise a reader's process: ignore Ctrl-C, since the training ends its readers after its step, and disable
+    OpenCV's threads, which do not exist after a fork."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
 

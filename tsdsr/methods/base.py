@@ -171,7 +171,7 @@ class MethodInputs:
     restorer: RestoringTeacher | None = None
 
     def noise_like(self, z: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """`gaussian_like`, drawn where the recipe says."""
+        """`gaussian_like`, drawn on the device of `distill.noise`."""
         return gaussian_like(z, generators, on_device=self.config.noise == "device")
 
     def group(self, name: str, parameters: Mapping[str, nn.Parameter], lr: float, **options: Any) -> Group:

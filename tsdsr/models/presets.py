@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """One row of the registry."""
+    """A row of the registry."""
 
     name: str
     trained: bool  # whether the teacher stage trains it; otherwise `teacher.source` names its weights

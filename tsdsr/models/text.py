@@ -35,7 +35,7 @@ def encode_prompts(pipe: StableDiffusion3Pipeline, prompts: Sequence[str], *, ro
     Args:
         pipe: anything with StableDiffusion3Pipeline's text components.
         prompts: texts; "" is the null prompt of guidance.
-        rows: texts that go through the encoders at once.
+        rows: texts in a batch.
 
     Returns:
         one `Prompt` each, in float32 on the CPU: embeds [L,D] and pooled [P].
