@@ -132,7 +132,7 @@ def test_what_the_training_noted_has_its_place(workspace: Path) -> None:
             "diagnostics",
             "phase,sigma_low,sigma_high,samples,vsd_norm,tsm_norm,cosine_z_hat,cosine_z\nlate,0,1,9,1,1,0.3,0.8\n",
         ),
-        ("validation", "step,psnr,niqe,pattern_db\n50,21.5,,0.4\n"),
+        ("validation", "step,psnr,niqe,pattern_db\n50,21.5,,8.2\n100,22,,0.4\n"),
     ):
         (workspace / "reports" / folder).mkdir()
         (workspace / "reports" / folder / "full.csv").write_text(row)
@@ -143,6 +143,7 @@ def test_what_the_training_noted_has_its_place(workspace: Path) -> None:
     assert "Full, late" in directions
     assert 'data-value="0.88"' in directions
     assert "Held-out crops, Full" in text
+    assert "broke its limit of 3 dB: Full, 1 of 2 looks, steps 50 to 50, 8.2 dB at most and 0.4 dB at last." in text
     names = {path.stem for path in (workspace / "reports/plots").iterdir()}
     assert {"directions", "vsd_error", "validation_curves"} <= names
 
