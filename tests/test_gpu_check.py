@@ -54,7 +54,11 @@ def test_the_parts_fit_in_nine_minutes_and_have_what_they_run(root: Path) -> Non
     assert sum(part.limit for part in found) <= 9 * 60
     names = [word for part in found for word in part.cuda if word.endswith(".py")]
     assert all((root / name).is_file() for name in names)
-    assert {"tests/tsdsr/test_device.py"} <= set(found[0].cuda)
+    tests = {
+        f"tests/{name}.py"
+        for name in ("pipeline/test_teacher", "tsdsr/test_device", "tsdsr/training/test_distillation")
+    }
+    assert tests <= set(found[0].cuda)
 
 
 def test_the_small_form_distills(

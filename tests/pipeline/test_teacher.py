@@ -45,6 +45,15 @@ def make(params: Params, pairs: Path, folder: Path) -> Path:
     return folder / "teacher"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_tiny_teacher_is_trained_on_the_gpu(short, pairs, tmp_path):
+    torch.cuda.reset_peak_memory_stats()
+    make(short, pairs, tmp_path)
+    assert torch.cuda.max_memory_allocated() > 2**20
+    assert json.loads((tmp_path / "metrics.json").read_text())["vae_psnr_test"] > 15
+
+
 def test_the_tiny_teacher_is_trained_and_measured_and_follows_the_seed(short, pairs, tmp_path):
     one, two = (make(short, pairs, tmp_path / name) for name in ("one", "two"))
     other = make(short.overlay({"seed": 1}), pairs, tmp_path / "other")
