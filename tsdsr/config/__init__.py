@@ -17,7 +17,7 @@ from tsdsr.config import methods
 from tsdsr.config.compress import RUNS, CompressConfig
 from tsdsr.config.data import CaptionsConfig, DataConfig, PrepareConfig
 from tsdsr.config.degradation import BlurConfig, DegradationConfig, DegradationRound, NoiseConfig, ResizeConfig
-from tsdsr.config.distill import AdamWConfig, DistillConfig, OptimizerConfig, PhaseConfig, ScheduleConfig
+from tsdsr.config.distill import AdamWConfig, DistillConfig, PhaseConfig, ScheduleConfig
 from tsdsr.config.experiment import (
     AblateConfig,
     ClusterConfig,
@@ -36,7 +36,6 @@ from tsdsr.config.methods import (
     TinySRRestoreConfig,
     TSDSRConfig,
     TSDSRDecoderConfig,
-    VSDConfig,
 )
 from tsdsr.config.section import Section, Seed
 from tsdsr.config.teacher import (
@@ -54,34 +53,23 @@ from tsdsr.errors import UserError
 
 __all__ = [
     "RUNS",
-    "AblateConfig",
     "AdamWConfig",
     "BlurConfig",
     "CaptionsConfig",
-    "ClusterConfig",
-    "CompressConfig",
-    "DataConfig",
     "DecoderTermsConfig",
     "DegradationConfig",
     "DegradationRound",
     "DistillConfig",
     "DrawConfig",
-    "EvaluateConfig",
     "ExternalConfig",
     "NoiseConfig",
-    "OptimizerConfig",
     "Params",
     "PhaseConfig",
     "PrecomputeConfig",
-    "PrepareConfig",
-    "PromptsConfig",
-    "ReportConfig",
     "ResizeConfig",
     "ScheduleConfig",
-    "SweepConfig",
     "TSDSRConfig",
     "TSDSRDecoderConfig",
-    "TeacherConfig",
     "TeacherCropsConfig",
     "TeacherDecoderConfig",
     "TeacherFlowConfig",
@@ -91,9 +79,8 @@ __all__ = [
     "TinySREncoderConfig",
     "TinySRPruneConfig",
     "TinySRRestoreConfig",
-    "TrackingConfig",
-    "VSDConfig",
     "merge",
+    "read_sections",
     "without_former_recipe",
 ]
 

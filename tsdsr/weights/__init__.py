@@ -1,17 +1,7 @@
 """Published weights of metrics and losses: their registry, search and download."""
 
 from tsdsr.weights.registry import WEIGHTS, Weight
-from tsdsr.weights.search import Found, check_folders, find, missing, places
-from tsdsr.weights.store import fetch, import_file
+from tsdsr.weights.search import check_folders, find, missing
+from tsdsr.weights.store import fetch
 
-__all__ = [
-    "WEIGHTS",
-    "Found",
-    "Weight",
-    "check_folders",
-    "fetch",
-    "find",
-    "import_file",
-    "missing",
-    "places",
-]
+__all__ = ["WEIGHTS", "Weight", "check_folders", "fetch", "find", "missing"]

@@ -20,7 +20,6 @@ from tsdsr.config.methods.vsd import VSDConfig
 
 __all__ = [
     "MethodConfig",
-    "TADSRConfig",
     "TSDSRConfig",
     "TSDSRDecoderConfig",
     "TinySRDecoderConfig",
