@@ -118,7 +118,7 @@ def as_before():
 def test_a_deterministic_run_is_gone_on_with_to_the_same_bytes(params: Params, tmp_path: Path, place: str) -> None:
     write_random_teacher(tmp_path / "teacher")
     write_pairs(tmp_path / "pairs", count=2, side=32)
-    settings = {**SHORT, "tsd": {"dasm": {"steps": 1}}, "deterministic": True, "noise": "device"}
+    settings = {**SHORT, "tsd": {"dasm": {"steps": 1}}, "deterministic": True, "noise": "device", "readers": 2}
     params = params.overlay({"distill": {**settings, "checkpoint": {"every": 1}}})
     precompute(params, tmp_path / "pairs", tmp_path / "teacher", tmp_path / "latents", tmp_path / "growing")
     found = []
