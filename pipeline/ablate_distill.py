@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lineage.check(variant.params, lineage.PAIRS)
     if variant.params.ablate.start is not None:
         train_start(variant.params)
-    with lineage.making(str(variant.student), variant.changed), variants.tracked(variant):
+    with lineage.making(str(variant.student), variant.changed, variant.params), variants.tracked(variant):
         distill(variant.changed, out=variant.student, name=variant.name, seed=variant.seed)
 
 

@@ -70,13 +70,16 @@ ARTIFACTS = {
 
 
 @contextmanager
-def making(path: str, params: Params) -> Iterator[None]:
+def making(path: str, params: Params, inputs: Params | None = None) -> Iterator[None]:
     """Around a stage's work: check its inputs, then record in the artifact at `path` what it was made from.
+
+    Args:
+        inputs: the params that the inputs were made with, where others than `params`: a variant has its own seed.
 
     Raises:
         UserError: as `check`, for the artifacts that `path` is made from; nothing was written.
     """
-    check(params, *_sources(path))
+    check(inputs or params, *_sources(path))
     record = _made_from(path, params)
     yield
     if _kind(path) == PAIRS:

@@ -84,7 +84,7 @@ def test_main_trains_and_scores_under_the_pipelines_run(
         seen.append(("evaluate", student.as_posix(), name))
 
     monkeypatch.setattr(lineage, "check", lambda params, *paths: None)
-    monkeypatch.setattr(lineage, "making", lambda path, params: nullcontext())
+    monkeypatch.setattr(lineage, "making", lambda path, params, inputs: nullcontext())
     monkeypatch.setattr(ablate_distill, "distill", distill)
     monkeypatch.setattr(ablate, "evaluate_student", evaluate_student)
     monkeypatch.chdir(tmp_path)

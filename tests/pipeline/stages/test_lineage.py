@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import distill, evaluate, precompute
-from pipeline.stages import lineage
+from pipeline import ablate_distill, distill, evaluate, precompute
+from pipeline.stages import lineage, variants
 from pipeline.sweep import __main__ as sweep
 from tests.teachers import write_pairs, write_random_teacher
 from tsdsr import files
@@ -96,6 +96,15 @@ def test_scores_of_a_student_of_other_params_are_refused(made: Params, monkeypat
     longer = made.overlay({"distill": {"steps": made.distill.steps + 1}})
     with pytest.raises(UserError, match=rf"made with distill.steps: {made.distill.steps}, but the params have"):
         evaluate.main(write(longer)[1:])
+
+
+def test_a_variant_of_another_seed_is_made_from_the_same_inputs(made: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablate_distill, "distill", lambda params, *, out, name, seed: out.mkdir(parents=True))
+    ablate_distill.main(["--variant", "wo_tsm", "--seed", "7", *write(made)[1:]])
+    student = f"{lineage.STUDENTS}/wo_tsm-seed7"
+    lineage.check(variants.overlaid(made, "wo_tsm", 7), student)
+    with pytest.raises(UserError, match="made with seed: 7"):
+        lineage.check(variants.overlaid(made, "wo_tsm", 8), student)
 
 
 def test_what_does_not_change_the_bytes_is_no_reason_to_refuse(made: Params) -> None:
