@@ -58,8 +58,8 @@ def compare(params: Params) -> tuple[dict[str, dict[int, Columns]], dict[tuple[s
     comparison = params.compress.compare
     cells = {
         (name, seed): params.overlay({"seed": seed, "compress": changes}, origin=f"compress.compare.deciders.{name}")
-        for name, changes in comparison.deciders.items()
         for seed in comparison.seeds
+        for name, changes in comparison.deciders.items()
     }
     runs: dict[str, dict[int, Columns]] = {}
     decisions = {}

@@ -151,10 +151,13 @@ def test_deciders_are_compared_at_equal_budget_and_equal_blocks_restored_once(
     values["compress"]["compare"] = {"seeds": [0], "deciders": deciders}
     params = Params.parse(values)
     trained: list[str] = []
-    train = compress.distill
-    monkeypatch.setattr(
-        compress, "distill", lambda *args, **options: (trained.append(options["name"]), train(*args, **options))
-    )
+    really = compress.distill
+
+    def train(params: Params, **options: Any) -> None:
+        trained.append(options["name"])
+        really(params, **options)
+
+    monkeypatch.setattr(compress, "distill", train)
     runs, decisions = compare_deciders.compare(params)
     assert trained == ["tinysr_restore_latents", "tinysr_restore_images"]
     assert runs["first_last"] == runs["given"]

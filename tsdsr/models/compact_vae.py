@@ -60,6 +60,7 @@ class CompactVAE(ModelMixin, ConfigMixin):
         super().__init__()
         self.encoder = EncoderTiny(3, latent_channels, encoder_blocks, block_out_channels, "relu")
         self.decoder = DecoderTiny(latent_channels, 3, decoder_blocks, block_out_channels, 2, "relu", "nearest")
+        self.quant_conv = None  # as an AutoencoderKL without one has it
         if separable_encoder:
             _separate(self.encoder)
         if separable_decoder:
