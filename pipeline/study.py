@@ -90,7 +90,7 @@ def write(
 def run_means(runs: Mapping[str, Mapping[int, Columns]]) -> list[Row]:
     """One row per run: variant, seed, whether it diverged, and its mean over images by metric."""
     rows: list[Row] = [
-        {"variant": variant, "seed": seed, "diverged": 0, **{name: _mean(column) for name, column in columns.items()}}
+        {"variant": variant, "seed": seed, "diverged": 0, **_means(columns)}
         for variant, seeds in runs.items()
         for seed, columns in sorted(seeds.items())
     ]
@@ -98,8 +98,9 @@ def run_means(runs: Mapping[str, Mapping[int, Columns]]) -> list[Row]:
     return [row | {"diverged": int(float(row["psnr"]) < best - DIVERGED_DB)} for row in rows]
 
 
-def _mean(column: Mapping[str, float]) -> float:
-    return sum(column.values()) / len(column)
+def _means(columns: Columns) -> Row:
+    """Over the images, of the metrics that have scores."""
+    return {name: sum(column.values()) / len(column) for name, column in columns.items() if column}
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -49,8 +49,8 @@ def test_a_study_of_another_reference_has_the_baselines_in_its_table_and_not_amo
     monkeypatch.chdir(tmp_path)
     Path("reports/scores").mkdir(parents=True)
     for name, psnr in (("full", 20), ("wo_tsm-seed0", 21), ("wo_dasm-seed0", 22), ("bicubic", 25)):
-        lines = [f"p{index}.png,{psnr + index}" for index in range(6)]
-        Path(f"reports/scores/{name}.csv").write_text("\n".join(["name,psnr", *lines]) + "\n")
+        lines = [f"p{index}.png,{psnr + index}," for index in range(6)]
+        Path(f"reports/scores/{name}.csv").write_text("\n".join(["name,psnr,lpips", *lines]) + "\n")
     params = ["--params", str(root / "params.yaml")]
     study.main(["terms", "--reference", "wo_tsm", *params])
     table, means = (
