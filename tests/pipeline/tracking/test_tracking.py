@@ -322,7 +322,7 @@ def test_a_server_that_was_away_gets_everything_later(
         run.model(student, {"teacher": "data/teacher"}, {"test/psnr": 20.0}, "test pairs", "manifest.json")
     (tmp_path / "table.md").write_text("changed since")
     assert caplog.text.count("did not accept the runs") == 1
-    assert f"http://***@127.0.0.1:{closed_port} has not" in caplog.text
+    assert f"http://***@127.0.0.1:{closed_port} did not" in caplog.text
     assert "secret" not in caplog.text
 
     (tmp_path / "at-server").mkdir()
