@@ -4,7 +4,7 @@
 
 After `dvc repro compress/dvc.yaml evaluate`. Each of `compress.compare.deciders`, an overlay on `compress`, decides
 with each seed; its cut is restored and scored on the test set. The autoencoder is the source's own, so that only the
-blocks differ; equal blocks are restored once a seed. It may be interrupted, and goes on from what is in .tsdsr/tinysr.
+blocks differ; equal blocks are restored once a seed. After an interruption it continues from .tsdsr/tinysr.
 
 Writes reports/studies/tinysr: what `pipeline.study` writes, of the deciders, the whole student (`full`), TinySR and the
 baselines; decisions.csv, the blocks that each decider kept; cost.png, quality against time, multiply-adds, parameters.

@@ -1,12 +1,12 @@
-"""Compress the student, a part a stage: TinySR.
+"""Compress the student (TinySR), one part per stage.
 
     python -m pipeline.compress prune      # merge the student, decide which blocks stay
     python -m pipeline.compress restore    # cut the transformer, train it in two runs
     python -m pipeline.compress vae        # train a compact encoder, then a compact decoder
     python -m pipeline.compress export     # all of it as an upscaler, data/students/tinysr
 
-Each run is a distillation by a method of its own (`compress.runs`), on the same loop, workers and tracking; an
-interrupted one goes on from its last checkpoint, and a finished one is not run again while its stage is not done.
+Each run (`compress.runs`) is a distillation with its own method, on the same loop, workers and tracking. An interrupted
+run continues from its last checkpoint; a finished run is kept until its stage is done.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ def prune(params: Params) -> None:
 
 
 def decide(params: Params) -> Path:
-    """A directory with the decision file: by the gates' training, a score of each block, by place, or as told.
+    """Write a directory with the decision file: by the gates' training, a score of each block, by position, or as
+    given.
 
     Raises:
-        UserError: for a budget or blocks that the source cannot keep.
+        UserError: the budget or the blocks do not fit the source.
     """
     config, source, cache = params.compress, source_hash(SOURCE), LatentCache.open(LATENTS)
     transformer = load_teacher(SOURCE, text_encoders=False).transformer
@@ -98,7 +99,7 @@ def restore(params: Params) -> None:
 
 
 def restored(params: Params, decision: Decision) -> Path:
-    """Where the transformer is that keeps these blocks, after both runs."""
+    """Train both runs; returns the directory of the restored transformer with these blocks."""
     given: dict[str, Any] = {"source": source_hash(SOURCE), "blocks": list(decision.blocks)}
     return run(params, "restore_images", **given, start=run(params, "restore_latents", **given))
 
@@ -128,7 +129,7 @@ def export(params: Params) -> None:
 
 
 def run(params: Params, name: str, *, start: Path | None = None, **added: Any) -> Path:
-    """Train one of `compress.runs`; where its result is, and was before if it had been trained so.
+    """Train one of `compress.runs` unless it was trained with the same settings; returns the directory of its result.
 
     Args:
         start: the run's start, another run's result.

@@ -40,7 +40,7 @@ def require(device: torch.device, key: str) -> None:
 
 
 def use_tensor_cores(device: torch.device) -> None:
-    """Where float32 meets CUDA: products of 10 bits' mantissa (TF32), and the fastest of cuDNN's convolutions."""
+    """On CUDA in float32: use products with 10 bits of mantissa (TF32), and cuDNN's fastest convolutions."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True

@@ -1,4 +1,4 @@
-"""Where the stages of a Ray job keep their data: `cluster.storage` of the params, else the folder of `make cluster`.
+"""The data of a Ray job's stages: in `cluster.storage` of the params, otherwise in the folder of `make cluster`.
 
 A folder, which every host must see, is used in place: `data`, `reports`, `captions` and `.tsdsr` of the job's working
 copy are links into it. For a URL every host has its own mirror, and the same names are links into it: a stage's inputs

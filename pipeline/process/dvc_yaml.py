@@ -52,7 +52,7 @@ def _stages(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
 
 
 def _part(words: Sequence[str], module: str) -> str | None:
-    """What a stage's command says right after the module, unless that is an option."""
+    """The first argument of a stage's command after the module, unless it is an option."""
     following = words[words.index(module) + 1 :][:1]
     return None if not following or following[0].startswith("--") else following[0]
 

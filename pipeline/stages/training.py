@@ -47,9 +47,9 @@ MAX_RESTARTS = 3
 LOOK_AROUND = 10.0  # seconds
 INIT_TIMEOUT_S = 7200  # workers wait for the first one, which checks the whole cache
 WAITING = (
-    "waiting: distill.num_workers: %d wants a %s for each, and the cluster has %g. It goes on from its last checkpoint "
-    "when a host joins (python -m pipeline.cluster --join), or when it is ended (Ctrl-C; ray job stop) and started "
-    "again with fewer workers"
+    "waiting: distill.num_workers: %d wants a %s for each, and the cluster has %g. It continues from its last "
+    "checkpoint when a host joins (python -m pipeline.cluster --join), or when it is ended (Ctrl-C; ray job stop) and "
+    "started again with fewer workers"
 )
 LOWER_MEMORY = (
     "These params lower it: distill.accumulation (more and smaller micro-batches), distill.batch_size, "

@@ -1,4 +1,4 @@
-"""Cut a transformer down to some of its blocks: a plain SD3 transformer with fewer, made of the source's weights."""
+"""Cut a transformer: make a plain SD3 transformer with some of the source's blocks and their weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tsdsr.models.prompt import Prompt
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
 
-_TEXT_UPDATE = ("attn.to_add_out.", "ff_context.", "norm1_context.")  # what only a block that updates the text has
+_TEXT_UPDATE = ("attn.to_add_out.", "ff_context.", "norm1_context.")  # parts of blocks that update the text
 
 
 def without_text(prompt: Prompt) -> Prompt:
@@ -27,8 +27,8 @@ def without_text(prompt: Prompt) -> Prompt:
 def cut(transformer: SD3Transformer2DModel, blocks: Sequence[int]) -> SD3Transformer2DModel:
     """A new transformer with these blocks only, in order; weights are copied, nothing is shared.
 
-    SD3's last block updates no text, so it lacks the parts that would. Where another block becomes the last, its own
-    are left out; what it computes for the image stays the same.
+    SD3's last block does not update the text and lacks those parts. If another block becomes the last, its parts are
+    left out; its output for the image is unchanged.
 
     Args:
         transformer: without adapters. blocks: ascending indices of its blocks.

@@ -1,4 +1,4 @@
-"""Who decides which blocks stay without training: by a score of each block, by place, or as told.
+"""Deciders without training: they choose the blocks to keep by a score, by position, or from a given list.
 
 Legend: N blocks, R rows, C h w latent.
 """
@@ -34,7 +34,7 @@ def magnitude(transformer: SD3Transformer2DModel, predict: Predict, seed: int) -
 
 @torch.no_grad()
 def sensitivity(transformer: SD3Transformer2DModel, predict: Predict, seed: int) -> list[float]:
-    """The mean squared change of the velocity when the block alone is left out."""
+    """The mean squared change of the velocity when only this block is left out."""
     whole, count = predict(), len(transformer.transformer_blocks)
     scores = []
     for block in range(count):
@@ -46,7 +46,7 @@ def sensitivity(transformer: SD3Transformer2DModel, predict: Predict, seed: int)
 
 
 def first_last(transformer: SD3Transformer2DModel, predict: Predict, seed: int) -> list[float]:
-    """The distance from the middle: the outer blocks stay."""
+    """The distance from the middle, which keeps the outer blocks."""
     count = len(transformer.transformer_blocks)
     return [abs(block - (count - 1) / 2) for block in range(count)]
 
@@ -68,13 +68,13 @@ SCORES: dict[str, Callable[[SD3Transformer2DModel, Predict, int], list[float]]] 
 def scored(
     name: str, transformer: SD3Transformer2DModel, budget: int, predict: Predict, *, seed: int, source: str
 ) -> Decision:
-    """The `budget` blocks of the highest score; of equal ones the earlier.
+    """The `budget` blocks with the highest scores; ties go to the earlier block.
 
     Args:
         name: of `SCORES`, or `uniform`: evenly spaced, the first and the last among them.
 
     Raises:
-        UserError: for a budget that is none of 1..N, or an unknown name.
+        UserError: the budget is not in 1..N, or the name is unknown.
     """
     count = len(transformer.transformer_blocks)
     _check_budget(budget, count)
@@ -90,10 +90,10 @@ def scored(
 
 
 def given(blocks: Sequence[int], count: int, *, source: str) -> Decision:
-    """The blocks that a person names, of `count`.
+    """The given blocks, of `count`.
 
     Raises:
-        UserError: for indices that are not there or named twice.
+        UserError: an index does not exist or is given twice.
     """
     try:
         scores = tuple(float(block in blocks) for block in range(count))
@@ -103,7 +103,7 @@ def given(blocks: Sequence[int], count: int, *, source: str) -> Decision:
 
 
 def learnt(gates: BlockGates, *, source: str) -> Decision:
-    """What trained gates decide."""
+    """The decision of trained gates."""
     size = gates.group_size
     groups = tuple(tuple(range(group * size, (group + 1) * size)) for group in range(gates.groups))
     return Decision("learnt", tuple(gates.kept()), tuple(gates.marginals().tolist()), groups, source)

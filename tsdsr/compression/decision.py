@@ -1,4 +1,4 @@
-"""The decision which blocks of a student stay: one small file, whoever decided."""
+"""The decision file: which blocks of a student are kept."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Decision:
-    """Which blocks stay.
+    """The blocks to keep.
 
     Attributes:
-        decider: who decided.
-        blocks: the indices of those that stay, in ascending order.
-        scores: one a block of the source; a decider's own (probabilities, norms ...), larger = kept rather.
-        groups: the blocks of each group among which was chosen; one group of all where there were none.
+        decider: its name.
+        blocks: the indices of the kept blocks, in ascending order.
+        scores: one per block of the source (probabilities, norms ...); blocks with larger ones are kept.
+        groups: the blocks of each group; one group of all blocks if there are no groups.
         source: sha256 of the source's transformer weights.
     """
 
@@ -42,7 +42,7 @@ class Decision:
         """Read a decision file.
 
         Raises:
-            UserError: if it is missing, damaged or of another format.
+            UserError: it is missing, damaged or of another format.
         """
         try:
             values: dict[str, Any] = files.read_json(path)

@@ -1,4 +1,4 @@
-"""Learnt depth: which blocks of a transformer stay, as hard gates that gradients reach.
+"""Learnt depth: hard gates with gradients that choose the blocks of a transformer to keep.
 
     x_{i+1} = m_i block_i(x_i) + (1 - m_i) x_i
 
@@ -26,7 +26,7 @@ from tsdsr.compression.masks import SHIFT, Expansion, corroded_and_expanded, mar
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
 
-LOGIT_FACTOR = 100.0  # a step of the optimiser then changes probabilities, whatever its small size
+LOGIT_FACTOR = 100.0  # so that small optimiser steps change the probabilities
 START = 0.02
 SHIFTS = (-SHIFT, 0, SHIFT)  # of the first group of a pair, in q's order
 
@@ -37,10 +37,10 @@ class BlockGates(nn.Module):
     Args:
         blocks: N. group_size: n, which must divide N. keep: blocks that a group keeps.
         expansion: see `masks.candidates`.
-        dynamic: whether pairs may shift a block; without, every group keeps `keep`.
+        dynamic: whether pairs may shift a block; otherwise every group keeps `keep`.
 
     Raises:
-        ValueError: for groups that do not fit.
+        ValueError: the groups do not fit.
     """
 
     masks: Tensor
@@ -80,12 +80,13 @@ class BlockGates(nn.Module):
 
     @torch.no_grad()
     def marginals(self) -> Tensor:
-        """pi, (N,): the probability with which each block is kept, before pairs shift any."""
+        """pi, (N,): the probability of keeping each block, before pairs shift any."""
         return marginals((LOGIT_FACTOR * self.p).softmax(-1), self.masks).flatten()
 
     @torch.no_grad()
     def kept(self) -> list[int]:
-        """The decision: argmax q says how many blocks each group keeps, the largest pi which; indices in order."""
+        """The decision: argmax q gives the number of blocks of each group, the largest pi the blocks; indices in
+        order."""
         counts = [self.keep] * self.groups
         for pair, logits in enumerate(self.q.tolist()):
             shift = max(zip(logits, SHIFTS, strict=True), key=lambda item: (item[0], -abs(item[1])))[1]
@@ -109,9 +110,9 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
 
 @contextmanager
 def gated(transformer: SD3Transformer2DModel, mask: Tensor) -> Iterator[None]:
-    """Within the block, the transformer's blocks are weighed by `mask` (N,) against passing their input on.
+    """Within the `with`, each of the transformer's blocks is interpolated with the identity by `mask` (N,).
 
-    Image and text tokens alike; the last block does not update the text. A block is run even where its gate is 0, for
+    This applies to image and text tokens; the last block does not update the text. A block with gate 0 runs too, for
     its gate's gradient.
     """
     blocks = transformer.transformer_blocks

@@ -1,4 +1,4 @@
-"""Which blocks a group may keep, and its masks with fewer or more of them (Expansion-Corrosion).
+"""The masks of the blocks that a group keeps, and those with fewer or more blocks (Expansion-Corrosion).
 
 A group of n neighbouring blocks keeps `keep` of them: an option is a mask m of {0, 1}^n with that many ones. From m,
 corrosion makes m- with `shift` blocks fewer and expansion m+ with as many more:
@@ -73,7 +73,7 @@ def corroded_and_expanded(mask: Tensor, logits: Tensor, masks: Tensor, expansion
 
 
 def search_space(groups: int, blocks: int, keep: int) -> dict[str, int]:
-    """How many masks there are: of fixed groups, with Dynamic Inter-block Activation, and without any groups.
+    """The number of masks: with fixed groups, with Dynamic Inter-block Activation, and without groups.
 
     A pair of neighbours keeps `keep` blocks in each, or one fewer in the first and one more in the second, or the
     reverse; a last group without a neighbour keeps `keep`.

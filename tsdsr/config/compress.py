@@ -1,4 +1,4 @@
-"""The section `compress`: what a distilled student is compressed to, and the runs that do it."""
+"""The section `compress`: the settings of a compression, and its training runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CompressConfig(Section):
         if self.runs.keys() != RUNS.keys():
             raise ValueError(f"runs must be {', '.join(RUNS)}; found {', '.join(self.runs)}")
         if (self.decider == "given") != (self.blocks is not None):
-            raise ValueError("blocks names the blocks that stay where decider is given, and is null elsewhere")
+            raise ValueError("blocks lists the blocks to keep if decider is `given`, and is null otherwise")
         return self
 
 

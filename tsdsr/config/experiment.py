@@ -71,7 +71,7 @@ class AblateConfig(Section):
 
 
 class DrawConfig(Section):
-    """How a sweep draws one key: exactly one of `choice`, `uniform` and `loguniform`."""
+    """The distribution of one key of a sweep: exactly one of `choice`, `uniform` and `loguniform`."""
 
     key: str
     choice: tuple[Any, ...] | None = None

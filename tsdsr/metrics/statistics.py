@@ -47,7 +47,7 @@ def photographs(images: Sequence[str]) -> list[int]:
     """The number of each image's photograph, from 0, in the order of their first images.
 
     Args:
-        images: names. `<photograph>-c<nnn>` is a crop of a photograph; any other is a photograph of its own.
+        images: names. `<photograph>-c<nnn>` is a crop of a photograph; any other is a separate photograph.
     """
     names = [match[1] if (match := _CROP.fullmatch(name)) else name for name in images]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}

@@ -130,7 +130,7 @@ class RestoringTeacher(nn.Module):
             return predict_velocity(self.transformer, z_t, timestep, self._prompt.embeds, self._prompt.pooled)
 
     def features(self, z_t: Tensor, timestep: Tensor, z_lq: Tensor) -> list[Tensor]:
-        """What `discriminator.features` takes from it."""
+        """The interface for `discriminator.features`."""
         with conditioned(self.transformer, z_lq):
             return discriminator.features(self.transformer, z_t, timestep, self._prompt.embeds, self._prompt.pooled)
 

@@ -37,7 +37,7 @@ def predict_velocity(
 
 
 def room_beside(side: int, sample_size: int, patch_size: int) -> int:
-    """How many patches a latent of `side` may be moved to either side, within the model's sample size."""
+    """The number of patches by which a latent of `side` may be shifted within the model's sample size."""
     return max(0, sample_size - side) // (2 * patch_size)
 
 

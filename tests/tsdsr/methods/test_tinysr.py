@@ -80,7 +80,7 @@ def test_a_mistyped_run_is_named() -> None:
     params = Params.load(ROOT / "params.yaml")
     with pytest.raises(UserError, match=r"compress\.runs\.prune: gates\.expansion"):
         params.overlay({"compress": {"runs": {"prune": {"gates": {"expansion": "best"}}}}})
-    with pytest.raises(UserError, match="decider is given"):
+    with pytest.raises(UserError, match="decider is `given`"):
         params.overlay({"compress": {"decider": "given"}})
 
 

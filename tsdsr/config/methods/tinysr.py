@@ -41,7 +41,7 @@ class SeparableConfig(Section):
 
 
 class CompressionPhaseConfig(PhaseConfig):
-    """A type of its own, so that a run does not inherit the phases of the student's recipe."""
+    """A separate type, so that a run does not inherit the phases of the student's recipe."""
 
 
 class _Compression(DistillConfig):

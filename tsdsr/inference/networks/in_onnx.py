@@ -58,7 +58,7 @@ class Record:
 
 
 class OnnxNetworks:
-    """What the engine runs (`tiles.engine.Networks`).
+    """The networks for the engine (`tiles.engine.Networks`).
 
     Args:
         directory: of the graphs.

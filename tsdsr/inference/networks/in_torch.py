@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TorchNetworks:
-    """What the engine runs (`tiles.engine.Networks`).
+    """The networks for the engine (`tiles.engine.Networks`).
 
     Attributes:
         codec: the VAE, its adapter merged or live.

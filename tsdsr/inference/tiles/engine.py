@@ -29,7 +29,7 @@ STRIP_PIXELS = 2**19  # pixels of the result per strip
 
 
 class Networks(Protocol):
-    """What the engine runs: float32 arrays in, float32 arrays out. Out of memory, each raises MemoryError."""
+    """The engine's networks, which map float32 arrays to float32 arrays and raise MemoryError if memory runs out."""
 
     @property
     def geometry(self) -> Geometry: ...

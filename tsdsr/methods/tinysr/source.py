@@ -1,4 +1,4 @@
-"""What all runs of a compression share: the source's output as a target, and terms against it.
+"""The common part of all runs of a compression: the source's output as a target, and its terms.
 
 Legend: B batch, H W pixels, C h w latent.
 """
@@ -21,7 +21,7 @@ from tsdsr.methods.student import Term
 from tsdsr.models import adapters
 from tsdsr.models.student import Student, upsample
 
-SOURCE = "z_source"  # what a turn carries for its terms
+SOURCE = "z_source"  # key of `carried`, for the terms
 TERMS: dict[str, Term] = {
     "source_l1": lambda output: latent_l1(output.z_hat, output.moment.carried[SOURCE]),
     "source_mse": lambda output: latent_mse(output.z_hat, output.moment.carried[SOURCE]),
