@@ -21,8 +21,8 @@ def test_ways_to_say_it(wanted: dict[str, float], result: tuple[int, int]) -> No
 
 
 @pytest.mark.parametrize("wanted", [{}, {"scale": 2.0, "width": 7}, {"longest_side": 9, "megapixels": 1.0}])
-def test_it_is_said_once(wanted: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="once"):
+def test_it_is_said_in_one_way(wanted: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="in one way"):
         TargetSize(**wanted)  # type: ignore[arg-type]
 
 

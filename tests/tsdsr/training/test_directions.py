@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.tsdsr.training.rig import RandomData, distill_config, method
+from tsdsr.methods.base import MethodInputs
 from tsdsr.training import directions
 from tsdsr.training.directions import _fit_fake_score, _mean_cosine, _student_outputs
 
@@ -17,14 +18,14 @@ def test_a_teacher_that_returns_its_input_points_away_in_velocity_form_alone(mon
     batch, z_hat = given[0]
     noise = {}
 
-    def keep(z, generators):
+    def keep(inputs, z, generators):
         noise["is"] = torch.stack([torch.randn(z.shape[1:], generator=generator) for generator in generators])
         return noise["is"]
 
     def returns_its_input(*unused):
         return lambda z_t, timestep: torch.cat([noise["is"] - z_hat, noise["is"] - batch.z])[: len(z_t)]
 
-    monkeypatch.setattr(directions, "gaussian_like", keep)
+    monkeypatch.setattr(MethodInputs, "noise_like", keep)
     monkeypatch.setattr(directions, "teacher_velocity", returns_its_input)
     assert _mean_cosine(made, given, "velocity", 100.0, 0.0) == pytest.approx(-1.0, abs=1e-5)
     assert abs(_mean_cosine(made, given, "noise", 100.0, 0.0)) < 0.2  # rounding alone
