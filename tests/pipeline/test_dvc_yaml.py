@@ -147,3 +147,15 @@ def test_git_tracks_of_reports_what_is_the_same_after_every_run() -> None:
 if __name__ == "__main__":
     for name in stages():
         print(name, *sorted(closure(name)), sep="\n      - ")
+
+
+def test_the_experiment_does_not_run_the_compression() -> None:
+    """DVC runs a stage before every other that depends on a folder around one of its outs."""
+    experiment, compression = (
+        yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))["stages"]
+        for name in ("dvc.yaml", "compress/dvc.yaml")
+    )
+    needed = {dep for stage in experiment.values() for dep in stage.get("deps", ())}
+    made = [out for stage in compression.values() for out in stage.get("outs", ())]
+    assert made
+    assert not [out for out in made if any(out == dep or out.startswith(f"{dep}/") for dep in needed)]
