@@ -209,7 +209,7 @@ class Distillation(Method):
 
     @contextmanager
     def around(self, step: int, batch: Any) -> Iterator[None]:
-        """Put the crops at a place of their own in every transformer's table of positions, one a step, where the recipe
+        """Move the crops to a random place in the tables of positions, the same for all turns of a step, if the recipe
         shifts positions."""
         with ExitStack() as moved:
             if self.inputs.config.shift_positions:

@@ -102,9 +102,11 @@ class ScoreDistillation(LoRADistillation):
 
     Attributes:
         score: the term that uses the fake score.
+        fake_score: its turn, also if the run does not take it.
     """
 
     score: ClassVar[str]
+    fake_score: FakeScoreTurn
 
     def __init__(self, inputs: MethodInputs) -> None:
         super().__init__(inputs)
@@ -118,10 +120,10 @@ class ScoreDistillation(LoRADistillation):
             seed=inputs.adapter_seed,
         )
         phi = adapters.parameters(inputs.transformer, adapters.FAKE_SCORE)
-        fake_score = inputs.group("fake_score", phi, config.optimizer.fake_score_lr)
+        self.fake_score = FakeScoreTurn(inputs, [inputs.group("fake_score", phi, config.optimizer.fake_score_lr)])
         student = self.student_turn(self.terms())
         asked = any(phase.losses.get(self.score) for phase in config.phases.values())
-        self.turns: tuple[Turn, ...] = (student, FakeScoreTurn(inputs, [fake_score])) if asked else (student,)
+        self.turns: tuple[Turn, ...] = (student, self.fake_score) if asked else (student,)
 
     @abstractmethod
     def terms(self) -> Mapping[str, Term]:

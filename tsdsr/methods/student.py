@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -208,7 +208,10 @@ class LoRADistillation(Distillation):
 
     Attributes:
         student: a `tsdsr.models.student.Student`.
+        own_decoder: whether the student's decoder is trained, and saved with it.
     """
+
+    own_decoder: ClassVar[bool] = False
 
     def __init__(self, inputs: MethodInputs) -> None:
         self.inputs, self.student = inputs, lora_student(inputs)
@@ -232,4 +235,4 @@ class LoRADistillation(Distillation):
 
     def export(self, directory: Path, record: Mapping[str, Any]) -> None:
         record = {**record, "lora": self.inputs.config.lora.model_dump()}
-        self.student.save(directory, record, self.inputs.default)
+        self.student.save(directory, record, self.inputs.default, own_decoder=self.own_decoder)

@@ -9,10 +9,6 @@ Source: TSD-SR, arXiv 2411.18263; a decoder that is trained after the distillati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 from torch import Tensor
 
 from tsdsr import seeding
@@ -31,6 +27,7 @@ from tsdsr.methods.tsdsr import TSDSR
 
 class TSDSRDecoder(TSDSR):
     title = "TSD-SR, own decoder"
+    own_decoder = True
 
     def __init__(self, inputs: MethodInputs) -> None:
         super().__init__(inputs)
@@ -48,10 +45,6 @@ class TSDSRDecoder(TSDSR):
             DecoderTurn(network, discriminator, config.decoder, [group], _latents),
             PatchDiscriminatorTurn(discriminator, config.decoder.discriminator_learning_rate),
         )
-
-    def export(self, directory: Path, record: Mapping[str, Any]) -> None:
-        record = {**record, "lora": self.inputs.config.lora.model_dump()}
-        self.student.save(directory, record, self.inputs.default, own_decoder=True)
 
 
 def _latents(batch: Batch, moment: Moment) -> tuple[Tensor, Tensor]:

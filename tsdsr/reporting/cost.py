@@ -92,7 +92,7 @@ def _panel(axes: Axes, points: Sequence[CostPoint], cost: Column, metric: Column
         return
     axes.set_xscale("log", subs=[])
     values = [point.costs[cost.key] for point in points]
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < 300 * min(values) else (1,)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < 30 * min(values) else (1,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel=cost.heading, ylabel=metric.heading)
     axes.plot(values, [point.quality for point in points], "o", color=PALETTE[0])

@@ -96,7 +96,7 @@ def _student_outputs(
 
 
 def _fit_fake_score(method: ScoreDistillation, outputs: Iterator[tuple[Batch, Tensor]], steps: int) -> None:
-    turn = next(turn for turn in method.turns if turn.name == "fake_score")
+    turn = method.fake_score
     optimizer = GroupOptimizer(turn.groups[0], [range(max(1, steps))])
     for step in range(steps):
         batch, z_hat = next(outputs)

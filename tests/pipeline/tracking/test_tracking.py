@@ -1,4 +1,4 @@
-"""MLflow tracking in the repository's store, and its copy on a server."""
+"""MLflow tracking in the repository's store."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import shutil
 import socket
 import sqlite3
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,58 +17,26 @@ import yaml
 
 from pipeline import ui
 from pipeline.process import dvc_yaml
-from pipeline.tracking import __main__ as command
-from pipeline.tracking import description, provenance, store, sync
+from pipeline.tracking import description, provenance
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import flatten
+from tests.pipeline.tracking.rig import open_client, runs_of
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One SQLite store for the module: creating its tables takes longer than all else here."""
-    return tmp_path_factory.mktemp("mlflow")
-
-
-@pytest.fixture
-def params(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Params:
-    """The committed params with an experiment of the test's own, in an empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(provenance.ROOT_VARIABLE, str(database))
-    monkeypatch.setattr(sync, "_AWAY", set())
-    monkeypatch.setattr(tracking, "_OPENED", {})
-    return Params.load(REPOSITORY / "params.yaml").overlay({"tracking": {"experiment": request.node.name}})
-
-
-def _runs(params: Params) -> dict[str, object]:
-    """Name -> run of the test's experiment; fails where a name occurs twice."""
-    client = _client()
-    experiment = client.get_experiment_by_name(params.tracking.experiment)
-    runs = client.search_runs([experiment.experiment_id])
-    names = [run.data.tags["tsdsr.name"] for run in runs]
-    assert len(set(names)) == len(names), names
-    return dict(zip(names, runs))
-
-
-def _client():
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=store.uri(provenance.root()))
-
-
 def _steps(params: Params, name: str, key: str) -> list[int]:
-    run_id = _runs(params)[name].info.run_id
-    return [metric.step for metric in _client().get_metric_history(run_id, key)]
+    run_id = runs_of(params)[name].info.run_id
+    return [metric.step for metric in open_client().get_metric_history(run_id, key)]
 
 
 def test_children_of_separate_stages_meet_under_one_parent(params: Params) -> None:
     for name in ("full", "evaluate"):
         with tracking.child(params, name) as run:
             run.metrics({"psnr": 20.0})
-    runs = _runs(params)
+    runs = runs_of(params)
     assert set(runs) == {"parent", "full", "evaluate"}
     for name in ("full", "evaluate"):
         assert runs[name].data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
@@ -89,7 +53,7 @@ def test_a_variant_with_its_own_params_stays_below_the_open_parent(params: Param
             pass
         with tracking.child(variant, "wo_tsm-seed1"):
             pass
-    runs = _runs(params)
+    runs = runs_of(params)
     assert set(runs) == {"parent", "full", "wo_tsm-seed1"}
     shown = runs["wo_tsm-seed1"].data.params
     assert (shown["distill.tsd.lambda"], shown["seed"]) == ("1.0", "1")
@@ -101,7 +65,7 @@ def test_a_stage_run_again_continues_its_child(params: Params) -> None:
         with tracking.child(params, "full") as run:
             for step in range(first, 21 if first == 0 else 31, 5):
                 run.metrics({"loss": float(step)}, step=step)
-    history = _client().get_metric_history(_runs(params)["full"].info.run_id, "loss")
+    history = open_client().get_metric_history(runs_of(params)["full"].info.run_id, "loss")
     assert {point.step: point.value for point in history} == {step: float(step) for step in range(0, 31, 5)}
 
 
@@ -122,7 +86,7 @@ def test_the_time_between_two_sessions_is_no_part_of_a_runs_duration(params: Par
         time.sleep(1.0)
         waited = time.monotonic() - waited
     took = time.monotonic() - began - 2 * waited
-    info = _runs(params)["full"].info
+    info = runs_of(params)["full"].info
     assert 400 <= info.end_time - info.start_time <= 1000 * took + 50
 
 
@@ -130,14 +94,14 @@ def test_the_time_between_two_sessions_is_no_part_of_a_runs_duration(params: Par
 def test_the_end_of_a_run_says_how_it_ended(params: Params, error: type[BaseException], status: str) -> None:
     with pytest.raises(error), tracking.child(params, "full"):
         raise error
-    assert {run.info.status for run in _runs(params).values()} == {status}
+    assert {run.info.status for run in runs_of(params).values()} == {status}
 
 
 def test_provenance_is_in_the_tags(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(provenance.COMMIT_VARIABLE, "0" * 40)
     with tracking.child(params, "full"):
         pass
-    for name, run in _runs(params).items():
+    for name, run in runs_of(params).items():
         tags = run.data.tags
         assert tags["git.commit"] == tags["mlflow.source.git.commit"] == "0" * 40
         assert tags["code.sha256"] == provenance.code_hash()
@@ -183,7 +147,7 @@ def test_data_tags_are_of_what_the_stage_read_and_wrote_not_of_the_lock(
         (tmp_path / "data/students/full").mkdir(parents=True)
         (tmp_path / "data/students/full/weights").write_text("student")
     tracking.log_outputs()
-    tags = _runs(params)["full"].data.tags
+    tags = runs_of(params)["full"].data.tags
     data = {key: value for key, value in tags.items() if key.startswith("dvc.")}
     assert data == {
         "dvc.data/teacher": at_start["teacher"],
@@ -224,8 +188,8 @@ def test_a_copied_repository_writes_into_its_own_files(params: Params, tmp_path:
     (tmp_path / "note.txt").write_text("of the second")
     with tracking.child(params, "another") as run:
         run.artifact(tmp_path / "note.txt")
-    client = _client()
-    places = [run.info.artifact_uri for run in _runs(params).values()]
+    client = open_client()
+    places = [run.info.artifact_uri for run in runs_of(params).values()]
     places += [client.get_experiment(number).artifact_location for number in ("0", run.run_id and "1")]
     assert len(places) == 5
     assert all(place.startswith((second / "mlruns").as_uri()) for place in places)
@@ -243,11 +207,10 @@ def test_files_folders_and_datasets_are_logged(params: Params, tmp_path: Path) -
         run.artifact(tmp_path / "student")
         run.dataset("pairs", manifest, "training")
         assert run.run_id is not None
-        listed = {
-            item.path for folder in ("tables", "student") for item in _client().list_artifacts(run.run_id, folder)
-        }
+        artifacts = [open_client().list_artifacts(run.run_id, folder) for folder in ("tables", "student")]
+        listed = {item.path for items in artifacts for item in items}
     assert listed == {"tables/manifest.json", "student/student.json"}
-    entry = _client().get_run(run.run_id).inputs.dataset_inputs[0]
+    entry = open_client().get_run(run.run_id).inputs.dataset_inputs[0]
     assert (entry.dataset.name, json.loads(entry.dataset.profile)) == ("pairs", {"pairs": 3})
 
 
@@ -256,7 +219,7 @@ def test_values_mlflow_would_refuse_do_not_stop_a_run(params: Params) -> None:
         run.params({"a,b": "x" * 10_000})
         run.params({"a,b": "other"})  # a param cannot change
         run.metrics({"loss(%)": float("nan")})
-    data = _runs(params)["full"].data
+    data = runs_of(params)["full"].data
     assert set(data.params["a_b"]) == {"x"}
     assert "loss___" in data.metrics
 
@@ -274,7 +237,7 @@ def test_validation_images_are_a_series(params: Params) -> None:
     with tracking.child(params, "full") as run:
         for step in (0, 50):
             run.image("validation", np.full((4, 6, 3), step, np.uint8), step)
-    images = [item.path for item in _client().list_artifacts(run.run_id, "images") if item.path.endswith(".png")]
+    images = [item.path for item in open_client().list_artifacts(run.run_id, "images") if item.path.endswith(".png")]
     assert len(images) == 2
     assert all(path.startswith("images/validation") for path in images)
 
@@ -282,91 +245,14 @@ def test_validation_images_are_a_series(params: Params) -> None:
 def test_the_hosts_load_is_logged(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     with tracking.child(params, "full") as run:
-        while "system/cpu_utilization_percentage" not in _client().get_run(run.run_id).data.metrics:
+        while "system/cpu_utilization_percentage" not in open_client().get_run(run.run_id).data.metrics:
             time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Another store, as a server's."""
-    folder = tmp_path_factory.mktemp("server")
-    from mlflow import MlflowClient
-
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    client = MlflowClient(uri)
-    client.create_experiment("elsewhere", artifact_location=folder.as_uri())
-    return uri
-
-
-def _on(server: str, params: Params) -> tuple[Any, dict[str, Any]]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(server)
-    experiment = client.get_experiment_by_name(params.tracking.experiment)
-    runs = client.search_runs([experiment.experiment_id])
-    found = {run.data.tags["tsdsr.name"]: run for run in runs}
-    assert len(found) == len(runs)
-    return client, found
-
-
-def test_a_server_that_was_away_gets_everything_later(
-    params: Params, server: str, student: Path, closed_port: int, tmp_path: Path, monkeypatch, caplog
-) -> None:
-    monkeypatch.setenv(sync.URI_VARIABLE, f"http://me:secret@127.0.0.1:{closed_port}")
-    (tmp_path / "table.md").write_text("as logged")
-    with caplog.at_level(logging.WARNING), tracking.child(params, "full") as run:
-        for step in range(20):
-            run.metrics({"loss": float(step)}, step=step)
-        run.artifact(tmp_path / "table.md", "tables")
-        run.dataset("test pairs", "manifest.json", "evaluation")
-        run.model(student, {"teacher": "data/teacher"}, {"test/psnr": 20.0}, "test pairs", "manifest.json")
-    (tmp_path / "table.md").write_text("changed since")
-    assert caplog.text.count("did not accept the runs") == 1
-    assert f"http://***@127.0.0.1:{closed_port} did not" in caplog.text
-    assert "secret" not in caplog.text
-
-    (tmp_path / "at-server").mkdir()
-    monkeypatch.chdir(tmp_path / "at-server")  # where that store keeps the files of new experiments
-    monkeypatch.setenv(sync.URI_VARIABLE, server)
-    monkeypatch.setattr("sys.argv", ["tracking"])
-    for _ in range(2):  # the second time there is nothing to do
-        command.main()
-        client, runs = _on(server, params)
-        copy = runs["full"]
-        assert copy.data.tags["mlflow.parentRunId"] == runs["parent"].info.run_id
-        assert copy.data.params["distill.tsd.lambda"] == "0.7"
-        assert (copy.info.status, copy.info.run_name) == ("FINISHED", "full")
-        assert [m.value for m in client.get_metric_history(copy.info.run_id, "loss")] == [float(n) for n in range(20)]
-        path = client.download_artifacts(copy.info.run_id, "tables/table.md", str(tmp_path / "at-server"))
-        assert Path(path).read_text() == "as logged"
-        (output,) = copy.outputs.model_outputs
-        model = client.get_logged_model(output.model_id)
-        assert (model.name, model.params["lora.rank"]) == ("full", "8")
-        assert [(m.key, m.value) for m in model.metrics] == [("test/psnr", 20.0)]
-        assert [entry.dataset.name for entry in copy.inputs.dataset_inputs] == ["test pairs"]
-        assert sync.waiting(provenance.root()) == []
-
-
-def test_a_server_that_answers_has_a_run_when_its_session_ends(params: Params, server: str, monkeypatch) -> None:
-    monkeypatch.setenv(sync.URI_VARIABLE, server)
-    for value in (1.0, 2.0):
-        with tracking.child(params, "full") as run:
-            run.metrics({"loss": value}, step=int(value))
-        _, runs = _on(server, params)
-        assert runs["full"].data.metrics["loss"] == value
-    assert sync.waiting(provenance.root()) == []
-
-
-def test_without_a_server_there_is_nowhere_to_copy_to(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["tracking"])
-    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI names no server"):
-        command.main()
 
 
 def test_the_link_opens_the_runs_with_their_scores(params: Params) -> None:
     with tracking.child(params, "full"):
         pass
-    client, runs = _client(), _runs(params)
+    client, runs = open_client(), runs_of(params)
     experiment = client.get_experiment_by_name(params.tracking.experiment)
     page = ui.link(client, 5000, experiment.experiment_id)
     assert page.startswith(f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs?workflowType=machine")
@@ -404,7 +290,7 @@ def test_the_environment_leads_another_process_to_the_same_run(params: Params, m
     monkeypatch.chdir("/")
     with tracking.child(params, "worker"):
         pass
-    assert set(_runs(params)) == {"parent", "worker"}
+    assert set(runs_of(params)) == {"parent", "worker"}
 
 
 def test_flatten_names_keys_as_dvc_does() -> None:
@@ -413,59 +299,3 @@ def test_flatten_names_keys_as_dvc_does() -> None:
         "tsd.dasm.steps": 3,
         "a": [1, 2],
     }
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """One that refuses: it is taken, and nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield int(taken.getsockname()[1])
-
-
-@pytest.fixture
-def student(tmp_path: Path) -> Path:
-    """Files with the names of a student's."""
-    folder = tmp_path / "students/full"
-    folder.mkdir(parents=True)
-    for name in ("transformer.safetensors", "vae.safetensors", "prompt.safetensors"):
-        (folder / name).write_text(name)
-    (folder / "student.json").write_text(json.dumps({"scale": 4, "lora": {"rank": 8}}))
-    (tmp_path / "manifest.json").write_text("{}")
-    return folder
-
-
-def _model(params: Params, student: Path, psnr: float) -> Any:
-    with tracking.child(params, "full") as run:
-        run.dataset("test pairs", "manifest.json", "evaluation")
-        run.model(student, {"teacher": "data/teacher"}, {"test/psnr": psnr}, "test pairs", "manifest.json")
-    run = _runs(params)["full"]
-    return run, [_client().get_logged_model(output.model_id) for output in run.outputs.model_outputs]
-
-
-def test_a_student_is_a_model_of_its_run_with_its_scores(params: Params, student: Path) -> None:
-    run, (model,) = _model(params, student, 20.0)
-    assert (model.name, model.status, model.source_run_id) == ("full", "READY", run.info.run_id)
-    assert model.params["lora.rank"] == "8"
-    (score,) = model.metrics
-    assert (score.key, score.value, score.dataset_name) == ("test/psnr", 20.0, "test pairs")
-    assert run.data.metrics == {"test/psnr": 20.0}
-
-    _, (same,) = _model(params, student, 21.0)  # scored again: the model stays, its score is new
-    assert same.model_id == model.model_id
-    assert max(same.metrics, key=lambda metric: metric.timestamp).value == 21.0
-
-    (student / "vae.safetensors").write_text("other weights")
-    _, models = _model(params, student, 22.0)
-    assert len(models) == 2
-
-
-def test_a_logged_model_is_code_and_safetensors_and_nothing_to_unpickle(params: Params, student: Path) -> None:
-    _, (model,) = _model(params, student, 20.0)
-    folder = Path(urllib.request.url2pathname(urllib.parse.urlparse(model.artifact_location).path))
-    names = {path.name for path in folder.rglob("*") if path.is_file()}
-    assert {"mlflow_model.py", "student.json", "vae.safetensors"} <= names
-    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".bin", ".pt"))]
-    record = yaml.safe_load((folder / "MLmodel").read_text())["flavors"]["python_function"]
-    assert record["loader_module"] == "mlflow.pyfunc.loaders.code_model"
-    assert record["config"] == {"teacher": "data/teacher"}

@@ -39,3 +39,15 @@ def test_fitting_moves_the_fake_score_and_nothing_else() -> None:
     _fit_fake_score(made, _student_outputs(made, RandomData(), 2, 4), 2)
     assert any(not torch.equal(p, before[name]) for name, p in phi.items())
     assert all(torch.equal(p, own[name]) for name, p in made.groups()[0].parameters.items())
+
+
+def test_a_recipe_without_the_score_has_directions_too() -> None:
+    """Its run does not train the fake score, and the question about teacher and student is the same."""
+    phases = {"all": {"share": 1.0, "dasm": False, "losses": {"latent_mse": 1.0}}}
+    made = method(distill_config(phases=phases))
+    assert made.fake_score not in made.turns
+    outputs = _student_outputs(made, RandomData(), 2, 4)
+    before = {name: p.detach().clone() for name, p in made.fake_score.groups[0].parameters.items()}
+    _fit_fake_score(made, outputs, 1)
+    assert any(not torch.equal(p, before[name]) for name, p in made.fake_score.groups[0].parameters.items())
+    assert -1 <= _mean_cosine(made, [next(outputs)], "noise", 100.0, 1.0) <= 1
