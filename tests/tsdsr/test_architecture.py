@@ -23,7 +23,7 @@ ALLOWED = {
     "models": set(),
     "losses": set(),
     "degradation": set(),
-    "metrics": {"weights"},
+    "metrics": {"losses", "weights"},
     "data": {"degradation", "models"},
     "methods": {"models", "losses", "data", "compression"},
     "training": {"methods", "models", "losses", "data", "metrics"},

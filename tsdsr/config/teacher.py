@@ -27,6 +27,7 @@ class DecoderTermsConfig(Section):
     learning_rate: LearningRate
     discriminator_learning_rate: LearningRate
     texture_weight: NonNegative
+    pattern_weight: NonNegative
     adversarial_weight: NonNegative
 
 

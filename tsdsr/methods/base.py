@@ -179,6 +179,20 @@ class MethodInputs:
         return Group(name, parameters, lr, self.config.optimizer, self.config.lr_schedule, **options)
 
 
+@contextmanager
+def random_place(transformers: Sequence[Any], side: int, seed: int, step: int) -> Iterator[None]:
+    """Within the block latents of `side` sit at a place of the tables of positions that (seed, step) draws, the same
+    for all transformers, which have one shape."""
+    shape = transformers[0].config
+    room = room_beside(side, shape.sample_size, shape.patch_size)
+    generator = seeding.generator(seed, "place", step)
+    down, across = (torch.randint(2 * room + 1, (2,), generator=generator) - room).tolist()
+    with ExitStack() as moved:
+        for transformer in transformers:
+            moved.enter_context(moved_positions(transformer, (down, across)))
+        yield
+
+
 class Distillation(Method):
     """A method that trains a one-step student.
 
@@ -213,12 +227,7 @@ class Distillation(Method):
         shifts positions."""
         with ExitStack() as moved:
             if self.inputs.config.shift_positions:
-                shape = self.inputs.transformer.config
-                room = room_beside(batch.z.shape[-1], shape.sample_size, shape.patch_size)
-                generator = seeding.generator(self.inputs.seed, "place", step)
-                down, across = (torch.randint(2 * room + 1, (2,), generator=generator) - room).tolist()
-                for transformer in self.transformers():
-                    moved.enter_context(moved_positions(transformer, (down, across)))
+                moved.enter_context(random_place(self.transformers(), batch.z.shape[-1], self.inputs.seed, step))
             yield
 
     @classmethod

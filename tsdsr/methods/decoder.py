@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tsdsr import seeding
 from tsdsr.config import AdamWConfig, DecoderTermsConfig, ScheduleConfig, TeacherDecoderConfig
 from tsdsr.losses.adversarial import discriminator_hinge, generator_hinge
+from tsdsr.losses.pattern import pattern_loss
 from tsdsr.losses.texture import texture_loss
 from tsdsr.methods.base import Group, Method, Moment, Turn, TurnOutput
 from tsdsr.methods.teacher import CropBatch, reconstruction_loss
@@ -77,14 +78,21 @@ class DecoderTurn(Turn):
             "decoder_texture": texture_loss(leaf, images).mean(),
             "decoder_adversarial": generator_hinge(self.discriminator.eval()(leaf)).mean(),
         }
-        gradient, texture, adversarial = (torch.autograd.grad(term, leaf)[0] for term in terms.values())
-        ramp = min(1.0, (moment.step + 1) / RAMP_STEPS)
+        weights = [self.config.texture_weight, self._ramp(moment) * self.config.adversarial_weight]
+        if self.config.pattern_weight:
+            terms["decoder_pattern"] = pattern_loss(leaf, images).mean()
+            weights.append(self.config.pattern_weight)
+        gradient, *others = (torch.autograd.grad(term, leaf)[0] for term in terms.values())
         unit = gradient.norm()
-        gradient = gradient + self.config.texture_weight * _scaled(texture, unit)
-        gradient = gradient + ramp * self.config.adversarial_weight * _scaled(adversarial, unit)
+        for weight, other in zip(weights, others, strict=True):
+            gradient = gradient + weight * _scaled(other, unit)
         restored.backward(moment.share * gradient)
         pictures = {"images": images, "restored": restored.detach()}
         return TurnOutput({name: term.detach() for name, term in terms.items()}, pictures)
+
+    @staticmethod
+    def _ramp(moment: Moment) -> float:
+        return min(1.0, (moment.step + 1) / RAMP_STEPS)
 
 
 class PatchDiscriminatorTurn(Turn):

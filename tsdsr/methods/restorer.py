@@ -9,6 +9,7 @@ Source: Esser et al., arXiv 2403.03206 (rectified flow, uniformly sampled time);
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -16,7 +17,7 @@ from tsdsr import seeding
 from tsdsr.data.dataset import Batch
 from tsdsr.flow import NUM_TRAIN_TIMESTEPS, FlowSchedule, add_noise, gaussian_like, uniform
 from tsdsr.losses.flow_matching import flow_matching_loss
-from tsdsr.methods.base import Group, Method, Moment, Turn, TurnOutput
+from tsdsr.methods.base import Group, Method, Moment, Turn, TurnOutput, random_place
 from tsdsr.models import adapters, restoring
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.restoring import RestoringTeacher
@@ -64,4 +65,8 @@ class RestorerTurn(Turn):
 
 class RestorerTraining(Method):
     def __init__(self, turn: RestorerTurn) -> None:
-        self.turns = (turn,)
+        self.turns, self._transformer, self._seed = (turn,), turn.transformer, turn.seed
+
+    def around(self, step: int, batch: Batch) -> AbstractContextManager[None]:
+        """The crops at a random place in the table of positions, since pictures are larger than the crops."""
+        return random_place([self._transformer], batch.z.shape[-1], self._seed, step)

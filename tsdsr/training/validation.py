@@ -21,7 +21,8 @@ from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
 from tsdsr.methods.base import Distillation
 from tsdsr.metrics import METRICS, ImageBatch, LocalExecutor
-from tsdsr.metrics.pattern import MIN_PATCHES, periodic_pattern
+from tsdsr.losses.pattern import MIN_PATCHES
+from tsdsr.metrics.pattern import periodic_pattern
 from tsdsr.models.student import upsample
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tsdsr.config import TeacherDecoderConfig
+from tsdsr.losses.pattern import pattern_loss
 from tsdsr.losses.texture import texture_loss
 from tsdsr.methods.base import Moment
 from tsdsr.methods.decoder import DecoderTraining
@@ -23,6 +24,7 @@ def config(**changes) -> TeacherDecoderConfig:
         "learning_rate": 1e-3,
         "discriminator_learning_rate": 1e-3,
         "texture_weight": 0.5,
+        "pattern_weight": 0.0,
         "adversarial_weight": 0.5,
     }
     return TeacherDecoderConfig(**{**values, **changes})
@@ -60,14 +62,18 @@ def test_each_turn_trains_its_own_network_alone(vae, images):
     assert all(p.grad is not None for p in training.turns[1].network.parameters())
 
 
-def test_the_gradient_is_the_sum_of_scaled_terms(vae, images):
-    """Without the discriminator: reconstruction, and texture at half of the reconstruction's norm at the picture."""
-    batch, output, _, grads, _ = one_step(vae, images, config(adversarial_weight=0.0))
+@pytest.mark.parametrize(("term", "loss", "side"), [("texture", texture_loss, 32), ("pattern", pattern_loss, 128)])
+def test_the_gradient_is_the_sum_of_scaled_terms(vae, term, loss, side):
+    """Without the discriminator: reconstruction, and the other term at half of its norm at the picture."""
+    images = torch.rand(3, 3, side + 16, side + 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    weights = {"adversarial_weight": 0.0, "texture_weight": 0.0, "pattern_weight": 0.0}
+    settings = config(**{**weights, f"{term}_weight": 0.5}, crop_size=side)
+    batch, output, _, grads, _ = one_step(vae, images, settings)
     leaf = output.carried["restored"].clone().requires_grad_()
     (rec,) = torch.autograd.grad(reconstruction_loss(leaf, batch.crops), leaf)
-    (texture,) = torch.autograd.grad(texture_loss(leaf, batch.crops).mean(), leaf)
-    wanted = rec + 0.5 * texture * rec.norm() / texture.norm()
-    fresh = next(crop_data(images, config(), seed=0, purpose="decoder").prefetched([[0, 1]]))
+    (other,) = torch.autograd.grad(loss(leaf, batch.crops).mean(), leaf)
+    wanted = rec + 0.5 * other * rec.norm() / other.norm()
+    fresh = next(crop_data(images, settings, seed=0, purpose="decoder").prefetched([[0, 1]]))
     posterior = vae.encode(fresh.crops).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=fresh.generator)
     vae.zero_grad()

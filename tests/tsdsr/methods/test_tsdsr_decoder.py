@@ -23,6 +23,7 @@ RECIPE = {
         "learning_rate": 1e-3,
         "discriminator_learning_rate": 1e-3,
         "texture_weight": 0.5,
+        "pattern_weight": 0.0,
         "adversarial_weight": 0.5,
     },
     "phases": {"all": {"share": 1.0, "dasm": False, "losses": {"latent_mse": 1.0, "tsd": 1.0}}},
