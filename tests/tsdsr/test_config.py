@@ -235,3 +235,26 @@ def test_an_unknown_method_is_named(params):
         params.overlay({"distill": {"method": "other"}})
     with pytest.raises(UserError, match="wo_tsm: method: unknown 'other'; known are tsdsr, tsdsr_decoder, vsd"):
         params.overlay({"ablate": {"variants": {"wo_tsm": {"method": "other"}}}})
+
+
+def test_a_decoders_training_needs_images_that_its_terms_can_see(params):
+    decoder = {
+        "learning_rate": 1e-4,
+        "discriminator_learning_rate": 1e-4,
+        "texture_weight": 0.5,
+        "pattern_weight": 0.5,
+        "adversarial_weight": 0.5,
+    }
+    recipe = {
+        "method": "tsdsr_decoder",
+        "phases": {"all": {"share": 1.0, "dasm": False, "losses": {"latent_mse": 1.0}}},
+    }
+    with pytest.raises(
+        UserError, match=r"teacher\.decoder: .*crop_size: 64 is too small for pattern_weight: at least 128"
+    ):
+        params.overlay({"teacher": {"decoder": {"steps": 1, "pattern_weight": 0.5}}})
+    with pytest.raises(UserError, match=r"data\.crop_size: 96 is too small for pattern_weight"):
+        params.overlay({"distill": {**recipe, "decoder": decoder}})
+    changes = {"augment": {"crop_size": 32}, "decoder": {**decoder, "pattern_weight": 0.0}}
+    with pytest.raises(UserError, match=r"distill\.augment\.crop_size: 32 is too small for the training of a decoder"):
+        params.overlay({"distill": {**recipe, **changes}})

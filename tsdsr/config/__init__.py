@@ -111,6 +111,14 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _decoder_is_valid(self) -> Self:
+        if isinstance(self.distill, methods.TSDSRDecoderConfig):
+            cropped = self.distill.augment.crop_size
+            key = "distill.augment.crop_size" if cropped else "data.crop_size"
+            self.distill.decoder.check_side(cropped or self.data.crop_size, key)
+        return self
+
+    @model_validator(mode="after")
     def _compression_is_valid(self) -> Self:
         for name, changes in self.compress.runs.items():
             method, added = RUNS[name]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tsdsr.config.section import CheckpointConfig, Count, LearningRate, NonNegative, Probability, Section, Whole, Within
 
@@ -30,9 +30,24 @@ class DecoderTermsConfig(Section):
     pattern_weight: NonNegative
     adversarial_weight: NonNegative
 
+    def check_side(self, side: int, key: str) -> None:
+        """Raises ValueError if the training's images are too small for its terms: side in pixels, given by `key`."""
+        if self.pattern_weight and side < 128:
+            raise ValueError(
+                f"{key}: {side} is too small for pattern_weight: at least 128 pixels, or pattern_weight: 0"
+            )
+        if side < 48:
+            raise ValueError(f"{key}: {side} is too small for the training of a decoder: at least 48 pixels")
+
 
 class TeacherDecoderConfig(TeacherCropsConfig, DecoderTermsConfig):
     steps: Whole
+
+    @model_validator(mode="after")
+    def _check_crops(self) -> Self:
+        if self.steps:
+            self.check_side(self.crop_size, "crop_size")
+        return self
 
 
 class TeacherFlowConfig(Section):

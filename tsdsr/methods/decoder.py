@@ -29,6 +29,10 @@ from tsdsr.models.patch_discriminator import PatchDiscriminator
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+Shift = Callable[[Tensor, int], Tensor]
+"""Pictures and the step -> a crop of them, at a place of the step's own."""
+SHIFT = 16  # pixels: the longest period of the texture's windows and of the discriminator's strides
+
 ADAMW = AdamWConfig(weight_decay=0.0, betas=(0.5, 0.99), clip_norm=1.0)
 WARMUP_STEPS = 50
 RAMP_STEPS = 150  # in which the discriminator's share grows to its weight, since it starts ignorant
@@ -54,6 +58,7 @@ class DecoderTurn(Turn):
 
     Args:
         latents: the batch and the moment -> latents, without gradient, and the images (B, 3, H, W) to make of them.
+        shift: of the pictures that the texture terms and the discriminator see.
     """
 
     name = "decoder"
@@ -65,18 +70,20 @@ class DecoderTurn(Turn):
         config: DecoderTermsConfig,
         groups: Sequence[Group],
         latents: Callable[[Any, Moment], tuple[Tensor, Tensor]],
+        shift: Shift,
     ) -> None:
         self.network, self.discriminator, self.config = network, discriminator, config
-        self.groups, self.latents = groups, latents
+        self.groups, self.latents, self.shift = groups, latents, shift
 
     def run(self, batch: Any, moment: Moment) -> TurnOutput:
         z, images = self.latents(batch, moment)
         restored = self.network(z)
         leaf = restored.detach().requires_grad_()
+        shifted, wanted = (self.shift(pictures, moment.step) for pictures in (leaf, images))
         terms = {
             "decoder_reconstruction": reconstruction_loss(leaf, images),
-            "decoder_texture": texture_loss(leaf, images).mean(),
-            "decoder_adversarial": generator_hinge(self.discriminator.eval()(leaf)).mean(),
+            "decoder_texture": texture_loss(shifted, wanted).mean(),
+            "decoder_adversarial": generator_hinge(self.discriminator.eval()(shifted)).mean(),
         }
         weights = [self.config.texture_weight, self._ramp(moment) * self.config.adversarial_weight]
         if self.config.pattern_weight:
@@ -100,15 +107,16 @@ class PatchDiscriminatorTurn(Turn):
 
     name = "discriminator"
 
-    def __init__(self, discriminator: PatchDiscriminator, learning_rate: float) -> None:
-        self.network = discriminator
+    def __init__(self, discriminator: PatchDiscriminator, learning_rate: float, shift: Shift) -> None:
+        self.network, self.shift = discriminator, shift
         schedule = ScheduleConfig(name="constant", warmup_steps=0, cycles=1)
         parameters, buffers = dict(discriminator.named_parameters()), dict(discriminator.named_buffers())
         self.groups = [Group(self.name, parameters, learning_rate, ADAMW, schedule, buffers=buffers)]
 
     def run(self, batch: Any, moment: Moment) -> TurnOutput:
         self.network.train()
-        real, restored = self.network(moment.carried["images"]), self.network(moment.carried["restored"])
+        pictures = (self.shift(moment.carried[name], moment.step) for name in ("images", "restored"))
+        real, restored = (self.network(picture) for picture in pictures)
         loss = discriminator_hinge(real, restored).mean()
         (moment.share * loss).backward()
         return TurnOutput({"discriminator": loss.detach()})
@@ -127,9 +135,10 @@ class DecoderTraining(Method):
         network = DecoderNetwork(vae, lambda z: vae.decode(z).sample)
         schedule = ScheduleConfig(name="cosine_with_restarts", warmup_steps=min(WARMUP_STEPS, config.steps), cycles=1)
         group = Group("decoder", dict(vae.decoder.named_parameters()), config.learning_rate, ADAMW, schedule)
+        shift = random_shift(seeding.derive(seed, "teacher", "decoder shift"))
         self.turns = (
-            DecoderTurn(network, discriminator, config, [group], self._latents),
-            PatchDiscriminatorTurn(discriminator, config.discriminator_learning_rate),
+            DecoderTurn(network, discriminator, config, [group], self._latents, shift),
+            PatchDiscriminatorTurn(discriminator, config.discriminator_learning_rate, shift),
         )
 
     @torch.no_grad()
@@ -137,6 +146,22 @@ class DecoderTraining(Method):
         posterior = self.vae.encode(batch.crops).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=batch.generator).to(batch.crops.device)
         return posterior.mean + posterior.std * noise, batch.crops
+
+
+def random_shift(seed: int) -> Shift:
+    """Crops whose corner (seed, step) draws, up to `SHIFT` - 1 pixels off on each axis.
+
+    The texture's windows begin every 8 pixels and the discriminator's strides are 8 pixels: at one place in every step,
+    both would weigh the pixels of each latent differently, and the decoder would answer with a grid of that pitch.
+    """
+
+    def shift(pictures: Tensor, step: int) -> Tensor:
+        generator = seeding.generator(seed, "shift", step)
+        down, across = torch.randint(SHIFT, (2,), generator=generator).tolist()
+        height, width = (side - SHIFT + 1 for side in pictures.shape[-2:])
+        return pictures[..., down : down + height, across : across + width]
+
+    return shift
 
 
 def patch_discriminator(seed: int, device: torch.device) -> PatchDiscriminator:

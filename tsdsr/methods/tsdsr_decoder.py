@@ -21,6 +21,7 @@ from tsdsr.methods.decoder import (
     DecoderTurn,
     PatchDiscriminatorTurn,
     patch_discriminator,
+    random_shift,
 )
 from tsdsr.methods.tsdsr import TSDSR
 
@@ -39,11 +40,14 @@ class TSDSRDecoder(TSDSR):
             parameter.requires_grad_(True)
         rate, schedule = config.decoder.learning_rate, config.lr_schedule
         group = Group("decoder", parameters, rate, ADAMW, schedule, averaged=True)
-        network = DecoderNetwork(vae, self.student.decode)
+        network, shift = (
+            DecoderNetwork(vae, self.student.decode),
+            random_shift(seeding.derive(inputs.seed, "decoder shift")),
+        )
         self.turns = (
             *self.turns,
-            DecoderTurn(network, discriminator, config.decoder, [group], _latents),
-            PatchDiscriminatorTurn(discriminator, config.decoder.discriminator_learning_rate),
+            DecoderTurn(network, discriminator, config.decoder, [group], _latents, shift),
+            PatchDiscriminatorTurn(discriminator, config.decoder.discriminator_learning_rate, shift),
         )
 
 

@@ -19,9 +19,9 @@ from tsdsr.config.distill import ValidationConfig
 from tsdsr.data.images import denormalized, read_image
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
+from tsdsr.losses.pattern import MIN_PATCHES
 from tsdsr.methods.base import Distillation
 from tsdsr.metrics import METRICS, ImageBatch, LocalExecutor
-from tsdsr.losses.pattern import MIN_PATCHES
 from tsdsr.metrics.pattern import periodic_pattern
 from tsdsr.models.student import upsample
 

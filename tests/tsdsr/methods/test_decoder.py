@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 
+from tsdsr import seeding
 from tsdsr.config import TeacherDecoderConfig
 from tsdsr.losses.pattern import pattern_loss
 from tsdsr.losses.texture import texture_loss
 from tsdsr.methods.base import Moment
-from tsdsr.methods.decoder import DecoderTraining
+from tsdsr.methods.decoder import SHIFT, DecoderTraining, random_shift
 from tsdsr.methods.teacher import crop_data, reconstruction_loss
 from tsdsr.models import presets
 from tsdsr.training.checkpoint import CheckpointStore, Stopped
@@ -20,7 +21,7 @@ def config(**changes) -> TeacherDecoderConfig:
     values = {
         "steps": 4,
         "batch_size": 2,
-        "crop_size": 32,
+        "crop_size": 48,
         "learning_rate": 1e-3,
         "discriminator_learning_rate": 1e-3,
         "texture_weight": 0.5,
@@ -39,7 +40,7 @@ def vae():
 
 @pytest.fixture
 def images():
-    return torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def one_step(vae, images, settings):
@@ -62,7 +63,25 @@ def test_each_turn_trains_its_own_network_alone(vae, images):
     assert all(p.grad is not None for p in training.turns[1].network.parameters())
 
 
-@pytest.mark.parametrize(("term", "loss", "side"), [("texture", texture_loss, 32), ("pattern", pattern_loss, 128)])
+def shifted_texture(x_hat, x):
+    """As in step 1000 of `one_step`."""
+    shift = random_shift(seeding.derive(0, "teacher", "decoder shift"))
+    return texture_loss(shift(x_hat, 1000), shift(x, 1000))
+
+
+def test_the_place_of_windows_and_strides_moves_from_step_to_step():
+    """At one place in every step the decoder would answer with a grid of their pitch."""
+    picture = torch.arange(64.0 * 64).reshape(1, 1, 64, 64)
+    shift = random_shift(3)
+    corners = [shift(picture, step)[0, 0, 0, 0] for step in range(400)]
+    places = {divmod(int(corner), 64) for corner in corners}
+    assert {down for down, _ in places} == {across for _, across in places} == set(range(SHIFT))
+    assert len(places) > 150
+    assert shift(picture, 7).shape[-2:] == (64 - SHIFT + 1, 64 - SHIFT + 1)
+    assert torch.equal(shift(picture, 7), shift(picture, 7))
+
+
+@pytest.mark.parametrize(("term", "loss", "side"), [("texture", shifted_texture, 48), ("pattern", pattern_loss, 128)])
 def test_the_gradient_is_the_sum_of_scaled_terms(vae, term, loss, side):
     """Without the discriminator: reconstruction, and the other term at half of its norm at the picture."""
     images = torch.rand(3, 3, side + 16, side + 16, generator=torch.Generator().manual_seed(0)) * 2 - 1

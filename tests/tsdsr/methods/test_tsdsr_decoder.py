@@ -31,11 +31,11 @@ RECIPE = {
 
 
 class LargerData(RandomData):
-    """Images of 32 pixels, which the texture's windows need."""
+    """Images of 64 pixels, which the texture's windows need."""
 
     def batch(self, positions):
         batch = super().batch(positions)
-        return replace(batch, **{name: interpolate(getattr(batch, name), scale_factor=2) for name in ("lq", "hq", "z")})
+        return replace(batch, **{name: interpolate(getattr(batch, name), scale_factor=4) for name in ("lq", "hq", "z")})
 
 
 @pytest.fixture
