@@ -1,4 +1,4 @@
-"""The latent cache against one .pt file an image: size, writing, random reading and resident memory, side by side.
+"""The latent cache compared with one .pt file per image: size, writing, random reading and resident memory.
 
     python benchmarks/cache.py [--quick]
 
@@ -38,7 +38,7 @@ Triple = tuple[Tensor, Tensor, Tensor]
 
 @dataclass
 class Measurement:
-    """What was measured of one layout."""
+    """The measurements of one layout."""
 
     layout: str
     bytes_per_image: float
@@ -104,7 +104,7 @@ LAYOUTS = {".pt": (write_pt, open_pt), "cache": (write_cache, open_cache)}
 
 
 def measure(layout: str, dtype: str, root: Path, count: int, draw_s: float) -> Measurement:
-    """Write here, read in a fresh process, so that its memory is the reader's alone."""
+    """Write in this process and read in a new one, whose memory is then the reader's only."""
     start = time.perf_counter()
     LAYOUTS[layout][0](root, count, dtype)
     for path in root.iterdir():
@@ -122,7 +122,7 @@ def measure(layout: str, dtype: str, root: Path, count: int, draw_s: float) -> M
 
 
 def _drop_from_page_cache(path: Path) -> None:
-    """Write the file out, then ask the system to forget it. Where it can't be asked, cold reads are warm ones."""
+    """Write the file, then ask the system to drop it from its cache. Where that is impossible, cold reads are warm."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
         if hasattr(os, "posix_fadvise"):
@@ -156,7 +156,7 @@ def _memory() -> dict[str, float]:
 
 
 def agree(roots: dict[str, Path], count: int) -> bool:
-    """float32 comes back exactly from both layouts; bfloat16 is the value rounded once."""
+    """float32 is exact in both layouts; bfloat16 is the value, rounded once."""
     for index in range(0, count, max(1, count // 8)):
         wanted = entry(index)
         for name, root in roots.items():

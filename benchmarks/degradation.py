@@ -1,6 +1,6 @@
-"""Degradation: basicsr's way against ours, the same drawn parameters, one process, one thread, 512 px.
+"""Degradation: basicsr's implementation compared with ours, on the same drawn parameters, one thread, 512 px.
 
-basicsr's way is USMSharp and the chain of RealESRGANModel.feed_data (filter2D, torch's noise, DiffJPEG). Time is the
+basicsr's is USMSharp and the chain of RealESRGANModel.feed_data (filter2D, torch's noise, DiffJPEG). Time is the
 process's CPU time, which on a quiet machine is the clock's: images per second and core.
 """
 
@@ -61,7 +61,7 @@ def differences(hq: np.ndarray, draw: DegradationDraw) -> dict[str, np.ndarray]:
 
 
 def compare(hq: np.ndarray, draws: list[DegradationDraw], usm: bool) -> dict[str, Any]:
-    """Images per second of both sides, which take turns so that other load on the machine meets both."""
+    """Images per second of both, measured in turn so that other load on the machine affects both."""
     tensor = oracle.to_tensor(hq)
     rng = np.random.default_rng(0)
     torch.manual_seed(0)

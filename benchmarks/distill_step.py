@@ -1,14 +1,14 @@
-"""One training step: ours against the literal version of Algorithm 1, on the same weights, batch and noise.
+"""One training step: ours compared with a literal version of Algorithm 1, on the same weights, batch and noise.
 
     python benchmarks/distill_step.py [--quick] [--profile] [--preset tiny|sd3-medium] [--threads N]
                                       [--precision float32|bfloat16]
 
 Checks that every loss and every gradient agree (relative 1e-4 in float32), then times whole steps - both turns,
-clipping and AdamW - alternating the two. Apart from this exact ratio stand approximations: ours with psi on the
-photographs' trajectories computed beforehand (`distill.tsd.trajectory_draws`), whose gradient equals the exact one's at
-equal draws, and what LPIPS on a random crop of the decoded picture would leave of its gradient's direction, the cosine
-at z_hat. The last line is JSON. On a CPU the time is the process's own CPU time at
-one thread, which neighbours on the machine disturb least; wall time stands beside it. On a GPU steps are timed in
+clipping and AdamW - alternating the two. Two approximations are reported separately from this exact ratio: ours with
+psi on the photographs' trajectories precomputed (`distill.tsd.trajectory_draws`), whose gradient equals the exact one
+at equal draws; and LPIPS on a random crop of the decoded image, with its gradient's cosine at z_hat to that of the
+whole. The last line is JSON. On a CPU the time is the process's CPU time at one thread, which other programs affect
+least, with wall time beside it. On a GPU steps are timed in
 bfloat16, in which people train there: frozen weights in bfloat16, adapters in float32, the literal version's networks
 under autocast.
 
@@ -75,7 +75,7 @@ def check(ours: Ours, literal: Literal) -> float:
 
 
 def crop_cosines(ours: Ours) -> dict[str, float]:
-    """By the crop's share of the picture's side: the mean cosine of LPIPS's gradient at z_hat to that on the whole."""
+    """By crop size (share of the image's side): the mean cosine of LPIPS's gradients at z_hat, crop and whole image."""
     method, batch = ours.method, ours.batch
     z_hat = batch.z.clone().requires_grad_(True)
     x_hat = method.student.decode(z_hat).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""Scoring a folder: `tsdsr.metrics` against a plain loop over pyiqa, both on one core.
+"""Scoring a folder: `tsdsr.metrics` compared with a plain loop over pyiqa, both on one core.
 
     python benchmarks/evaluate.py [--quick]
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def write_images(folder: Path, count: int) -> tuple[Path, Path]:
-    """`count` crops of bundled photographs, and each of them after x4 down and up again."""
+    """`count` crops of bundled photographs, and each crop reduced by 4 and enlarged again."""
     import skimage.data
 
     restored, reference = folder / "restored", folder / "reference"
@@ -63,7 +63,7 @@ def write_images(folder: Path, count: int) -> tuple[Path, Path]:
 
 
 def in_fresh_process(function: Any, *arguments: Path) -> dict[str, Any]:
-    """Call in a new interpreter, so that neither side finds the other's changes or caches."""
+    """Call in a new interpreter, so that neither side sees the other's changes or caches."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
@@ -102,7 +102,7 @@ def plain_loop(restored: Path, reference: Path) -> dict[str, Any]:
 
 
 def score_folder(restored: Path, reference: Path, cache: Path) -> dict[str, Any]:
-    """Ours: with an empty cache; then one metric more; then with everything known."""
+    """Ours: with an empty cache, then with one more metric, then with all scores cached."""
     import torch
 
     from tsdsr import metrics
@@ -133,7 +133,7 @@ def score_folder(restored: Path, reference: Path, cache: Path) -> dict[str, Any]
 
 
 def warm_up(executor: LocalExecutor) -> None:
-    """Build the models; the plain loop's are built before its clock starts, too."""
+    """Build the models before the clock starts, as for the plain loop."""
     from tsdsr.metrics import ImageBatch
 
     pixels = np.random.default_rng(0).integers(0, 255, (1, 192, 192, 3), dtype=np.uint8)

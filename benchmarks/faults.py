@@ -1,4 +1,4 @@
-"""Kill distillation at random moments and start it again: does it end with the bytes of an undisturbed run?
+"""Kill a distillation at random moments, restart it, and compare its bytes with those of an undisturbed run.
 
     python benchmarks/faults.py [--quick] [--tries N]
 
@@ -38,12 +38,12 @@ Process = subprocess.Popen[bytes]
 
 
 def soon(target: Target, process: Process, draw: random.Random) -> None:
-    """Any moment from the start on."""
+    """At any moment."""
     _wait(process, draw.uniform(0, 12))
 
 
 def amid_training(target: Target, process: Process, draw: random.Random) -> None:
-    """Any moment after some checkpoint."""
+    """At any moment after a checkpoint."""
     begun = target.steps_done()
     last = draw.randint(begun, STEPS - 4) if begun < STEPS - 4 else begun
     while process.poll() is None and target.steps_done() < last:
@@ -54,7 +54,7 @@ def amid_training(target: Target, process: Process, draw: random.Random) -> None
 
 
 def amid_writing(target: Target, process: Process, draw: random.Random) -> None:
-    """While a checkpoint is being written aside."""
+    """While a checkpoint is being written."""
     skipped = draw.randint(0, 8)
     seen: set[str] = set(target.unfinished())
     skipped += len(seen)  # what a killed writer left
@@ -64,7 +64,7 @@ def amid_writing(target: Target, process: Process, draw: random.Random) -> None:
 
 
 def _wait(process: Process, seconds: float) -> None:
-    """Until then, or until it has ended."""
+    """Wait for that moment, or for the end of the run."""
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -75,7 +75,7 @@ def _wait(process: Process, seconds: float) -> None:
 
 
 def driver(target: Target, process: Process) -> bool:
-    """The process that was started, alone; returns whether it lived."""
+    """Kill the started process alone; returns whether it was alive."""
     if process.poll() is not None:
         return False
     os.kill(process.pid, signal.SIGKILL)
@@ -84,7 +84,7 @@ def driver(target: Target, process: Process) -> bool:
 
 
 def worker(target: Target, process: Process) -> bool:
-    """The Ray worker that saves; Ray Train starts another one."""
+    """Kill the Ray worker that saves checkpoints; Ray Train starts another one."""
     pid = target.worker()
     if process.poll() is not None or pid is None:
         return False
@@ -93,7 +93,7 @@ def worker(target: Target, process: Process) -> bool:
 
 
 def session(target: Target, process: Process) -> bool:
-    """Driver, Ray's own processes and workers."""
+    """Kill the driver, Ray's own processes and the workers."""
     if process.poll() is not None:
         return False
     targets.end(target.session())
@@ -103,12 +103,12 @@ def session(target: Target, process: Process) -> bool:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to disturb.
+    """One kind of fault.
 
     Attributes:
         num_workers: 0 = the training loop alone, in one process.
-        own_ray: a Ray of the driver's own, which ends with it, instead of one that stays up.
-        damage: the newest checkpoint is spoiled afterwards.
+        own_ray: whether the driver starts its own Ray, which ends with it, instead of using a running one.
+        damage: whether the newest checkpoint is damaged afterwards.
     """
 
     when: Callable[[Target, Process, random.Random], None]
@@ -132,7 +132,7 @@ WAYS = {
 
 
 class Bench:
-    """The tries in one folder, and the undisturbed runs to compare with.
+    """The tries in one folder, and the undisturbed runs for comparison.
 
     Args:
         folder: empty. ways: those that will be tried.
@@ -155,7 +155,7 @@ class Bench:
         return targets.stage_target(directory, self.prepared, num_workers=num_workers, head=head)
 
     def undisturbed(self, way: Way) -> str:
-        """The digest that a run without kills gives; made once for each number of workers.
+        """The digest of a run without kills; computed once per number of workers.
 
         One Ray worker must give the bytes of the stage without Ray.
         """
@@ -172,7 +172,7 @@ class Bench:
         return self.wanted[way.num_workers]
 
     def attempt(self, number: int, way: Way, draw: random.Random, most_kills: int = 2) -> tuple[bool, int]:
-        """Disturb one run in this way; returns whether it ended as it should, and how many kills struck."""
+        """Disturb one run; returns whether it ended with the expected bytes, and the number of kills."""
         wanted = self.undisturbed(way)
         struck = 0
         while not struck:  # a run that ended before its kill proves nothing
@@ -189,7 +189,7 @@ class Bench:
 
 
 def finish(target: Target, process: Process) -> bool:
-    """Let it end, starting it again if it was killed; False when it fails by itself, or hangs."""
+    """Wait for its end, restarting it if it was killed; False if it fails by itself or hangs."""
     for _ in range(3):
         try:
             if process.wait(timeout=targets.PATIENCE) == 0:
@@ -204,7 +204,7 @@ def finish(target: Target, process: Process) -> bool:
 
 
 def damage(target: Target, draw: random.Random) -> None:
-    """Flip a byte of the newest checkpoint, or cut it short."""
+    """Flip a byte of the newest checkpoint, or truncate it."""
     saved = target.saved()
     if len(saved) < 2:
         return
@@ -218,7 +218,7 @@ def damage(target: Target, draw: random.Random) -> None:
 
 
 def run(folder: Path, ways: list[str], draw: random.Random, most_kills: int = 2) -> tuple[int, int]:
-    """A try in each of the ways; returns how many ended as the undisturbed run did, and the kills in all."""
+    """One try per kind of fault; returns how many ended with the undisturbed run's bytes, and the number of kills."""
     survived = kills = 0
     with ExitStack() as stack:
         bench = Bench(folder, ways, stack)

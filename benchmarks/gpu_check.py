@@ -1,10 +1,10 @@
-"""Whether everything runs on a machine's GPU, and how fast: its tests and the benchmarks, in nine minutes at most.
+"""Check that all runs on a machine's GPU, and how fast: GPU tests and benchmarks, in at most nine minutes.
 
     python benchmarks/gpu_check.py [--device cuda|cpu] [--only PART ...] [--results DIR]
     python benchmarks/gpu_check.py --pack FILE.tar.gz
 
-Each part has a process and a limit of time of its own; one that fails or takes too long is named, with the end of its
-log, and the others run all the same. What a benchmark found is written to `<results>/<part>_<hardware>.json`, the logs
+Each part has its own process and time limit; one that fails or takes too long is named, with the end of its log, and
+the others still run. A benchmark's result is written to `<results>/<part>_<hardware>.json`, the logs
 to `.tsdsr/gpu-check`. The exit status is 0 when every part passed. `--device cpu` is the small form, to try the
 command itself.
 
@@ -67,7 +67,7 @@ TAIL = 12  # lines of a failed part's log
 
 @dataclass(frozen=True)
 class Part:
-    """One of the things that are run.
+    """A part of the check.
 
     Attributes:
         limit: seconds on a GPU, start and end of its process included.
@@ -84,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True)
 class PartOutcome:
-    """How a part went: `problem` is empty where it passed."""
+    """The result of a part: `problem` is empty if it passed."""
 
     part: Part
     seconds: float
@@ -109,13 +109,13 @@ def parts() -> list[Part]:
 
 
 def gpu_tests() -> list[str]:
-    """The files that have such tests: others may import what is not needed here."""
+    """The test files with GPU tests; others may import packages that are not needed here."""
     found = (path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text())
     return [str(path.relative_to(ROOT)) for path in found]
 
 
 def run(part: Part, device: str, logs: Path) -> PartOutcome:
-    """Run a part to its end or its limit; then all that it started is ended with it."""
+    """Run a part until it ends or reaches its limit, and then end all processes that it started."""
     limit = part.limit * (CPU_PATIENCE if device == "cpu" else 1)
     log = logs / f"{part.name}.log"
     started = time.monotonic()
@@ -136,7 +136,7 @@ def run(part: Part, device: str, logs: Path) -> PartOutcome:
 
 
 def keep(outcome: PartOutcome, results: Path, hardware: dict[str, str], device: str) -> Path:
-    """Write down what a part that passed found."""
+    """Save the result of a part that passed."""
     found: dict[str, Any] = {"name": outcome.part.name, "summary": outcome.last_line}
     if outcome.part.is_benchmark:
         found = json.loads(outcome.last_line)
@@ -146,7 +146,7 @@ def keep(outcome: PartOutcome, results: Path, hardware: dict[str, str], device: 
 
 
 def label(hardware: dict[str, str], device: str) -> str:
-    """The hardware's name as a part of a file's."""
+    """The hardware's name, as part of a file name."""
     name = hardware["gpus"] if device == "cuda" else f"cpu {hardware['cpu']}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
@@ -176,7 +176,7 @@ def check(chosen: list[Part], device: str, results: Path) -> int:
 
 
 def pack(target: Path) -> None:
-    """The tracked files without pictures for people, and photographs cut to `PHOTOGRAPH_SIDE`.
+    """The tracked files without documentation images, and photographs cropped to `PHOTOGRAPH_SIDE`.
 
     Raises:
         UserError: where it would be larger than `MAX_PACK`.

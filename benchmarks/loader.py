@@ -1,5 +1,5 @@
-"""The loader against the training step it feeds: samples per second of each, on one thread, and of the loader at SD3's
-shapes. Above 1, the step never waits: a batch is read in the background while the one before is trained on.
+"""The data loader compared with the training step: samples per second of each on one thread, and of the loader at SD3's
+shapes. If the ratio is above 1, the step never waits, since each batch is read during the step before.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def random_prompt(preset: presets.Preset) -> Prompt:
 
 
 def train(stepper: Stepper, batch: Batch) -> None:
-    """A whole step; what it costs does not depend on the weights."""
+    """A whole step; its cost does not depend on the weights."""
     stepper.take(0, step_sides.PHASE, [batch])
 
 

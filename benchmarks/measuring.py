@@ -1,4 +1,4 @@
-"""What benchmarks measure: time, and a machine's fastest product."""
+"""Shared by the benchmarks: time, and a machine's peak matrix product."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def timed(work: Callable[[], object], device: torch.device) -> tuple[float, floa
 
 
 def matmul_peak(device: torch.device, precision: str) -> float:
-    """FLOP/s of a large product: what the machine can do at most."""
+    """FLOP/s of a large matrix product, as the machine's peak."""
     side = 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(side, side, device=device, dtype=getattr(torch, precision)) for _ in range(2))
     times = [timed(lambda: a @ b, device)[0] for _ in range(7)]

@@ -1,4 +1,4 @@
-"""Peak memory of one training step by option, ours and the literal version's, counted on the meta device.
+"""Peak memory of one training step by option, of ours and of the literal version, counted on the meta device.
 
     python benchmarks/memory.py [--quick] [--preset sd3-medium|tiny]
 
@@ -92,7 +92,7 @@ def params_of(preset: str, options: Options) -> Params:
 
 
 class LiteralProbe(StepMemoryProbe):
-    """The literal step in the place of ours."""
+    """The literal step, in place of ours."""
 
     def __init__(self, params: Params, device: torch.device) -> None:
         super().__init__(params, device)
@@ -149,7 +149,7 @@ def counted(params: Params, literal: bool) -> int:
 
 
 def operations(params: Params, literal: bool) -> int:
-    """Floating-point operations of a step; apart from the peak, since the counter's hooks keep tensors alive."""
+    """Floating-point operations of a step; counted apart from the peak, since the counter keeps tensors alive."""
     probe = (LiteralProbe if literal else StepMemoryProbe)(params, torch.device("meta"))
     with fused_attention(), FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         probe.step(hungriest(params)[-1])
@@ -157,7 +157,7 @@ def operations(params: Params, literal: bool) -> int:
 
 
 def measured(params: Params, literal: bool, device: torch.device) -> int:
-    """The same step for real: CUDA's count, or on a CPU what is there before plus what the profiler sees."""
+    """The same step, executed: CUDA's count, or on a CPU the memory before it plus the profiler's peak."""
     probe = (LiteralProbe if literal else StepMemoryProbe)(params, device)
     gc.collect()
     phase = hungriest(params)[-1]
@@ -241,7 +241,7 @@ def main() -> None:
 
 
 def by_batch(preset: str) -> dict[str, dict[str, float]]:
-    """GiB by photographs of a micro-batch: recomputing the VAE alone, and the transformer as well."""
+    """GiB by photographs per micro-batch: recomputing the VAE alone, and the transformer as well."""
     print(f"\n{'photographs a micro-batch':38}" + "".join(f"{rows:8d}" for rows in BATCHES))
     table = {}
     for label in ("vae_slice 1", "gradient_checkpointing", OURS):

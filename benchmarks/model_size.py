@@ -3,8 +3,8 @@
     python benchmarks/model_size.py [--quick] [--side 512]
 
 A model is what runs at inference: the VAE's encoder, the transformer, the VAE's decoder; text encoders are left out
-(the prompt is fixed). "As trained" carries its LoRA beside the weights, "merged" has it added in, "streamlined" has
-folded timestep and prompt into the weights.
+(the prompt is fixed). "As trained" has LoRA as separate layers, "merged" has it added to the weights, "streamlined"
+also has timestep and prompt folded into the weights.
 
 Parameters and multiply-adds are counted for SD3-medium's shape on the meta device, so no weights are needed.
 Multiply-adds are half the operations that torch's FlopCounterMode counts: matrix products, convolutions, attention.
@@ -64,7 +64,7 @@ Parts = dict[str, tuple[list[nn.Module], Callable[[], object]]]
 
 
 def macs(run: Callable[[], object]) -> tuple[float, float]:
-    """Multiply-adds in G: all, and without attention's two products."""
+    """Multiply-adds in G, with and without attention's two products."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
     by_operation = counter.get_flop_counts()["Global"]
@@ -76,8 +76,7 @@ def macs(run: Callable[[], object]) -> tuple[float, float]:
 def empty_streamlined(
     preset: presets.Preset, *, blocks: int | None = None, tokens: int | None = None
 ) -> StreamlinedTransformer:
-    """The transformer without time and prompt modules, on the meta device; all of its blocks and prompt tokens, or
-    fewer."""
+    """The transformer without time and prompt modules, on the meta device, with fewer blocks or tokens if given."""
     shape = preset.shape["transformer"]
     with torch.device("meta"):
         return StreamlinedTransformer(
@@ -93,7 +92,7 @@ def empty_streamlined(
 
 
 def random_prompt(preset: presets.Preset, device: str, dtype: torch.dtype = torch.float32) -> Prompt:
-    """A prompt of the preset's shape, its values drawn at random."""
+    """A random prompt of the preset's shape."""
     shape = preset.shape["transformer"]
     embeds = torch.randn(preset.prompt_tokens, shape["joint_attention_dim"], device=device, dtype=dtype)
     return Prompt(embeds, torch.randn(shape["pooled_projection_dim"], device=device, dtype=dtype))
@@ -166,7 +165,7 @@ def _sum(sizes: dict[str, dict[str, float]], *names: str) -> dict[str, float]:
 def forms(
     preset: presets.Preset, side: int, ranks: dict[str, int], device: str, dtype: torch.dtype
 ) -> dict[str, Callable[[], Tensor]]:
-    """The forms of one student with random weights, each as a call from an upsampled image to the restored one."""
+    """The forms of one student with random weights, each as a function from an upsampled image to the restored one."""
     vae = presets.build_vae(preset, seed=0, device=device).to(dtype).eval()
     transformer = presets.build_transformer(preset, seed=0, device=device).to(dtype).eval()
     trained = Student(vae, transformer, use_shift=False)
@@ -218,7 +217,7 @@ def measure(
 
 
 def protocol(device: str, dtype: torch.dtype, side: int, warm_up: int, repeats: int) -> dict[str, Any]:
-    """What was timed and how, for the table and the JSON line."""
+    """The timing protocol, for the table and the JSON line."""
     name = torch.cuda.get_device_name() if device == "cuda" else f"{hardware()['cpu']}, one thread, processor time"
     return {
         "device": name,
@@ -258,7 +257,7 @@ def show(title: str, rows: dict[str, dict[str, float]]) -> None:
 
 
 def main() -> None:
-    """Count, measure where there is something to measure on, print."""
+    """Count, measure where the hardware allows it, and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repeats; counting takes seconds anyway")
     parser.add_argument("--side", type=int, default=512, help="pixels along a side of the restored image")

@@ -1,4 +1,4 @@
-"""The two sides that benchmarks compare: our training step and the literal one, on equal weights, batch and noise."""
+"""The two training steps that benchmarks compare, ours and the literal one, on equal weights, batch and noise."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ PHASE = TSDPhaseConfig(share=1.0, dasm=True, losses=LOSSES)
 def build(
     preset_name: str, device: torch.device, folder: str, dtype: torch.dtype = torch.float32
 ) -> tuple[Ours, Literal, Ours]:
-    """Both sides on equal weights, and ours with psi on the photographs' trajectories known (kept in `folder`).
+    """Both steps on equal weights, and ours with psi on the photographs' trajectories precomputed (in `folder`).
 
-    The last one draws other noises, so it has no part in the comparison of gradients; that its step equals the one that
-    asks psi anew is tested in `tests/tsdsr/methods/test_trajectories.py`.
+    The last one draws other noises, so its gradients are not compared here; that its step equals the one without
+    precomputation is tested in `tests/tsdsr/methods/test_trajectories.py`.
     """
     config = recipe(preset_name)
     preset = presets.get(preset_name)
@@ -61,7 +61,7 @@ def build(
 
 
 def recipe(preset_name: str) -> TSDSRConfig:
-    """params.yaml's at the preset's size, with a learning rate that leaves the weights as they are."""
+    """params.yaml's recipe at the preset's size, with a learning rate of nearly zero, which keeps the weights."""
     sizes = RECIPES[preset_name]
     overlay = {
         "batch_size": sizes["batch_size"],
@@ -77,7 +77,7 @@ def recipe(preset_name: str) -> TSDSRConfig:
 
 
 def untrained(preset: presets.Preset, config: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> TSDSR:
-    """TSD-SR on a teacher with random weights and adapters: B is not zero, so that everything takes part."""
+    """TSD-SR on a teacher with random weights and adapters; B is not zero, so that all weights affect the result."""
     transformer = (
         presets.build_transformer(preset, seed=0, device=device.type).to(device, dtype).requires_grad_(False).eval()
     )
@@ -107,7 +107,7 @@ def untrained(preset: presets.Preset, config: Any, device: torch.device, dtype: 
 
 
 def randomize_zeros(model: nn.Module) -> None:
-    """Layers that diffusers starts at zero would hide whatever feeds them."""
+    """Randomize the layers that diffusers initializes with zero, which would hide all layers before them."""
     draw = seeding.generator(0, "zeros")
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.any():
@@ -133,7 +133,7 @@ def random_prompt(preset: presets.Preset, label: str, *rows: int) -> Prompt:
 
 
 class Ours:
-    """The step as the trainer takes it; one method serves two of them, with and without its trajectories."""
+    """The trainer's step; two of them share one method, with and without precomputed trajectories."""
 
     def __init__(self, method: TSDSR, batch: Batch, trajectories: PhotographTargets | None = None) -> None:
         self.method, self.batch, self.trajectories = method, batch, trajectories
@@ -144,7 +144,7 @@ class Ours:
         self.stepper.take(number, PHASE, [self.batch])
 
     def gradients(self) -> dict[str, Tensor]:
-        """After both turns without an update: every loss and every trainable's gradient."""
+        """Every loss and every gradient, after both turns without an update."""
         self.method.trajectories = self.trajectories
         found: dict[str, Tensor] = {}
         moment = Moment(0, 1000, PHASE)
@@ -165,7 +165,7 @@ class Ours:
 
 
 class Literal:
-    """The literal step on copies of the same networks."""
+    """The literal step, on copies of the same networks."""
 
     def __init__(self, networks: tuple[Any, Any, Any], inputs: MethodInputs, batch: Batch, draws: Draws) -> None:
         self.generator, self.scorer, self.vae = networks
@@ -210,7 +210,7 @@ class Literal:
 
 
 class PlainOptimizer:
-    """AdamW and clipping as a script would write them."""
+    """AdamW and clipping, as in a plain script."""
 
     def __init__(self, config: Any, named: dict[str, nn.Parameter]) -> None:
         self.named, self.config = named, config.optimizer

@@ -1,7 +1,7 @@
-"""What `faults.py` kills: small distillations of one seed, each in a process of its own, and how to reach their parts.
+"""The targets of `faults.py`: small distillations of one seed, each in its own process, and access to their parts.
 
-Every process of a target carries a mark in its environment, so that a whole session (driver, Ray's processes, workers)
-can be ended at once, and so that whoever is left over is found.
+Every process of a target has a mark in its environment, by which a whole session (driver, Ray's processes, workers)
+is ended, and leftover processes are found.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def train_loop(directory: Path) -> None:
 
 
 def prepare_stage(directory: Path, **distill: object) -> None:
-    """What the stage distill reads: params, a teacher with random weights, pairs and their latents."""
+    """The inputs of the stage distill: params, a teacher with random weights, pairs and their latents."""
     import yaml
 
     from pipeline.precompute import precompute
@@ -72,10 +72,10 @@ def prepare_stage(directory: Path, **distill: object) -> None:
 
 @dataclass
 class Target:
-    """A distillation that can be started again and again.
+    """A distillation that can be restarted.
 
     Attributes:
-        directory: its own. results: the files below it that the undisturbed run must give, too.
+        directory: its own. results: the files below it that must equal those of the undisturbed run.
     """
 
     directory: Path
@@ -94,11 +94,11 @@ class Target:
             )
 
     def session(self) -> list[int]:
-        """Every process of it that lives, by its mark."""
+        """Its running processes, by their mark."""
         return marked(self.mark)
 
     def left_over(self) -> list[int]:
-        """Processes that live on long after the driver has ended; Ray's own take a moment."""
+        """The processes that still run well after the driver's end; Ray's own need a moment."""
         deadline = time.monotonic() + PATIENCE
         while (found := self.session()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -113,7 +113,7 @@ class Target:
         return None
 
     def steps_done(self) -> int:
-        """Of the newest checkpoint."""
+        """The steps of the newest checkpoint."""
         names = [path.name for path in self.saved()]
         return int(names[-1].removeprefix("step-")) if names else 0
 
@@ -121,11 +121,11 @@ class Target:
         return sorted((self.directory / self.checkpoints).glob("step-*"))
 
     def unfinished(self) -> set[str]:
-        """Checkpoints that are being written: they have a hidden name until they are whole."""
+        """Checkpoints that are being written; they have a hidden name until they are complete."""
         return {path.name for path in (self.directory / self.checkpoints).glob(".step-*")}
 
     def outcome(self) -> str:
-        """Digest of the final adapters and of the curve."""
+        """A digest of the final adapters and the curve."""
         return hashlib.sha256(b"".join((self.directory / name).read_bytes() for name in self.results)).hexdigest()
 
 
@@ -158,7 +158,7 @@ def stage_target(directory: Path, prepared: Path, *, num_workers: int, head: Hea
 
 
 class Head:
-    """A Ray head on loopback, with a token of its own, for the `with` block."""
+    """A Ray head on loopback with its own token, for the `with` block."""
 
     def __enter__(self) -> Head:
         from pipeline.cluster import __main__ as cluster
@@ -197,7 +197,7 @@ class Head:
 
 
 def marked(mark: str) -> list[int]:
-    """The living processes whose environment carries the mark."""
+    """The running processes whose environment has the mark."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # it has just ended, or is not ours
@@ -207,7 +207,7 @@ def marked(mark: str) -> list[int]:
 
 
 def end(pids: list[int]) -> None:
-    """SIGKILL, and wait until they are gone."""
+    """SIGKILL them, and wait for their end."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

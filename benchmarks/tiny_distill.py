@@ -1,4 +1,4 @@
-"""A whole short distillation of the shipped teacher, on a GPU where there is one: seconds a step against the CPU's.
+"""A short distillation from the shipped teacher, on a GPU if there is one: seconds per step compared with the CPU's.
 
     python benchmarks/tiny_distill.py [--quick] [--device auto|cpu|cuda] [--photographs DIR]
 
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def recipe(sizes: dict[str, Any]) -> Params:
-    """params.yaml's, in this process and for the shipped teacher; every step is logged."""
+    """params.yaml's recipe, in this process and for the shipped teacher, with every step logged."""
     return Params.load(ROOT / "params.yaml").overlay(
         {
             "data": {"crop_size": sizes["side"]},
@@ -127,7 +127,7 @@ def write_pairs(folder: Path, source: str, crops: int, params: Params) -> None:
 def run(
     params: Params, root: Path, label: str, device: torch.device, stop_after: int
 ) -> tuple[float, list[dict[str, float]]]:
-    """Train so many steps of the recipe below `root/label`; a step's median seconds, and each step's values."""
+    """Train the recipe in `root/label` up to `stop_after`; returns a step's median seconds and each step's values."""
     rows: list[dict[str, float]] = []
     ended: list[float] = []
 
@@ -145,7 +145,7 @@ def run(
 
 
 def largest_difference(found: list[dict[str, float]], wanted: list[dict[str, float]]) -> float:
-    """Relative, of every loss of the steps that both took."""
+    """The largest relative difference of a loss over the steps that both took."""
     return max(
         abs(row[name] - value) / abs(value)
         for row, values in zip(found, wanted, strict=False)

@@ -1,4 +1,4 @@
-"""Time of the compressed student against the student it comes from, in one run at equal settings.
+"""Time of the compressed student and of its source student, in one run at equal settings.
 
     python benchmarks/tinysr.py [--quick] [--side 512]
 
@@ -64,7 +64,7 @@ def shapes(on_gpu: bool) -> tuple[dict[str, Any], dict[str, Any], int]:
 
 
 def models(side: int, device: str, dtype: torch.dtype) -> tuple[Runs, dict[str, int]]:
-    """Each model as a call, and its parameters."""
+    """Each model as a function, and its number of parameters."""
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
     transformer_shape, vae_shape, width = shapes(device == "cuda")
@@ -103,7 +103,7 @@ def compact_vae(width: int, *, separable: bool) -> CompactVAE:
 
 
 def autoencoders(side: int, device: str, dtype: torch.dtype) -> tuple[Runs, dict[str, int]]:
-    """The steps from the student's autoencoder to the compact one, and their parameters."""
+    """The steps from the student's autoencoder to the compact one, with their numbers of parameters."""
     from diffusers import AutoencoderKL
 
     _, shape, width = shapes(device == "cuda")
@@ -122,7 +122,7 @@ def autoencoders(side: int, device: str, dtype: torch.dtype) -> tuple[Runs, dict
 
 @torch.no_grad()
 def measured(runs: Runs, parameters: dict[str, int], device: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Median seconds, taken in turns, multiply-adds without attention's products, and parameters."""
+    """Median seconds, measured in turn, multiply-adds without attention's products, and parameters."""
     for run in runs.values():
         run()
     rounds = [{name: timed(run, torch.device(device))[0] for name, run in runs.items()} for _ in range(repeats)]

@@ -1,4 +1,4 @@
-"""Upscaling: the plain path against ours and against ours as ONNX graphs, on the same weights; memory; colours.
+"""Upscaling: the plain path compared with ours and with our ONNX graphs, on the same weights; also memory and colours.
 
     python benchmarks/upscale.py [--quick] [--photographs DIR ...] [--model DIR_OR_NAME] [--threads N]
     python benchmarks/upscale.py --peer real-esrgan [--quick] [--model DIR_OR_NAME] [--threads N]
@@ -78,7 +78,7 @@ class PlainCodec(LatentCodec):
 
 @dataclass(frozen=True)
 class Paths:
-    """The same weights twice."""
+    """Both paths with the same weights."""
 
     plain: Networks
     ours: TSDSRPipeline
@@ -128,7 +128,7 @@ def run(networks: Networks, source: Enlargement, plan: TilePlan) -> np.ndarray:
 
 
 def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, repeats: int) -> dict[str, Any]:
-    """Plain, ours and (on a CPU) exported, in turn."""
+    """Seconds of the plain path, ours and (on a CPU) the exported graphs, measured in turn."""
     paths = build(preset, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
     source = Enlargement(np.random.default_rng(1).random((1, 3, side // 4, side // 4), np.float32), (side, side))
     ours = paths.ours.upscaler().networks
@@ -175,7 +175,7 @@ def speed(preset: str, device: torch.device, side: int, tile: int, batch: int, r
 
 
 def against_peer(model: Model, threads: int, repeats: int) -> dict[str, Any]:
-    """The model's graphs against Real-ESRGAN, in turn, on one picture of 128 px a side."""
+    """The model's graphs and Real-ESRGAN, measured in turn on one picture of 128 x 128 px."""
     picture = _photographs_of_the_project(1)[0].resize((128, 128), Image.Resampling.BOX)
     image = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255
     if model.graphs is None:
@@ -214,7 +214,7 @@ def enlarged(upscaler: Upscaler, image: np.ndarray) -> np.ndarray:
 
 
 def startup(model: Model, repeats: int) -> dict[str, float]:
-    """Seconds that a whole `tsdsr upscale` takes, start of Python included: medians."""
+    """Median seconds of a whole `tsdsr upscale`, including the start of Python."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder, "small.jpg")
@@ -245,7 +245,7 @@ def _photographs_of_the_project(count: int) -> list[Image.Image]:
 
 
 def peak(megapixels: int) -> float:
-    """Peak resident size in MiB of this process after one picture, thrown away strip by strip."""
+    """Peak resident size of this process in MiB after one picture, whose strips are discarded."""
     side = int((megapixels * 1e6 / 16) ** 0.5)
     pipe = build("tiny", torch.device("cpu"), torch.float32).ours
     image = np.random.default_rng(0).random((1, 3, side, side), np.float32)
@@ -267,7 +267,7 @@ def memory(megapixels: tuple[int, ...]) -> dict[str, float]:
 
 
 def colors(folders: list[Path], model: str | None, count: int, side: int) -> dict[str, float]:
-    """By folder: mean CIEDE2000 over photographs, between the centre of each and its enlargement reduced again."""
+    """By folder: the mean CIEDE2000 between the centre of each photograph and its enlargement, reduced again."""
     try:
         pipe = find_model(model).pipeline()
     except UserError as error:
@@ -288,7 +288,7 @@ def colors(folders: list[Path], model: str | None, count: int, side: int) -> dic
 
 
 def _photographs(folder: Path, count: int) -> list[Path]:
-    """As many files, spread evenly over the folder."""
+    """This number of files, evenly spaced over the folder."""
     names = sorted(path for path in folder.glob("*") if path.suffix in (".png", ".jpg"))
     return names[:: max(1, len(names) // count)][:count]
 
