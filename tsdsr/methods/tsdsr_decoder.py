@@ -1,14 +1,21 @@
 """TSD-SR with a decoder of the student's own.
 
-The paper's decoder is frozen: it has only seen the latents of photographs, and makes of a student's smooth latents a
-smooth picture. Here two turns follow TSD-SR's: the decoder learns the photographs from stopgrad(z_hat), against a patch
-discriminator, as TinySR trains its compact decoder. The student's own turn stays as it is.
+The paper's decoder is frozen: it has only seen the latents of photographs, and decodes a student's smooth latents to a
+smooth image. Here two turns follow TSD-SR's: the decoder is trained on the photographs from stopgrad(z_hat), with a
+patch discriminator, as TinySR trains its compact decoder. The student's own turn stays as it is. The exported decoder
+is w + a (w - w_teacher) with a = `decoder.extrapolation`, which strengthens its texture: network interpolation (ESRGAN,
+arXiv 1809.00219, Sec. 3.4), continued beyond the trained weights.
 
 Source: TSD-SR, arXiv 2411.18263; a decoder that is trained after the distillation: TinySR, arXiv 2508.17434, Sec. 3.2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from tsdsr import seeding
@@ -36,6 +43,7 @@ class TSDSRDecoder(TSDSR):
         vae = inputs.vae
         discriminator = patch_discriminator(seeding.derive(inputs.adapter_seed, "patch discriminator"), vae.device)
         parameters = dict(vae.decoder.named_parameters())
+        self._teacher = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         rate, schedule = config.decoder.learning_rate, config.lr_schedule
@@ -49,6 +57,17 @@ class TSDSRDecoder(TSDSR):
             DecoderTurn(network, discriminator, config.decoder, [group], _latents, shift),
             PatchDiscriminatorTurn(discriminator, config.decoder.discriminator_learning_rate, shift),
         )
+
+    def export(self, directory: Path, record: Mapping[str, Any]) -> None:
+        parameters = dict(self.inputs.vae.decoder.named_parameters())
+        trained = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        share = self.inputs.config.decoder.extrapolation
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.add_(trained[name] - self._teacher[name], alpha=share)
+            super().export(directory, record)
+            for name, parameter in parameters.items():
+                parameter.copy_(trained[name])
 
 
 def _latents(batch: Batch, moment: Moment) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ RECIPE = {
         "texture_weight": 0.5,
         "pattern_weight": 0.0,
         "adversarial_weight": 0.5,
+        "extrapolation": 0.0,
     },
     "phases": {"all": {"share": 1.0, "dasm": False, "losses": {"latent_mse": 1.0, "tsd": 1.0}}},
 }
@@ -88,6 +89,20 @@ def test_the_fake_score_is_trained_where_a_phase_asks_for_it(losses, scored):
     assert all(
         ("fake_score" in [turn.name for turn in method(distill_config(**recipe)).turns]) == scored for recipe in recipes
     )
+
+
+def test_the_exported_decoder_goes_on_by_a_share_of_its_way(tmp_path):
+    made = method(distill_config(**{**RECIPE, "decoder": {**RECIPE["decoder"], "extrapolation": 0.25}}))
+    decoder = made.inputs.vae.decoder
+    before = {name: value.clone() for name, value in decoder.state_dict().items()}
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
+    trained = {name: value.clone() for name, value in decoder.state_dict().items()}
+    made.export(tmp_path / "own", {"use_shift": False, "scale": 4})
+    for name, value in load_file(tmp_path / "own" / "decoder.safetensors").items():
+        torch.testing.assert_close(value, trained[name] + 0.25 * (trained[name] - before[name]))
+        assert torch.equal(decoder.state_dict()[name], trained[name])
 
 
 def test_its_decoder_goes_with_the_student(made, tmp_path):

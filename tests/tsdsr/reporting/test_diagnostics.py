@@ -37,6 +37,13 @@ def test_bins_come_in_order_and_empty_ones_not_at_all(folder: Path) -> None:
     assert [bin.low for bin in full.phases["late"]] == [0.5]
 
 
+def test_a_run_of_a_method_without_directions_is_left_out(folder: Path) -> None:
+    """TAD-SR's file has its own statistic alone."""
+    header = "phase,sigma_low,sigma_high,samples,hfsd_norm"
+    (folder / "tadsr-seed0.csv").write_text(f"{header}\nall,0.0,0.1,3,0.2\n", encoding="utf-8")
+    assert [diagnosis.run for diagnosis in diagnostics.load(folder)] == ["full", "wo_tsm-seed0"]
+
+
 def test_an_overall_mean_counts_each_sample_once(folder: Path) -> None:
     full = diagnostics.load(folder)[0]
     assert diagnostics.overall(full.phases["early"], "cosine_z_hat") == pytest.approx((3 * 0.1 + 0.5) / 4)

@@ -77,6 +77,12 @@ class TSDSRConfig(_TSDConfig):
     method: Literal["tsdsr"]
 
 
+class StudentDecoderConfig(DecoderTermsConfig):
+    """Attributes: extrapolation: at the end the decoder goes on by this share of its way from the teacher's."""
+
+    extrapolation: NonNegative
+
+
 class TSDSRDecoderConfig(_TSDConfig):
     method: Literal["tsdsr_decoder"]
-    decoder: DecoderTermsConfig
+    decoder: StudentDecoderConfig
