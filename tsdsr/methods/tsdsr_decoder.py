@@ -61,10 +61,10 @@ class TSDSRDecoder(TSDSR):
     def export(self, directory: Path, record: Mapping[str, Any]) -> None:
         parameters = dict(self.inputs.vae.decoder.named_parameters())
         trained = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        share = self.inputs.config.decoder.extrapolation
+        further = 1 + self.inputs.config.decoder.extrapolation
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.add_(trained[name] - self._teacher[name], alpha=share)
+                parameter.copy_(torch.lerp(self._teacher[name], trained[name], further))
             super().export(directory, record)
             for name, parameter in parameters.items():
                 parameter.copy_(trained[name])

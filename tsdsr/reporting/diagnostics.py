@@ -62,27 +62,25 @@ class Diagnosis:
 def load(folder: Path) -> list[Diagnosis]:
     """Every run under `folder`, `full` first, then by name; empty if the folder is empty or absent.
 
-    Runs of methods without TSD's directions (VSD, TAD-SR) are left out.
+    Runs of methods without these statistics, such as TAD-SR, are left out.
 
     Raises:
         UserError: a file lacks a column or has a value that is not a number.
     """
     paths = sorted(folder.glob("*.csv"), key=lambda path: (not path.stem.startswith("full"), path.stem))
-    found = ((path, _read(path)) for path in paths)
-    return [Diagnosis(path.stem, _bins(path, rows)) for path, rows in found if rows is not None]
+    found = ((path.stem, _read(path)) for path in paths)
+    return [Diagnosis(run, phases) for run, phases in found if phases is not None]
 
 
-def _read(path: Path) -> list[dict[str, str]] | None:
-    """None if the run's method has no directions."""
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        header = set(reader.fieldnames or ())
-        return None if "sigma_low" in header and not header & {STUDENT, PHOTOGRAPH, *ERRORS} else list(reader)
-
-
-def _bins(path: Path, rows: Sequence[Mapping[str, str]]) -> dict[str, list[Bin]]:
+def _read(path: Path) -> dict[str, list[Bin]] | None:
+    """None if the run's method has no such statistics."""
     phases: dict[str, list[Bin]] = {}
     try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows, names = list(reader), set(reader.fieldnames or ())
+        if "sigma_low" in names and not names & {STUDENT, PHOTOGRAPH, *ERRORS}:
+            return None
         for row in rows:
             numbers = {name: float(row[name]) for name in NUMBERS if row[name]}
             if numbers.get("samples"):
