@@ -90,6 +90,7 @@ def options(params: Params) -> build.Options:
         paper_version=params.report.paper_version,
         base_model=f"{params.teacher.preset} (params: teacher.preset)",
         ablated=ablated(params),
+        own_full=f"{ablation.REFERENCE}-seed{params.seed}",
         max_pattern_rise_db=params.distill.validation.max_pattern_rise_db,
         term_titles=titles,
         caveats=tuple(caveats),

@@ -53,6 +53,7 @@ class Options:
     base_model: the student's teacher.
     paper_version: of `published.VERSIONS`; its tables are written, and shown first on the page.
     ablated: the ablation's runs, `<variant>-seed<n>`; results of others are skipped.
+    own_full: the ablation's run of full with the stage distill's seed, `full-seed<n>`.
     max_pattern_rise_db: the rise of the pattern score at which the training warns (distill.validation).
     term_titles: titles of the curves' columns, with a caveat if a term needs one.
     caveats: important sentences for the top of the page.
@@ -63,6 +64,7 @@ class Options:
     base_model: str
     paper_version: str
     ablated: Collection[str]
+    own_full: str
     max_pattern_rise_db: float
     term_titles: Mapping[str, str] = field(default_factory=dict)
     caveats: Sequence[str] = ()
@@ -84,6 +86,12 @@ class Inputs:
     ids: list[str]
     pairs: Path
     restored: Path
+
+    def compared(self, options: Options) -> list[MethodScores]:
+        """The scores for tables: without the stage distill's `full` where the ablation has its own run with that seed,
+        which may go on from another start."""
+        own = options.own_full in {run.method for run in self.scores}
+        return [run for run in self.scores if not (own and run.method == "full")]
 
     @classmethod
     def read(cls, root: Path, ablated: Collection[str]) -> Inputs:
@@ -126,7 +134,7 @@ def build(root: Path, options: Options) -> list[Path]:
         The written files: the folders of tables and plots, the rows' sources, the sheet, and last the page.
     """
     inputs, out = Inputs.read(root, options.ablated), root / "reports"
-    ours = tables.measured(inputs.scores)
+    ours = tables.measured(inputs.compared(options))
     papers = {version: paper_tables(inputs, options, version) for version in published.VERSIONS}
     write_tables(out / "tables", [ours, *papers[options.paper_version]])
     files.write_json(out / SOURCES, sources(chain([ours], *papers.values())))
@@ -172,14 +180,14 @@ def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Pag
 
 def paper_tables(inputs: Inputs, options: Options, version: str) -> list[Table]:
     """The tables of one version of the paper, with our rows."""
-    printed = published.load(version)
+    printed, runs = published.load(version), inputs.compared(options)
     special = {
-        "table1": lambda table: tables.comparison(inputs.scores, table, default=True),
+        "table1": lambda table: tables.comparison(runs, table, default=True),
         "table3": lambda table: complexity(inputs.sizes, table),
-        "table4": lambda table: tables.ablation(inputs.scores, table),
-        "base_models": lambda table: tables.comparison(inputs.scores, table, texts={"base": options.base_model}),
+        "table4": lambda table: tables.ablation(runs, table),
+        "base_models": lambda table: tables.comparison(runs, table, texts={"base": options.base_model}),
     }
-    plain = partial(tables.comparison, inputs.scores)
+    plain = partial(tables.comparison, runs)
     return [special.get(name, plain)(table) for name, table in printed.items()]
 
 
@@ -258,13 +266,13 @@ def _content(
     papers: Mapping[str, Sequence[Table]],
     parts: Sequence[PageSection],
 ) -> page.PageContent:
-    chosen = sheet.pick(inputs.ids, options.page_images)
+    chosen, compared = sheet.pick(inputs.ids, options.page_images), inputs.compared(options)
     shown = f"{len(chosen)} of the {len(inputs.ids)} test images, evenly spaced by name (report.page_images)."
     broken = validation.broken_limits(inputs.validation, options.max_pattern_rise_db)
     return page.PageContent(
         title="One-step super-resolution by target score distillation",
-        summary=" ".join(headline.sentences(inputs.scores)),
-        facts=headline.facts(inputs.scores),
+        summary=" ".join(headline.sentences(compared)),
+        facts=headline.facts(compared),
         caveats=[*options.caveats, *shares.weak(inputs.curves, options.term_titles), *broken],
         measured=ours,
         papers=papers,

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.tsdsr.reporting.conftest import picture
+from tests.tsdsr.reporting.conftest import picture, write_scores
 from tsdsr import files
 from tsdsr.errors import UserError
 from tsdsr.reporting import build
 
 ABLATED = ("wo_tsm-seed0", "wo_dasm-seed0")
 TITLES, CAVEATS = {"lpips": "LPIPS loss, untrained features"}, ("Beware of <this>.",)
-OPTIONS = build.Options(2, 24, "tiny", "v1", ABLATED, 3.0, TITLES, CAVEATS)
+OPTIONS = build.Options(2, 24, "tiny", "v1", ABLATED, "full-seed0", 3.0, TITLES, CAVEATS)
 BINS = """phase,sigma_low,sigma_high,samples,tsd_norm,vsd_norm,tsm_norm,cosine_z_hat,cosine_z
 early,0.0,0.5,3,1,1,1,0.2,0.8
 """
@@ -104,6 +104,22 @@ def test_other_methods_on_other_images_are_no_fact_beside_ours(workspace: Path) 
     assert "PSNR over bicubic" in text
     assert text.count("over bicubic ↑") == 2  # PSNR and SSIM of ours alone
     assert ">Other</th>" in text  # in the tables
+
+
+def test_full_of_the_ablation_stands_for_that_of_the_stage_distill(workspace: Path) -> None:
+    """They may go on from different starts, so their mean would be neither's."""
+    scores, named = workspace / "reports/scores", ("full-seed0", "full-seed1", *ABLATED)
+    for seed, psnr in enumerate((20.0, 21.0)):
+        write_scores(scores, f"full-seed{seed}", {"psnr": psnr, "ssim": 0.5})
+
+    def full(own_full: str) -> str:
+        build.build(workspace, replace(OPTIONS, ablated=named, own_full=own_full))
+        rows = (workspace / "reports/tables/measured.csv").read_text().splitlines()
+        return next(row for row in rows if row.startswith("Full"))
+
+    # image k scores k more than the mean given, so these are 21, 22 and, for the stage's own, 26
+    assert "21.50" in full("full-seed0")
+    assert "23.00" in full("full-seed7")
 
 
 def test_a_sweep_has_its_place(workspace: Path) -> None:

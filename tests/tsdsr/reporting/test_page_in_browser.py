@@ -20,7 +20,7 @@ TABLE = "#table-v1-table1 tbody:nth-of-type(1)"
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     make_workspace(root)
-    build.build(root, build.Options(2, 24, "tiny", "v1", ("wo_tsm-seed0", "wo_dasm-seed0"), 3.0))
+    build.build(root, build.Options(2, 24, "tiny", "v1", ("wo_tsm-seed0", "wo_dasm-seed0"), "full-seed0", 3.0))
     return root / "reports/index.html"
 
 
