@@ -1,4 +1,4 @@
-"""teacher: the SD3-format teacher, data/teacher - trained here (preset tiny), or located and checked (sd3-medium).
+"""teacher: the SD3-format teacher, data/teacher - trained here, or located and checked (`teacher.source`).
 
 Reads the params sections seed, prompts and teacher, and the HQ sides of data/pairs. After an interruption it continues
 from its last checkpoint when started again, and ends with the same bytes. A second run at the same time is refused.
@@ -75,7 +75,7 @@ def make(params: Params, pairs: Path, out: Path, curve: Path, metrics: Path, unf
     `unfinished` keeps the progress of an interrupted run; it is removed last.
     """
     preset = presets.get(params.teacher.preset)
-    train = train_tiny if preset.trained else point_to_source
+    train = train_tiny if preset.trained and params.teacher.source is None else point_to_source
     work = Work(unfinished, params)
     report = train(preset, params, pairs, work)
     if params.teacher.finetune.enabled:
@@ -103,8 +103,6 @@ def train_tiny(preset: presets.Preset, params: Params, pairs: Path, work: Work) 
     """Train the autoencoder, then the transformer, on the training pairs' HQ sides; measure on the test pairs'."""
     from diffusers import StableDiffusion3Pipeline
 
-    if params.teacher.source is not None:
-        raise UserError(f"teacher.source: the preset {preset.name} is trained here; set it to null")
     torch.set_num_threads(params.teacher.threads)
     config = params.teacher
     train, test = PairFolder(pairs / "train"), PairFolder(pairs / "test")
