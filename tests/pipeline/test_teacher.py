@@ -22,6 +22,7 @@ from pipeline.stages import restorers
 from tests.teachers import TEXTS, write_pairs, write_random_teacher
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+from tsdsr.inference.opening import SHIPPED
 from tsdsr.models import adapters
 from tsdsr.models import teacher as teachers
 from tsdsr.training.stepper import Stepper
@@ -118,6 +119,10 @@ def test_a_finished_teacher_is_pointed_to(params, pairs, tmp_path):
     loaded, direct = (teachers.load_teacher(path, text_encoders=False) for path in (out, source))
     key = "proj_out.weight"
     assert torch.equal(loaded.transformer.state_dict()[key], direct.transformer.state_dict()[key])
+
+
+def test_the_shipped_teacher_is_one_of_its_preset():
+    assert teachers.inspect(str(SHIPPED / "nano" / "teacher"), teachers.presets.get("nano"))["preset"] == "nano"
 
 
 def test_fine_tuning_adds_an_adapter_that_lowers_the_loss(params, pairs, tmp_path):

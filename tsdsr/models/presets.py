@@ -107,12 +107,14 @@ def count_parameters(model: nn.Module) -> int:
 def mismatches(preset: Preset, part: str, config: Mapping[str, Any]) -> list[str]:
     """The differences of a component's configuration from the preset's, as `part.key is A, the preset has B`.
 
-    Keys that the preset leaves out are not compared, and an absent list equals an empty one.
+    Keys that the preset leaves out are not compared, nor those that its training determines, and an absent list equals
+    an empty one.
     """
+    determined = {"scaling_factor", "shift_factor"} if preset.trained else set()
     return [
         f"{part}.{key} is {config.get(key)!r}, the preset {preset.name} has {wanted!r}"
         for key, wanted in preset.shape[part].items()
-        if _plain(config.get(key)) != _plain(wanted)
+        if key not in determined and _plain(config.get(key)) != _plain(wanted)
     ]
 
 
