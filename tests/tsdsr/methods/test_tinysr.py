@@ -18,6 +18,7 @@ from tsdsr.methods import METHODS
 from tsdsr.methods.base import MethodInputs, Moment
 from tsdsr.methods.tinysr.source import Source
 from tsdsr.models.compact_vae import CompactVAE
+from tsdsr.models.student import upsample
 from tsdsr.training.checkpoint import CheckpointStore, Stopped
 from tsdsr.training.trainer import Callbacks, Plan, Trainer
 
@@ -180,6 +181,17 @@ def test_the_compact_autoencoder_is_trained_a_half_at_a_time(tmp_path) -> None:
     assert all(torch.equal(value, kept[name]) for name, value in decoder.vae.encoder.named_parameters())
     decoder.export(tmp_path / "vae", {})
     assert CompactVAE.from_pretrained(tmp_path / "vae").config.latent_channels == CHANNELS
+
+
+def test_the_compact_decoder_learns_the_sources_pictures() -> None:
+    losses = {"pixel_l1": 1.0, "lpips": 0.0, "gan": 0.0}
+    method = make("decoder", source="abc", decodes="source", phases={"all": {"losses": losses}})
+    batch, source = RandomData().batch([0, 1]), Source(method.inputs).student
+    with torch.no_grad():
+        z = source.predict(source.codec.encode(upsample(batch.lq, 4)), method.inputs.default)
+        wanted = (method.vae.decoder(z) - source.decode(z).clamp(-1, 1)).abs().mean()
+    found = method.turns[0].run(batch, Moment(0, 10, method.inputs.config.phases["all"])).terms
+    torch.testing.assert_close(found, {"pixel_l1": wanted})
 
 
 @pytest.mark.parametrize("run", ["prune", "restore_images"])

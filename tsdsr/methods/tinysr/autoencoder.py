@@ -1,7 +1,8 @@
 """The compact autoencoder's training: its encoder to the source's latents, its decoder to photographs.
 
     encoder: mean squared error to the source's latent of the low-quality image
-    decoder: 3 LPIPS + 1 GAN, from the photograph's latent to the photograph
+    decoder: 3 LPIPS + 1 GAN, from the photograph's latent to the photograph (`decodes: photographs`), or from the latent
+        that the source restores to the picture that its own decoder makes of it (`decodes: source`)
 
 Source: TinySR, arXiv 2508.17434, Sec. 3.2.
 """
@@ -48,14 +49,20 @@ class DecoderOutput(StudentOutput):
 
 
 class CompactDecoderTurn(StudentTurn):
-    """The other half: z -> x_hat. `z_hat` is what the source's encoder sees in x_hat, for the discriminator."""
+    """The other half: z -> x_hat. `z_hat` is what the source's encoder sees in x_hat, for the discriminator.
+
+    With `decodes: source`, the terms' photograph and its latent are the source's picture and latent.
+    """
 
     def __init__(self, inputs: MethodInputs, source: Source, student: Student, critic: CriticTurn) -> None:
         terms = {**RECONSTRUCTION, **TERMS, "gan": critic.gan}
         super().__init__(inputs, student, [_group(inputs, student.vae.decoder)], terms)
-        self.network, self.source = student.vae.decoder, source
+        self.network, self.source, self.inputs = student.vae.decoder, source, inputs
 
     def run(self, batch: Batch, moment: Moment) -> TurnOutput:
+        config: TinySRDecoderConfig = self.inputs.config
+        if config.decodes == "source":
+            batch = self.source.pictures(batch)
         weights = {name: weight for name, weight in moment.phase.losses.items() if weight > 0}
         x_hat = self.network(batch.z)
         z_hat = self.source.student.codec.encode(x_hat) if "gan" in weights else batch.z

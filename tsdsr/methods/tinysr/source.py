@@ -6,6 +6,7 @@ Legend: B batch, H W pixels, C h w latent.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,12 @@ class Source:
         """z_tea, [B,C,h,w]: the whole network's output, without the adapters that a search adds."""
         with adapters.active(self.inputs.transformer):
             return self.student.predict(self.encoded(batch), self.inputs.default)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> Batch:
+        """The batch with the source's results in the place of the photographs, `z` and `hq`."""
+        z = self.restored(batch)
+        return replace(batch, z=z, hq=self.student.decode(z).float().clamp(-1, 1))
 
 
 def load_network(network: Any, directory: Path) -> None:
