@@ -64,7 +64,8 @@ DETAIL_LABELS = {
     "params": "params sha256",
     "student": "student sha256",
 }
-_SEEDED = re.compile(r"(?P<variant>.+)-seed(?P<seed>\d+)")
+SEED = "-seed"  # in a run's name, between variant and seed
+_SEEDED = re.compile(rf"(?P<variant>.+){SEED}(?P<seed>\d+)")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def label(variant: str) -> str:
 
 def method_label(method: str) -> str:
     """`w/o TSM, seed 1` for `wo_tsm-seed1`."""
-    variant, _, seed = method.partition("-seed")
+    variant, _, seed = method.partition(SEED)
     return f"{label(variant)}, seed {seed}" if seed else label(variant)
 
 

@@ -11,7 +11,7 @@ from tsdsr.reporting import sheet
 from tsdsr.reporting.curves import Curve
 from tsdsr.reporting.gallery import data_uri
 from tsdsr.reporting.page import Plot
-from tsdsr.reporting.scores import method_label
+from tsdsr.reporting.scores import SEED, method_label
 from tsdsr.reporting.table import Provenance
 
 PATTERN = "pattern_db"
@@ -31,18 +31,27 @@ def warning_level(scores: Sequence[float], rise: float) -> list[float]:
 
 
 def broken_limits(runs: Sequence[Curve], rise: float) -> list[str]:
-    """A sentence with the runs whose pattern score was above the warning level; or none."""
-    named = []
+    """A sentence with the variants of which a run's pattern score was above the warning level; or none."""
+    found: dict[str, list[tuple[str, int, list[float]]]] = {}  # variant -> seed, validations above the level, scores
     for run in runs:
-        steps, scores = run.terms.get(PATTERN, ([], []))
+        scores = run.terms.get(PATTERN, ([], []))[1]
         limits = warning_level(scores, rise) if scores else []
-        over = [(step, score) for step, score, limit in zip(steps, scores, limits, strict=True) if score > limit]
-        if over:
-            worst, looks = max(score for _, score in over), f"{len(over)} of {len(steps)} validations"
-            named.append(
-                f"{method_label(run.run)}, {looks}, steps {over[0][0]:.0f} to {over[-1][0]:.0f}, "
-                f"{worst:.1f} dB at most and {scores[-1]:.1f} dB at the end"
-            )
+        over = sum(score > limit for score, limit in zip(scores, limits, strict=True))
+        variant, _, seed = run.run.partition(SEED)
+        found.setdefault(variant, []).append((seed, over, list(scores)))
+    named = []
+    for variant, those in found.items():
+        broken = [(seed, scores) for seed, over, scores in those if over]
+        if not broken:
+            continue
+        if len(those) == 1:
+            ((seed, over, scores),) = those
+            whose = f"{method_label(variant)}, {over} of {len(scores)} validations"
+        else:
+            seeds = ", ".join(seed for seed, _ in broken)
+            whose = f"{method_label(variant)}, {len(broken)} of {len(those)} runs (seeds {seeds})"
+        worst, last = max(max(scores) for _, scores in broken), max(scores[-1] for _, scores in broken)
+        named.append(f"{whose}, {worst:.1f} dB at most and {last:.1f} dB at the end")
     rule = f"The periodic pattern in the held-out crops exceeded its limit of {rise:g} dB"
     return [f"{rule}: {'; '.join(named)}."] if named else []
 

@@ -1,8 +1,8 @@
 """The compact autoencoder's training: its encoder to the source's latents, its decoder to photographs.
 
     encoder: mean squared error to the source's latent of the low-quality image
-    decoder: 3 LPIPS + 1 GAN, from the photograph's latent to the photograph (`decodes: photographs`), or from the latent
-        that the source restores to the picture that its own decoder makes of it (`decodes: source`)
+    decoder: 3 LPIPS + 1 GAN, from the photograph's latent to the photograph (`decodes: photographs`), or from the
+        latent that the source restores to the picture that its own decoder makes of it (`decodes: source`)
 
 Source: TinySR, arXiv 2508.17434, Sec. 3.2.
 """
