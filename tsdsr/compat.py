@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import importlib.util
@@ -99,7 +100,8 @@ def _quiet() -> None:
 @contextmanager
 def lean_imports() -> Iterator[None]:
     """Within the block the packages of `UNUSED` count as absent, and no garbage is collected: of the 6 s that a first
-    import of diffusers and PEFT takes, half goes to these.
+    import of diffusers and PEFT takes, half goes to these. PyTorch's table of compile times, for which it imports a
+    package when the program ends, is left out.
 
     diffusers and transformers remember what was absent, so this is for programs that need none of them, such as
     `tsdsr upscale`. Ends when those two import their quantizers and detection losses on demand.
@@ -117,6 +119,8 @@ def lean_imports() -> Iterator[None]:
             del sys.modules[name]
         if collecting:
             gc.enable()
+        if compiler := sys.modules.get("torch._dynamo.utils"):
+            atexit.unregister(compiler.dump_compile_times)
 
 
 _KEPT_ALIVE: list[object] = []
