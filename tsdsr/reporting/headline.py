@@ -35,8 +35,8 @@ def sentences(runs: Sequence[MethodScores]) -> list[str]:
         said.append(f"Against bicubic, over {count}, the student is {_listed(told)}.")
         if gains[0][1].photographs < metrics.FEWEST:
             said.append(f"With fewer than {metrics.FEWEST} photographs no difference is significant.")
-    others = [run.variant for run in runs if not run.external and run.method not in score_files.BASELINES]
-    variants = [name for name in dict.fromkeys(others) if name != "full"]
+    seeded = [run.variant for run in runs if not run.external and run.method != run.variant]
+    variants = [name for name in dict.fromkeys(seeded) if name != "full"]
     if full and variants:
         said.append(_ablation(runs, full, variants))
     return said

@@ -39,3 +39,10 @@ def test_nothing_is_said_without_anything_to_compare(tmp_path: Path) -> None:
     runs = scores.load(tmp_path)
     assert headline.sentences(runs) == []
     assert headline.facts(runs) == []
+
+
+def test_a_compressed_student_is_no_variant_of_the_ablation(tmp_path: Path) -> None:
+    for method, niqe in {"full": 5.0, "tinysr": 5.5, "bicubic": 7.0}.items():
+        write_scores(tmp_path, method, {"niqe": niqe}, EIGHT)
+    (gain,) = headline.sentences(scores.load(tmp_path))
+    assert gain.startswith("Against bicubic")
