@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib
 import importlib.util
@@ -20,8 +19,16 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 UNUSED = ("bitsandbytes", "scipy", "torchvision")  # imported by diffusers, PEFT and transformers where they are there
+COMPILER = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
+DECORATORS = (
+    "allow_in_graph",
+    "assume_constant_result",
+    "disable",
+    "TransformGetItemToIndex",
+)  # of COMPILER
 
 
 @cache
@@ -99,28 +106,33 @@ def _quiet() -> None:
 
 @contextmanager
 def lean_imports() -> Iterator[None]:
-    """Within the block the packages of `UNUSED` count as absent, and no garbage is collected: of the 6 s that a first
-    import of diffusers and PEFT takes, half goes to these. PyTorch's table of compile times, for which it imports a
-    package when the program ends, is left out.
+    """Within the block the packages of `UNUSED` count as absent, a stand-in for PyTorch's compiler compiles nothing,
+    and no garbage is collected: more than half of the 6 s that a first import of diffusers and PEFT takes goes to
+    these.
 
-    diffusers and transformers remember what was absent, so this is for programs that need none of them, such as
-    `tsdsr upscale`. Ends when those two import their quantizers and detection losses on demand.
+    diffusers and transformers remember what they found, so this is for programs that need none of it, such as
+    `tsdsr upscale`. Ends when those two import their quantizers, detection losses and the compiler on demand.
     """
     apply()
-    absent = [name for name in UNUSED if name not in sys.modules]
+    compiler = ModuleType(COMPILER[0])
+    compiler.__dict__.update(dict.fromkeys(DECORATORS, _unchanged), eval_frame=compiler, OptimizedModule=ModuleType)
+    modules = dict.fromkeys(UNUSED) | dict.fromkeys(COMPILER, compiler)  # None marks what cannot be imported
+    added = {name: module for name, module in modules.items() if name not in sys.modules}
     collecting = gc.isenabled()
     gc.disable()
-    for name in absent:
-        sys.modules[name] = None  # type: ignore[assignment]  # as Python marks what cannot be imported
+    sys.modules.update(added)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        for name in absent:
+        for name in added:
             del sys.modules[name]
         if collecting:
             gc.enable()
-        if compiler := sys.modules.get("torch._dynamo.utils"):
-            atexit.unregister(compiler.dump_compile_times)
+
+
+def _unchanged(decorated: Any = None, *_: Any, **__: Any) -> Any:
+    """A decorator, with or without arguments, that changes nothing."""
+    return decorated or _unchanged
 
 
 _KEPT_ALIVE: list[object] = []

@@ -13,11 +13,11 @@ STATEMENTS = {
     "the old name is the new module": "from tsdsr import compat; compat.apply(); import sys; "
     "assert 'torchvision' not in sys.modules; import torchvision.transforms.functional_tensor as old; "
     "import torchvision.transforms._functional_tensor as new; assert old is new",
-    "after lean imports": "from tsdsr import compat; import atexit, gc, os, sys\n"
-    "atexit.register(lambda: os._exit('tabulate' in sys.modules))  # the last one\n"
+    "after lean imports": "from tsdsr import compat; import gc, sys\n"
     "with compat.lean_imports(): from diffusers import AutoencoderKL, SD3Transformer2DModel\n"
-    "assert not any(name in sys.modules for name in compat.UNUSED) and gc.isenabled()\n"
-    "import scipy.optimize, torchvision.transforms; assert 'tabulate' not in sys.modules",
+    "assert not any(name in sys.modules for name in compat.UNUSED + compat.COMPILER) and gc.isenabled()\n"
+    "import scipy.optimize, torchvision.transforms, torch\n"
+    "torch.compile(torch.sin, backend='eager')(torch.ones(1)); assert 'torch._dynamo' in sys.modules",
 }
 
 
