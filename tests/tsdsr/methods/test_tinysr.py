@@ -51,11 +51,16 @@ def make(run: str, **changes: Any) -> Any:
     return METHODS[recipe.method].build(inputs)
 
 
-def trainer(method: Any, folder: Any, **callbacks: Any) -> Trainer:
+def trainer(method: Any, folder: Any, side: int = 8, **callbacks: Any) -> Trainer:
     recipe = method.inputs.config
     store = CheckpointStore(folder, "key", recipe.checkpoint.keep)
     return Trainer(
-        method, RandomData(), store, plan=Plan.of(recipe), device=torch.device("cpu"), callbacks=Callbacks(**callbacks)
+        method,
+        RandomData(side),
+        store,
+        plan=Plan.of(recipe),
+        device=torch.device("cpu"),
+        callbacks=Callbacks(**callbacks),
     )
 
 
@@ -175,7 +180,7 @@ def test_the_compact_autoencoder_is_trained_a_half_at_a_time(tmp_path) -> None:
     with pytest.raises(UserError, match=r"distill\.start: .*absent has no weights"):
         decoder.go_on_from(tmp_path / "absent")
     kept = {name: value.clone() for name, value in decoder.vae.encoder.named_parameters()}
-    second = trainer(decoder, tmp_path / "2")
+    second = trainer(decoder, tmp_path / "2", side=24)  # the patch discriminator needs pictures of 32 px and its shift
     second.run()
     assert {"pixel_l1", "lpips", "gan", "discriminator"} <= second.history[-1].keys()
     assert all(torch.equal(value, kept[name]) for name, value in decoder.vae.encoder.named_parameters())

@@ -61,13 +61,17 @@ SMALL: dict[str, Any] = {  # all that the tests rely on: params.yaml may change 
 
 
 class RandomData:
-    """Batches that follow from their positions, as `DistillationData`'s do."""
+    """Batches that follow from their positions, as `DistillationData`'s do; `side` is the latents'."""
+
+    def __init__(self, side: int = 8) -> None:
+        self.side = side
 
     def batch(self, positions: Sequence[int]) -> Batch:
+        lq, z, hq = ((side, side) for side in (self.side // 2, self.side, 2 * self.side))
         return Batch(
-            lq=torch.stack([_draw("lq", p, 3, 4, 4).clamp(-1, 1) for p in positions]),
-            hq=torch.stack([_draw("hq", p, 3, 16, 16).clamp(-1, 1) for p in positions]),
-            z=torch.stack([_draw("z", p % 5, CHANNELS, 8, 8) for p in positions]),
+            lq=torch.stack([_draw("lq", p, 3, *lq).clamp(-1, 1) for p in positions]),
+            hq=torch.stack([_draw("hq", p, 3, *hq).clamp(-1, 1) for p in positions]),
+            z=torch.stack([_draw("z", p % 5, CHANNELS, *z) for p in positions]),
             embeds=torch.stack([random_prompt(p % 5).embeds for p in positions]),
             pooled=torch.stack([random_prompt(p % 5).pooled for p in positions]),
             positions=tuple(positions),

@@ -74,5 +74,4 @@ class TinySREncoderConfig(_AutoencoderConfig):
 class TinySRDecoderConfig(_AutoencoderConfig):
     method: Literal["tinysr_decoder"]
     decodes: Literal["photographs", "source"]
-    critic: CriticConfig
     optimizer: CriticOptimizerConfig

@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from tsdsr import seeding
 from tsdsr.config import TinySRDecoderConfig, TinySREncoderConfig
 from tsdsr.data.dataset import Batch
+from tsdsr.losses.adversarial import generator_hinge
 from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
+from tsdsr.methods.decoder import PatchDiscriminatorTurn, Shift, patch_discriminator, random_shift
 from tsdsr.methods.student import RECONSTRUCTION, StudentOutput, StudentTurn
-from tsdsr.methods.tinysr.critic import CriticTurn, judged
+from tsdsr.methods.tinysr.critic import judged
 from tsdsr.methods.tinysr.source import SOURCE, TERMS, Source, load_network, write_network
 from tsdsr.models.compact_vae import CompactVAE
+from tsdsr.models.patch_discriminator import PatchDiscriminator
 from tsdsr.models.student import Student
 
 
@@ -41,7 +44,7 @@ class EncoderTurn(StudentTurn):
 
 
 class DecoderOutput(StudentOutput):
-    """Here the image is what the network gives, and the latent follows from it: the gradient is that of the image."""
+    """Its terms' gradient is taken at the image that the network gives."""
 
     @property
     def x_hat(self) -> Tensor:
@@ -49,13 +52,18 @@ class DecoderOutput(StudentOutput):
 
 
 class CompactDecoderTurn(StudentTurn):
-    """The other half: z -> x_hat. `z_hat` is what the source's encoder sees in x_hat, for the discriminator.
+    """The other half: z -> x_hat.
 
     With `decodes: source`, the terms' photograph and its latent are the source's picture and latent.
     """
 
-    def __init__(self, inputs: MethodInputs, source: Source, student: Student, critic: CriticTurn) -> None:
-        terms = {**RECONSTRUCTION, **TERMS, "gan": critic.gan}
+    def __init__(
+        self, inputs: MethodInputs, source: Source, student: Student, discriminator: PatchDiscriminator, shift: Shift
+    ) -> None:
+        def gan(output: StudentOutput) -> Tensor:
+            return generator_hinge(discriminator.eval()(shift(output.x_hat, output.moment.step)))
+
+        terms = {**RECONSTRUCTION, **TERMS, "gan": gan}
         super().__init__(inputs, student, [_group(inputs, student.vae.decoder)], terms)
         self.network, self.source, self.inputs = student.vae.decoder, source, inputs
 
@@ -65,12 +73,13 @@ class CompactDecoderTurn(StudentTurn):
             batch = self.source.pictures(batch)
         weights = {name: weight for name, weight in moment.phase.losses.items() if weight > 0}
         x_hat = self.network(batch.z)
-        z_hat = self.source.student.codec.encode(x_hat) if "gan" in weights else batch.z
-        output = DecoderOutput(z_hat, batch, moment, lambda _: x_hat, self.perceptual)
+        leaf = x_hat.detach().requires_grad_()  # the discriminator's parameters get no gradient here
+        output = DecoderOutput(batch.z, batch, moment, lambda _: leaf, self.perceptual)
         terms = {name: self.terms[name](output) for name in weights}
         per_sample = torch.stack([weights[name] * term for name, term in terms.items()]).sum(0)
-        (moment.share * per_sample.mean()).backward()
-        return TurnOutput({name: term.detach().mean() for name, term in terms.items()}, {"z_hat": z_hat.detach()})
+        x_hat.backward(moment.share * torch.autograd.grad(per_sample.mean(), leaf)[0])
+        pictures = {"images": batch.hq, "restored": x_hat.detach()}
+        return TurnOutput({name: term.detach().mean() for name, term in terms.items()}, pictures)
 
 
 def _group(inputs: MethodInputs, half: nn.Module) -> Group:
@@ -137,9 +146,13 @@ class CompactDecoder(_Autoencoder):
     title = "TinySR, decoder"
 
     def _turns(self) -> Sequence[Turn]:
-        critic = CriticTurn(self.inputs)
-        turn = CompactDecoderTurn(self.inputs, self.source, self.student, critic)
-        return (turn, critic) if judged(self.inputs) else (turn,)
+        config: TinySRDecoderConfig = self.inputs.config
+        seed = seeding.derive(self.inputs.adapter_seed, "compact decoder")
+        discriminator = patch_discriminator(seed, self.inputs.transformer.device)
+        shift = random_shift(seed)
+        turn = CompactDecoderTurn(self.inputs, self.source, self.student, discriminator, shift)
+        judge = PatchDiscriminatorTurn(discriminator, config.optimizer.discriminator_lr, shift)
+        return (turn, judge) if judged(self.inputs) else (turn,)
 
     def restore(self, x_lq: Tensor) -> Tensor:
         """The source's encoder and transformer before the compact decoder."""

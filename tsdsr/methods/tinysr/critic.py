@@ -1,4 +1,4 @@
-"""The discriminator of restoration and of the compact decoder: noised latents, judged on the source's own features.
+"""The discriminator of restoration: noised latents, judged on the source's own features.
 
 Legend: B batch, C h w latent, N logits.
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from tsdsr import seeding
-from tsdsr.config import TinySRDecoderConfig, TinySRRestoreConfig
+from tsdsr.config import TinySRRestoreConfig
 from tsdsr.data.dataset import Batch
 from tsdsr.flow import add_noise, uniform
 from tsdsr.losses.adversarial import discriminator_hinge, generator_hinge
@@ -30,7 +30,7 @@ class CriticTurn(Turn):
     def __init__(self, inputs: MethodInputs) -> None:
         shape, self.inputs = inputs.transformer.config, inputs
         width = shape.num_attention_heads * shape.attention_head_dim
-        self.config: TinySRRestoreConfig | TinySRDecoderConfig = inputs.config
+        self.config: TinySRRestoreConfig = inputs.config
         levels, outputs = len(feature_blocks(inputs.transformer)), self.config.critic.outputs
         heads = LatentDiscriminator(levels, width, outputs, seed=inputs.adapter_seed).to(inputs.transformer.device)
         self.network = self.heads = heads
