@@ -26,11 +26,12 @@ ENERGY_FLOOR = 1e-4  # differences of about one grey level of 255
 
 
 def texture_loss(x_hat: Tensor, x: Tensor) -> Tensor:
-    """(B,): `spectrum_loss` + `detail_loss`.
+    """(B,): `spectrum_loss` + `detail_loss`, in float32 or wider.
 
     Args:
         x_hat, x: (B, 3, H, W) in [-1, 1], sides of at least 32 pixels; the gradient reaches both.
     """
+    x_hat, x = (image.to(torch.promote_types(image.dtype, torch.float32)) for image in (x_hat, x))
     return spectrum_loss(x_hat, x) + detail_loss(x_hat, x)
 
 
