@@ -83,6 +83,12 @@ def test_a_bad_value_is_named_with_what_was_wanted(values, path, value, message)
         Params.parse(put(values, path, value), origin="params.yaml")
 
 
+def test_a_decoder_that_is_trained_whole_is_in_float32(root, params):
+    nano = params.overlay(yaml.safe_load((root / "params/nano.yaml").read_text(encoding="utf-8")))
+    with pytest.raises(UserError, match=r"precision bfloat16: tsdsr_decoder trains a whole decoder"):
+        nano.overlay({"distill": {"precision": "bfloat16"}})
+
+
 def numbers(value, path="") -> dict[str, float]:
     """The numbers of nested mappings and lists, by their path; indices of lists are part of it."""
     if isinstance(value, dict | list):

@@ -86,3 +86,9 @@ class StudentDecoderConfig(DecoderTermsConfig):
 class TSDSRDecoderConfig(_TSDConfig):
     method: Literal["tsdsr_decoder"]
     decoder: StudentDecoderConfig
+
+    @model_validator(mode="after")
+    def _check_precision(self) -> Self:
+        if self.precision != "float32":
+            raise ValueError(f"precision {self.precision}: tsdsr_decoder trains a whole decoder, which needs float32")
+        return self
