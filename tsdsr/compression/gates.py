@@ -102,7 +102,7 @@ class BlockGates(nn.Module):
 
 def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """Hard samples (..., O) along the last axis, one-hot in value, with the soft ones' gradient."""
-    uniform = torch.rand(logits.shape, generator=generator).clamp(min=1e-20).to(logits)
+    uniform = torch.rand(logits.shape, generator=generator).clamp(min=1e-20).to(logits, non_blocking=True)
     soft = ((logits - (-uniform.log()).log()) / temperature).softmax(-1)
     hard = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
     return hard - soft.detach() + soft

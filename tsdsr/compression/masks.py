@@ -57,13 +57,12 @@ def candidates(mask: Tensor, logits: Tensor, masks: Tensor, expansion: Expansion
     if expansion == "best_option":
         shared = masks @ mask
         neighbours = shared == mask.sum() - SHIFT
-        best = masks[logits.detach().masked_fill(~neighbours, -torch.inf).argmax()]
-        return best, best
+        best = logits.detach().masked_fill(~neighbours, -torch.inf).argmax(0, keepdim=True)
+        return masks[best][0], masks[best][0]
     pi = marginals(logits.detach().softmax(-1), masks)
-    fewer, more = mask.clone(), torch.zeros_like(mask)
-    fewer[pi.masked_fill(mask == 0, torch.inf).argmin()] = 0
-    more[pi.masked_fill(mask == 1, -torch.inf).argmax()] = 1
-    return fewer, more
+    least = pi.masked_fill(mask == 0, torch.inf).argmin(0, keepdim=True)
+    most = pi.masked_fill(mask == 1, -torch.inf).argmax(0, keepdim=True)
+    return mask.scatter(0, least, 0.0), torch.zeros_like(mask).scatter(0, most, 1.0)
 
 
 def corroded_and_expanded(mask: Tensor, logits: Tensor, masks: Tensor, expansion: Expansion) -> tuple[Tensor, Tensor]:

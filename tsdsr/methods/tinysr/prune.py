@@ -86,7 +86,7 @@ class PruneTurn(StudentTurn):
         moment = replace(moment, carried={**moment.carried, SOURCE: self.source.restored(batch)})
         with ExitStack() as self.gated.open:
             output = super().run(batch, moment)
-        output.statistics["temperature"] = torch.tensor(self.gated.temperature)
+        output.statistics["temperature"] = torch.full((), self.gated.temperature, device=batch.z.device)
         return output
 
 
