@@ -36,7 +36,7 @@ def require(device: torch.device, key: str) -> None:
         return
     if not torch.cuda.is_available():
         raise UserError(f"{key}: cuda, and torch finds no GPU here; set it to auto or cpu")
-    torch.cuda.set_device(device)
+    torch.cuda.set_device(device.index or 0)  # it refuses a device without an index
 
 
 def use_tensor_cores(device: torch.device) -> None:

@@ -22,6 +22,15 @@ def test_a_gpu_that_is_not_there_is_told_with_the_key(monkeypatch: pytest.Monkey
         device.require(torch.device("cuda", 0), "distill.device")
 
 
+def test_a_gpu_without_a_number_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    for name in ("cuda", "cuda:1"):
+        device.require(torch.device(name), "distill.device")
+    assert seen == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("error", "wanted"),
     [
