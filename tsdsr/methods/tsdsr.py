@@ -61,7 +61,7 @@ class TSDSR(ScoreDistillation):
     def tsd(self, z_hat: Tensor, batch: Batch, *, dasm: bool) -> TSDLoss:
         """Algorithm 1 at each sample's own time and noise."""
         tsd = self.config.tsd
-        steps = tsd.dasm.steps if dasm else 0
+        steps = tsd.dasm.steps if dasm and tsd.dasm.weight else 0
         generators = [seeding.generator(self.inputs.seed, "tsd", position) for position in batch.positions]
         on_z = None
         if self.trajectories is not None:  # the noise is one of the photograph's fixed draws

@@ -186,6 +186,13 @@ def test_dasm_is_the_phases_choice():
     assert relative(maker.tsd(batch.z + 0.1, batch, dasm=True).direction, base) > 1e-4
 
 
+def test_points_of_weight_zero_are_not_computed(monkeypatch):
+    monkeypatch.setattr(tsdsr, "tsd_loss", lambda *given, dasm_steps, **options: dasm_steps)
+    batch = RandomData().batch(POSITIONS)
+    steps = [method(distill_config(tsd={"dasm": {"weight": w}})).tsd(batch.z, batch, dasm=True) for w in (0.3, 0.0)]
+    assert steps == [3, 0]
+
+
 def test_the_random_offset_is_a_switch():
     batch = RandomData().batch(POSITIONS)
     directions = [
