@@ -51,8 +51,10 @@ class TorchNetworks:
 
     def free_bytes(self) -> float:
         """As the engine wants it."""
-        on_gpu = self.device.type == "cuda"
-        return torch.cuda.mem_get_info(self.device)[0] if on_gpu else machine.available_memory()
+        if self.device.type != "cuda":
+            return machine.available_memory()
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # by PyTorch, unused
+        return torch.cuda.mem_get_info(self.device)[0] + kept
 
     def item_bytes(self) -> int:
         """As the engine wants it."""
