@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tsdsr.device import send
+
 if TYPE_CHECKING:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -126,7 +128,7 @@ def gaussian_like(z: Tensor, generators: list[torch.Generator], *, on_device: bo
     rows = [
         torch.randn(z.shape[1:], generator=generator, dtype=torch.float32, device=place) for generator in generators
     ]
-    return torch.stack(rows).to(device=z.device, dtype=z.dtype, non_blocking=True)
+    return send(torch.stack(rows), z.device).to(z.dtype)
 
 
 def uniform(generators: list[torch.Generator], bounds: tuple[float, float], device: torch.device) -> Tensor:

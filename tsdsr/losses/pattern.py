@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tsdsr.device import send
+
 MIN_PATCHES = 8  # along a side: with fewer there are no neighbours between two harmonics
 PERIODS = (8, 16)  # pixels of a latent, and of a token of 2 x 2 latents, in SD3's format
 _LUMA = (0.299, 0.587, 0.114)  # Rec. 601
@@ -52,11 +54,11 @@ def harmonic_excess(images: Tensor, period: int) -> Tensor:
             f"a side of {min(images.shape[-2:])} pixels holds fewer than {MIN_PATCHES} patches of {period}"
         )
     images = images[..., : rows * period, : columns * period].double()
-    luma = torch.einsum("c,bchw->bhw", images.new_tensor(_LUMA), images)
+    luma = torch.einsum("c,bchw->bhw", send(torch.tensor(_LUMA, dtype=images.dtype), images.device), images)
     luma = luma - luma.mean((1, 2), keepdim=True)
     height, width = luma.shape[1:]
-    window = torch.hann_window(height, dtype=luma.dtype)[:, None] * torch.hann_window(width, dtype=luma.dtype)
-    power = torch.fft.fft2(luma * window.to(luma.device)).abs().square()
+    down, across = (torch.hann_window(side, dtype=luma.dtype, device=luma.device) for side in (height, width))
+    power = torch.fft.fft2(luma * (down[:, None] * across)).abs().square()
     around = torch.stack([power.roll((-i, -j), dims=(1, 2)) for i, j in _RING]).mean(0)
     excess = (power / around.clamp(min=1e-30))[:, ::rows, ::columns].flatten(1)[:, 1:]  # harmonics; not the mean
     return excess.mean(1).clamp(min=1e-30)

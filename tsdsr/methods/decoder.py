@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tsdsr import seeding
 from tsdsr.config import AdamWConfig, DecoderTermsConfig, ScheduleConfig, TeacherDecoderConfig
+from tsdsr.device import send
 from tsdsr.losses.adversarial import discriminator_hinge, generator_hinge
 from tsdsr.losses.pattern import pattern_loss
 from tsdsr.losses.texture import texture_loss
@@ -144,7 +145,7 @@ class DecoderTraining(Method):
     @torch.no_grad()
     def _latents(self, batch: CropBatch, moment: Moment) -> tuple[Tensor, Tensor]:
         posterior = self.vae.encode(batch.crops).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=batch.generator).to(batch.crops.device)
+        noise = send(torch.randn(posterior.mean.shape, generator=batch.generator), batch.crops.device)
         return posterior.mean + posterior.std * noise, batch.crops
 
 

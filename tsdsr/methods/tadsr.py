@@ -25,6 +25,7 @@ from torch.func import functional_call
 from tsdsr import seeding
 from tsdsr.config.methods.tadsr import TADSRConfig
 from tsdsr.data.dataset import Batch, DistillationData
+from tsdsr.device import send
 from tsdsr.errors import UserError
 from tsdsr.flow import add_noise, uniform
 from tsdsr.losses.adversarial import discriminator_hinge, generator_hinge
@@ -169,7 +170,7 @@ class TADSR(LoRADistillation):
             )
 
         def read(batch: Batch) -> tuple[Tensor, Tensor]:
-            z_tea, z_lq = (part.to(batch.z.device) for part in data.restored(batch.names))
+            z_tea, z_lq = (send(part, batch.z.device) for part in data.restored(batch.names))
             return z_tea, z_lq
 
         self._targets = read

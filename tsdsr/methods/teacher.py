@@ -93,7 +93,7 @@ class AutoencoderTurn(Turn):
     def run(self, batch: CropBatch, moment: Moment) -> TurnOutput:
         crops = batch.crops
         posterior = self.network.encode(crops).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=batch.generator).to(crops.device)
+        noise = send(torch.randn(posterior.mean.shape, generator=batch.generator), crops.device)
         restored = self.network.decode(posterior.mean + posterior.std * noise).sample
         reconstruction = reconstruction_loss(restored, crops)
         divergence = posterior.kl().sum() / crops.numel()
