@@ -97,7 +97,7 @@ def untrained(preset: presets.Preset, config: Any, device: torch.device, dtype: 
         seed=0,
         adapter_seed=0,
     )
-    method = TSDSR.build(inputs)
+    method = TSDSR(inputs)
     for model, name in ((transformer, adapters.STUDENT), (transformer, adapters.FAKE_SCORE), (vae, adapters.STUDENT)):
         draw = seeding.generator(0, "benchmark", name)
         for key, parameter in adapters.parameters(model, name).items():

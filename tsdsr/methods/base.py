@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +146,8 @@ class Method(ABC):
 class MethodInputs:
     """The inputs of a distillation: a frozen teacher and the recipe.
 
-    The memory probe passes networks on the meta device: `Distillation.build` must not read values of tensors.
+    The memory probe passes networks on the meta device: a `Distillation` must not read values of tensors when it is
+    made.
 
     Attributes:
         vae, transformer: the teacher's, on the device; adapters are added to them.
@@ -173,6 +174,10 @@ class MethodInputs:
     def noise_like(self, z: Tensor, generators: list[torch.Generator]) -> Tensor:
         """`gaussian_like`, drawn on the device of `distill.noise`."""
         return gaussian_like(z, generators, on_device=self.config.noise == "device")
+
+    def uses(self, term: str) -> bool:
+        """Whether a phase has a weight for this term."""
+        return any(phase.losses.get(term) for phase in self.config.phases.values())
 
     def group(self, name: str, parameters: Mapping[str, nn.Parameter], lr: float, **options: Any) -> Group:
         """A group with the recipe's AdamW and schedule."""
@@ -208,14 +213,13 @@ class Distillation(Method):
     pattern_period: int
     inputs: MethodInputs
 
-    @classmethod
-    @abstractmethod
-    def build(cls, inputs: MethodInputs) -> Self:
-        """Add the trained parameters to the teacher's networks, and make the turns.
+    def __init__(self, inputs: MethodInputs) -> None:
+        """A method adds its trained parameters to the teacher's networks, and makes its turns.
 
         Raises:
             UserError: a phase names an unknown loss.
         """
+        self.inputs = inputs
 
     def transformers(self) -> Sequence[nn.Module]:
         """Those that the turns call."""

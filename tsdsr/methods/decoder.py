@@ -1,6 +1,6 @@
-"""Training a decoder against a patch discriminator; what encodes, and so every latent, stays.
+"""Training a decoder against a patch discriminator; the encoder, and so every latent, is unchanged.
 
-A step has two turns: the decoder's, on reconstruction, texture and the discriminator's opinion, then the
+A step has two turns: the decoder's, on reconstruction, texture and the discriminator's output, then the
 discriminator's, on the same pictures. The terms' weights are in units of the reconstruction's gradient norm at the
 decoded picture, so that they say what share each has (the adaptive weight of Esser et al., arXiv 2012.09841).
 
@@ -36,14 +36,14 @@ SHIFT = 16  # pixels: the longest period of the texture's windows and of the dis
 
 ADAMW = AdamWConfig(weight_decay=0.0, betas=(0.5, 0.99), clip_norm=1.0)
 WARMUP_STEPS = 50
-RAMP_STEPS = 150  # in which the discriminator's share grows to its weight, since it starts ignorant
+RAMP_STEPS = 150  # in which the discriminator's share grows to its weight, since it is untrained at first
 
 
 class DecoderNetwork(nn.Module):
     """(B, C, h, w) latents -> (B, 3, H, W), through a VAE's decoder alone.
 
     Args:
-        decode: what calls it.
+        decode: the function that calls it.
     """
 
     def __init__(self, vae: AutoencoderKL, decode: Callable[[Tensor], Tensor]) -> None:
@@ -153,7 +153,7 @@ def random_shift(seed: int) -> Shift:
     """Crops whose corner (seed, step) draws, up to `SHIFT` - 1 pixels off on each axis.
 
     The texture's windows begin every 8 pixels and the discriminator's strides are 8 pixels: at one place in every step,
-    both would weigh the pixels of each latent differently, and the decoder would answer with a grid of that pitch.
+    both would weigh the pixels of each latent differently, and the decoder would generate a grid of that pitch.
     """
 
     def shift(pictures: Tensor, step: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training a restoring teacher: flow matching on photographs' latents, told the low-quality latent.
+"""Training a restoring teacher: flow matching on photographs' latents, conditioned on the low-quality latent.
 
 Legend: B batch, H W pixels, C h w latent.
 

@@ -122,8 +122,7 @@ class ScoreDistillation(LoRADistillation):
         phi = adapters.parameters(inputs.transformer, adapters.FAKE_SCORE)
         self.fake_score = FakeScoreTurn(inputs, [inputs.group("fake_score", phi, config.optimizer.fake_score_lr)])
         student = self.student_turn(self.terms())
-        asked = any(phase.losses.get(self.score) for phase in config.phases.values())
-        self.turns: tuple[Turn, ...] = (student, self.fake_score) if asked else (student,)
+        self.turns: tuple[Turn, ...] = (student, self.fake_score) if inputs.uses(self.score) else (student,)
 
     @abstractmethod
     def terms(self) -> Mapping[str, Term]:

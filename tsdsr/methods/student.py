@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ Term = Callable[[StudentOutput], Tensor]
 
 RECONSTRUCTION: dict[str, Term] = {
     "lpips": lambda output: output.perceptual(output.x_hat.clamp(-1, 1), output.hq),  # Eq. (7); clamped as released
-    "latent_mse": lambda output: latent_mse(output.z_hat, output.z),  # T4's early phase
+    "latent_mse": lambda output: latent_mse(output.z_hat, output.z),  # of the first phase of the paper's later version
     "texture": lambda output: texture_loss(output.x_hat, output.hq),
 }
 
@@ -214,12 +214,9 @@ class LoRADistillation(Distillation):
     own_decoder: ClassVar[bool] = False
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.inputs, self.student = inputs, lora_student(inputs)
+        super().__init__(inputs)
+        self.student = lora_student(inputs)
         self.pattern_period = self.student.codec.factor * int(inputs.transformer.config.patch_size)
-
-    @classmethod
-    def build(cls, inputs: MethodInputs) -> Self:
-        return cls(inputs)
 
     def student_turn(self, terms: Mapping[str, Term]) -> StudentTurn:
         """The turn with the method's own terms and `RECONSTRUCTION`."""

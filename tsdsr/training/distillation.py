@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +137,7 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
             )
         for (phase, term), share in faint_terms(trainer.history, list(config.phases)).items():
             logger.warning(
-                "phase %s: %s has %.1f %% of the gradient at z_hat, so it hardly teaches: raise "
+                "phase %s: %s has %.1f %% of the gradient at z_hat, so it has hardly any effect: raise "
                 "distill.phases.%s.losses.%s or set it to 0",
                 phase,
                 term,
@@ -225,15 +223,11 @@ def build_method(
         adapter_seed=seed,
         restorer=restorer,
     )
-    return method.build(inputs)
+    return method(inputs)
 
 
 def _csv(rows: Sequence[Mapping[str, float | str]], first: Sequence[str]) -> str:
-    """Write records as CSV, one column per name, `first` first; a missing value is an empty cell."""
+    """Records as CSV, one column per name, `first` first; a missing value is an empty cell."""
     columns = [*first, *sorted({name for row in rows for name in row} - set(first))]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: value if isinstance(value, str) else f"{value:.6g}" for name, value in row.items()})
-    return text.getvalue()
+    shown = [{name: value if isinstance(value, str) else f"{value:.6g}" for name, value in row.items()} for row in rows]
+    return files.csv_text([columns, *([row.get(name) for name in columns] for row in shown)])

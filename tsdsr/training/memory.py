@@ -151,7 +151,7 @@ class StepMemoryProbe:
             restorer=restorer,
         )
         with quiet(), torch.device(self.device):
-            return method.build(inputs)
+            return method(inputs)
 
     def _prompt(self, *rows: int, dtype: torch.dtype) -> Prompt:
         shape, options = self.preset.shape["transformer"], {"device": self.device, "dtype": dtype}

@@ -18,7 +18,7 @@ from tsdsr.data.cache import Sample, mirrored
 from tsdsr.data.dataset import DistillationData
 from tsdsr.data.pairs import PairFolder
 from tsdsr.errors import UserError
-from tsdsr.flow import gaussian_like, uniform
+from tsdsr.flow import add_noise, gaussian_like, uniform
 from tsdsr.losses.hfsd import hfsd_loss
 from tsdsr.methods.base import Moment
 from tsdsr.training.checkpoint import Stopped
@@ -43,7 +43,7 @@ def made(**changes: Any) -> Any:
     """The method with the discriminator's zero convolutions opened, as a step of training opens them."""
     found = method(distill_config(**RECIPE, **changes))
     draw = seeding.generator(0, "opened")
-    for head in found.adversary.heads.heads:
+    for head in found.critic.heads.heads:
         head.spatial.weight.data = 0.1 * torch.randn(head.spatial.weight.shape, generator=draw)
     return found
 
@@ -54,7 +54,7 @@ def take(found: Any, turn: int, **losses: float):
 
 
 def head_gradients(found: Any) -> dict[str, Tensor]:
-    return {name: p.grad for name, p in found.adversary.heads.named_parameters() if p.grad is not None}
+    return {name: p.grad for name, p in found.critic.heads.named_parameters() if p.grad is not None}
 
 
 def test_the_discriminator_comes_before_the_student_and_only_where_it_is_asked():
@@ -66,37 +66,40 @@ def test_the_discriminator_comes_before_the_student_and_only_where_it_is_asked()
 def test_the_discriminators_turn_trains_the_discriminator_alone():
     found = made()
     output = take(found, 0)
-    assert head_gradients(found).keys() == dict(found.adversary.heads.named_parameters()).keys()
+    assert head_gradients(found).keys() == dict(found.critic.heads.named_parameters()).keys()
     assert gradients(found.student) == {}
     assert float(output.terms["discriminator"]) > 0
 
 
 def test_the_gan_term_trains_the_student_alone():
     found = made()
-    before = {name: value.clone() for name, value in found.adversary.heads.state_dict().items()}
+    before = {name: value.clone() for name, value in found.critic.heads.state_dict().items()}
     take(found, 1, gan=1.0)
     reached = gradients(found.student)
     assert all(".student." in name for name in reached)
     for part in ("transformer", "vae"):
         assert any(float(gradient.abs().max()) > 0 for name, gradient in reached.items() if name.startswith(part))
     assert head_gradients(found) == {}
-    after = found.adversary.heads.state_dict()
+    after = found.critic.heads.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert found.adversary.heads.training
+    assert found.critic.heads.training
 
 
 def test_both_turns_judge_the_same_latents_at_the_same_noise(monkeypatch):
     found, seen = made(), []
-    features = found.adversary.features
-    monkeypatch.setattr(found.adversary, "features", lambda z, *rest: seen.append((z, *rest)) or features(z, *rest))
+    features = found.inputs.restorer.features
+    monkeypatch.setattr(found.inputs.restorer, "features", lambda *given: seen.append(given) or features(*given))
     take(found, 0)
     take(found, 1, gan=1.0)
-    (both, noise, sigma, z_lq), (z_hat, its_noise, its_sigma, its_z_lq) = seen
+    (both, times, z_lq), (z_hat_t, its_times, its_z_lq) = seen
+    batch = RandomData().batch(POSITIONS)
+    generators = [seeding.generator(0, "discriminator", position) for position in POSITIONS]
+    sigma = found.inputs.schedule.sigma(uniform(generators, (20, 880), batch.z.device))
     real, fake = both.chunk(2)
-    assert torch.equal(real, RandomData().batch(POSITIONS).z)
-    assert relative(z_hat, fake) < 1e-5  # with autograd and without, an adapter rounds differently
-    for found, wanted in ((noise, its_noise), (sigma, its_sigma)):
-        assert torch.equal(found, torch.cat([wanted, wanted]))
+    assert torch.equal(real, add_noise(batch.z, gaussian_like(batch.z, generators), sigma))
+    assert relative(z_hat_t, fake) < 1e-5  # with autograd and without, an adapter rounds differently
+    assert torch.equal(times, torch.cat([its_times, its_times]))
+    assert torch.equal(its_times, 1000 * sigma)
     assert torch.equal(z_lq, its_z_lq)
 
 
@@ -143,7 +146,7 @@ def test_saving_memory_gives_the_same_gradients(saving):
 
 def state(of: Any) -> dict[str, Tensor]:
     """All that a run of TAD-SR changes."""
-    kept = all_adapters(of.method.student) | dict(of.method.adversary.heads.state_dict())
+    kept = all_adapters(of.method.student) | dict(of.method.critic.heads.state_dict())
     return {name: value.detach().clone() for name, value in {**kept, **of.ema}.items()}
 
 

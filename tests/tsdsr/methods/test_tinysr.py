@@ -48,7 +48,7 @@ def make(run: str, **changes: Any) -> Any:
         seed=0,
         adapter_seed=0,
     )
-    return METHODS[recipe.method].build(inputs)
+    return METHODS[recipe.method](inputs)
 
 
 def trainer(method: Any, folder: Any, side: int = 8, **callbacks: Any) -> Trainer:

@@ -123,14 +123,14 @@ def method(config: DistillConfig, *, dtype: torch.dtype = torch.float32, **shape
         adapter_seed=0,
         restorer=restorer,
     )
-    made = METHODS[config.method].build(inputs)
+    made = METHODS[config.method](inputs)
     for model, name in [
         (transformer, adapters.STUDENT),
         (vae, adapters.STUDENT),
         (transformer, adapters.FAKE_SCORE),
     ]:
         randomize(model, name, scale=0.02)
-    vae.to(memory_format=torch.channels_last)  # as `build` had laid it out
+    vae.to(memory_format=torch.channels_last)  # as the method had laid it out
     return made
 
 

@@ -35,7 +35,7 @@ class TADSRConfig(DistillConfig):
     def _check_targets(self) -> Self:
         if self.degradation != "offline" or self.augment.crop_size:
             raise ValueError(
-                "tadsr precomputes what the multi-step teacher makes of each whole pair on disk: set degradation to "
+                "tadsr precomputes the multi-step teacher's output for each whole pair on disk: set degradation to "
                 "offline and augment.crop_size to null"
             )
         return self

@@ -1,6 +1,6 @@
 """`distill.method: tinysr_prune`, `tinysr_restore`, `tinysr_encoder`, `tinysr_decoder`: the runs of a compression.
 
-They are the overlays `compress.runs`; the stage adds what comes from before: `source`, `blocks`, `separable`, `start`.
+They are the overlays `compress.runs`; the stage adds `source`, `blocks`, `width`, `separable` and `start`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tsdsr.config.distill import DistillConfig, OptimizerConfig, PhaseConfig
-from tsdsr.config.section import Count, LearningRate, Positive, Section, TimeRange, Whole
+from tsdsr.config.methods.tadsr import DiscriminatorConfig
+from tsdsr.config.section import Count, LearningRate, Positive, Section, Whole
 
 
 class GatesConfig(Section):
@@ -24,11 +25,6 @@ class GatesConfig(Section):
 
 class GatesOptimizerConfig(OptimizerConfig):
     gates_lr: LearningRate
-
-
-class CriticConfig(Section):
-    t_range: TimeRange
-    outputs: Count
 
 
 class CriticOptimizerConfig(OptimizerConfig):
@@ -58,7 +54,7 @@ class TinySRPruneConfig(_Compression):
 class TinySRRestoreConfig(_Compression):
     method: Literal["tinysr_restore"]
     blocks: Annotated[tuple[Whole, ...], Field(min_length=1)]
-    critic: CriticConfig
+    critic: DiscriminatorConfig
     optimizer: CriticOptimizerConfig
 
 

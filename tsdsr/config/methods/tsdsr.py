@@ -78,7 +78,7 @@ class TSDSRConfig(_TSDConfig):
 
 
 class StudentDecoderConfig(DecoderTermsConfig):
-    """Attributes: extrapolation: at the end the decoder goes on by this share of its way from the teacher's."""
+    """Attributes: extrapolation: at the end the decoder moves on by this share of its distance from the teacher's."""
 
     extrapolation: NonNegative
 

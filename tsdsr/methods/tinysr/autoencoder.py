@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from tsdsr.losses.adversarial import generator_hinge
 from tsdsr.methods.base import Distillation, Group, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.methods.decoder import PatchDiscriminatorTurn, Shift, patch_discriminator, random_shift
 from tsdsr.methods.student import RECONSTRUCTION, StudentOutput, StudentTurn
-from tsdsr.methods.tinysr.critic import judged
 from tsdsr.methods.tinysr.source import SOURCE, TERMS, Source, load_network, write_network
 from tsdsr.models.compact_vae import CompactVAE
 from tsdsr.models.patch_discriminator import PatchDiscriminator
@@ -108,15 +107,12 @@ class _Autoencoder(Distillation):
     """Attributes: vae: the compact autoencoder, in float32."""
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.inputs, self.source = inputs, Source(inputs)
+        super().__init__(inputs)
+        self.source = Source(inputs)
         self.vae = _compact(inputs).requires_grad_(False)
         self.student = Student(self.vae, inputs.transformer, use_shift=False)
         self.pattern_period = self.source.pattern_period
         self.turns: Sequence[Turn] = self._turns()
-
-    @classmethod
-    def build(cls, inputs: MethodInputs) -> Self:
-        return cls(inputs)
 
     @abstractmethod
     def _turns(self) -> Sequence[Turn]:
@@ -152,7 +148,7 @@ class CompactDecoder(_Autoencoder):
         shift = random_shift(seed)
         turn = CompactDecoderTurn(self.inputs, self.source, self.student, discriminator, shift)
         judge = PatchDiscriminatorTurn(discriminator, config.optimizer.discriminator_lr, shift)
-        return (turn, judge) if judged(self.inputs) else (turn,)
+        return (turn, judge) if self.inputs.uses("gan") else (turn,)
 
     def restore(self, x_lq: Tensor) -> Tensor:
         """The source's encoder and transformer before the compact decoder."""

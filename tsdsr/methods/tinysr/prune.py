@@ -1,6 +1,6 @@
-"""The search for the blocks that stay: gates and an adapter learn together against the whole student.
+"""The search for the blocks to keep: gates and an adapter are trained together against the whole student.
 
-loss = LPIPS(D(z_hat), x_H) + L1(z_hat, z_tea); the adapter is thrown away, and the source's own weights are cut.
+loss = LPIPS(D(z_hat), x_H) + L1(z_hat, z_tea); the adapter is discarded, and the source's own weights are cut.
 
 Source: TinySR, arXiv 2508.17434, Sec. 3.1.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class GatedNetwork(nn.Module):
 
     Attributes:
         temperature, generator: of the next draw.
-        open: what keeps the gates on the blocks; gradient checkpointing runs them again during backward.
+        open: the context in which the gates apply; gradient checkpointing repeats the forward during backward.
     """
 
     temperature: float
@@ -91,12 +91,13 @@ class PruneTurn(StudentTurn):
 
 
 class Prune(Distillation):
-    """Attributes: gates: their average, once the run has ended, decides."""
+    """Attributes: gates: at the end of the run their average decides."""
 
     title = "TinySR, search"
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.inputs, self.source = inputs, Source(inputs)
+        super().__init__(inputs)
+        self.source = Source(inputs)
         recipe: TinySRPruneConfig = inputs.config
         config = recipe.gates
         try:
@@ -110,12 +111,8 @@ class Prune(Distillation):
         self.turns = (PruneTurn(inputs, self.source, self.gates),)
         self.pattern_period = self.source.pattern_period
 
-    @classmethod
-    def build(cls, inputs: MethodInputs) -> Self:
-        return cls(inputs)
-
     def restore(self, x_lq: Tensor) -> Tensor:
-        """Through the blocks that would stay now, with the search's adapter."""
+        """Through the blocks that would be kept now, with the search's adapter."""
         mask = torch.zeros(len(self.inputs.transformer.transformer_blocks))
         mask[self.gates.kept()] = 1
         student = self.source.student
@@ -123,7 +120,7 @@ class Prune(Distillation):
             return student.decode(student.predict(student.codec.encode(x_lq), self.inputs.default))
 
     def export(self, directory: Path, record: Mapping[str, Any]) -> None:
-        """The decision file, beside what its run was."""
+        """Write the decision file and the run's settings."""
         config: TinySRPruneConfig = self.inputs.config
         with files.atomic_directory(directory) as aside:
             learnt(self.gates, source=config.source).write(aside / DECISION)

@@ -1,4 +1,4 @@
-"""Restoration: the cut network learns what the whole one did, without the text.
+"""Restoration: the cut network learns to reproduce the whole one's output, without the text.
 
 Two runs: L1(z_hat, z_tea) alone; then, from there, 5 L1 + 1 LPIPS + 0.3 GAN.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,21 +19,22 @@ from tsdsr.config import TinySRRestoreConfig
 from tsdsr.data.dataset import Batch
 from tsdsr.errors import UserError
 from tsdsr.methods.base import Distillation, MethodInputs, Moment, Turn, TurnOutput
-from tsdsr.methods.student import RECONSTRUCTION, StudentNetwork, StudentTurn
-from tsdsr.methods.tinysr.critic import CriticTurn, judged
+from tsdsr.methods.critic import Critic, CriticTurn
+from tsdsr.methods.student import RECONSTRUCTION, StudentNetwork, StudentTurn, Term
 from tsdsr.methods.tinysr.source import SOURCE, TERMS, Source, load_network, write_network
+from tsdsr.models.discriminator import features
 from tsdsr.models.student import Student
 
-_TEXT = ("context", "add_", "norm_added")  # in the names of what an image alone never meets
+_TEXT = ("context", "add_", "norm_added")  # in the names of parameters that only text tokens use
 
 
 class RestoreTurn(StudentTurn):
     """The cut network's objective against the whole network's output."""
 
-    def __init__(self, inputs: MethodInputs, source: Source, student: Student, critic: CriticTurn) -> None:
+    def __init__(self, inputs: MethodInputs, source: Source, student: Student, gan: Term) -> None:
         config: TinySRRestoreConfig = inputs.config
         group = inputs.group("student", trained(student.transformer), config.optimizer.student_lr, averaged=True)
-        super().__init__(inputs, student, [group], {**RECONSTRUCTION, **TERMS, "gan": critic.gan})
+        super().__init__(inputs, student, [group], {**RECONSTRUCTION, **TERMS, "gan": gan})
         self.source = source
         self.network = StudentNetwork(student, without_text(inputs.default))
 
@@ -47,18 +48,24 @@ class Restore(Distillation):
     title = "TinySR, restoration"
 
     def __init__(self, inputs: MethodInputs) -> None:
-        self.inputs, self.source = inputs, Source(inputs)
+        super().__init__(inputs)
+        self.source = Source(inputs)
         self.student = Student(
             inputs.vae, self._network(), use_shift=inputs.use_shift, vae_slice=inputs.config.vae_slice
         )
-        critic = CriticTurn(inputs)
-        turn = RestoreTurn(inputs, self.source, self.student, critic)
-        self.turns: tuple[Turn, ...] = (turn, critic) if judged(inputs) else (turn,)
+        recipe: TinySRRestoreConfig = inputs.config
+        critic = Critic(inputs, recipe.critic, self._levels)
+        group = critic.group(recipe.optimizer.discriminator_lr)
+        discriminator = CriticTurn(critic, group, lambda batch, moment: moment.carried["z_hat"])
+        turn = RestoreTurn(inputs, self.source, self.student, critic.gan)
+        self.turns: tuple[Turn, ...] = (turn, discriminator) if inputs.uses("gan") else (turn,)
         self.pattern_period = self.source.pattern_period
 
-    @classmethod
-    def build(cls, inputs: MethodInputs) -> Self:
-        return cls(inputs)
+    def _levels(self, z_t: Tensor, timestep: Tensor, batch: Batch) -> list[Tensor]:
+        """The source's own; TinySR's discriminator works on images and is not used (docs/compression.md)."""
+        blocks = len(z_t) // len(batch.z)
+        embeds, pooled = batch.embeds.repeat(blocks, 1, 1), batch.pooled.repeat(blocks, 1)
+        return features(self.inputs.transformer, z_t, timestep, embeds, pooled)
 
     def _network(self) -> Any:
         """In float32, whatever the source's precision: all of it is trained."""
@@ -87,7 +94,7 @@ class Restore(Distillation):
 
 
 def trained(transformer: nn.Module) -> dict[str, nn.Parameter]:
-    """All but the text's half, which an image alone never meets."""
+    """All parameters except those that only text tokens use."""
     found = {
         name: parameter for name, parameter in transformer.named_parameters() if not any(part in name for part in _TEXT)
     }

@@ -61,10 +61,10 @@ class Source:
 
 
 def load_network(network: Any, directory: Path) -> None:
-    """Give a network the weights that `write_network` wrote of one of its shape.
+    """Load the weights that `write_network` wrote for a network of the same shape.
 
     Raises:
-        UserError: for weights that are missing or do not fit.
+        UserError: weights are missing or do not fit.
     """
     try:
         trained = type(network).from_pretrained(directory)
@@ -75,7 +75,7 @@ def load_network(network: Any, directory: Path) -> None:
 
 
 def write_network(network: Any, directory: Path, record: Mapping[str, Any]) -> None:
-    """A trained network in diffusers' format, beside what its run was; whole or not at all."""
+    """Write a trained network in diffusers' format and the run's settings, completely or not at all."""
     with files.atomic_directory(directory) as aside:
         network.save_pretrained(aside)
         files.write_json(aside / "run.json", dict(record))
