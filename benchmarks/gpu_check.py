@@ -183,7 +183,8 @@ def pack(target: Path) -> None:
     """
     from PIL import Image
 
-    from tsdsr.data.photographs import find_photographs, read_photograph
+    from tsdsr.data.photographs import find_photographs
+    from tsdsr.data.reading import read_photograph
 
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     names = [name for name in tracked.splitlines() if not name.startswith(LEFT_OUT) and (ROOT / name).is_file()]

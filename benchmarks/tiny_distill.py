@@ -33,7 +33,8 @@ from pipeline.tracking.provenance import hardware  # noqa: E402
 from tsdsr import device as devices  # noqa: E402
 from tsdsr.config import Params  # noqa: E402
 from tsdsr.data.pairs import PairFolder, pair_id, write_png  # noqa: E402
-from tsdsr.data.photographs import find_photographs, read_photograph  # noqa: E402
+from tsdsr.data.photographs import find_photographs  # noqa: E402
+from tsdsr.data.reading import read_photograph  # noqa: E402
 from tsdsr.data.synthesis import make_pair  # noqa: E402
 from tsdsr.inference.opening import DEFAULT, SHIPPED, TEACHER  # noqa: E402
 from tsdsr.models.student import WEIGHTS  # noqa: E402

@@ -12,8 +12,6 @@ baselines; decisions.csv, the blocks that each decider kept; cost.png, quality a
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from pathlib import Path
 
@@ -94,13 +92,11 @@ def scored(params: Params, transformer: Path) -> Columns:
 
 def table(decisions: dict[tuple[str, int], Decision]) -> str:
     """CSV: decider, seed, the blocks that stay, and the score of each of the source's blocks."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["decider", "seed", "blocks", "scores"])
+    rows: list[list[object]] = [["decider", "seed", "blocks", "scores"]]
     for (name, seed), decision in decisions.items():
         blocks, found = " ".join(map(str, decision.blocks)), " ".join(f"{score:.4g}" for score in decision.scores)
-        writer.writerow([name, seed, blocks, found])
-    return text.getvalue()
+        rows.append([name, seed, blocks, found])
+    return files.csv_text(rows)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def decide(params: Params) -> Path:
         assert isinstance(prune_config, TinySRPruneConfig)
         gates = prune_config.gates
         if (kept := count // gates.group_size * gates.keep) != config.budget:
-            raise UserError(f"compress.budget: {config.budget}, and compress.runs.prune.gates keep {kept} of {count}")
+            raise UserError(f"compress.budget: {config.budget}, but compress.runs.prune.gates keeps {kept} of {count}")
         return run(params, "prune", source=source)
     if config.blocks is not None:
         decision = deciders.given(config.blocks, count, source=source)

@@ -9,8 +9,6 @@ student directory does not contain: one is first fitted to the student's latents
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,12 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _csv(rows: Sequence[Directions]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["residual", "t", "tsm", "vsd", "tsd"])
-    for row in rows:
-        writer.writerow([row.residual, f"{row.t:g}", *(f"{value:.4f}" for value in (row.tsm, row.vsd, row.tsd))])
-    return text.getvalue()
+    cells = [[row.residual, f"{row.t:g}", *(f"{value:.4f}" for value in (row.tsm, row.vsd, row.tsd))] for row in rows]
+    return files.csv_text([["residual", "t", "tsm", "vsd", "tsd"], *cells])
 
 
 def _table(rows: Sequence[Directions]) -> str:

@@ -2,7 +2,7 @@
 
     python -m pipeline.distill [--params params.yaml]
 
-Writes data/students/full and reports/curves/full.csv. An interrupted run continues from its last checkpoint; On SIGTERM
+Writes data/students/full and reports/curves/full.csv. An interrupted run continues from its last checkpoint. On SIGTERM
 and Ctrl-C it finishes the step and saves a checkpoint. A second run at the same time is refused.
 """
 

@@ -59,10 +59,9 @@ def evaluate(params: Params) -> bool:
 
 
 class Result:
-    """The summary of a scored method (the content of its JSON), and its flat means."""
+    """The means of a scored method, from the content of its JSON."""
 
     def __init__(self, summary: dict[str, Any]) -> None:
-        self.summary = summary
         self.means: dict[str, float] = {
             name: row["mean"] for name, row in summary["metrics"].items() if row["mean"] is not None
         }
@@ -74,7 +73,6 @@ def evaluate_student(
     student: Path,
     name: str,
     *,
-    restorer: Restorer | None = None,
     executor: metrics.Executor | None = None,
 ) -> Result:
     """Restore the test set with a student, score it, and log the scores to its run.
@@ -83,13 +81,11 @@ def evaluate_student(
         params: sections data, teacher, evaluate and tracking are read.
         student: a student directory.
         name: the variant's, used in data/restored/<name> and reports/scores/<name>.csv and for the run.
-        restorer: replaces the student's own pipeline.
         executor: how images are scored; by default as `evaluate.fan_out` says.
     """
     pairs = PairFolder(TEST)
     color = params.evaluate.color_alignment
-    restorer = restorer or restorers.student(TEACHER, student, params.data.scale, color)
-    spent = restore(pairs, restorer, RESTORED / name)
+    spent = restore(pairs, restorers.student(TEACHER, student, params.data.scale, color), RESTORED / name)
     weights = {path.name: files.sha256_file(path) for path in sorted(student.glob("*.safetensors"))}
     result = score(params, name, executor=executor, student=weights, cost=spent)
     with tracking.child(params, name) as run:
@@ -227,8 +223,8 @@ def _check_names(params: Params) -> None:
     for index, entry in enumerate(params.evaluate.external):
         if entry.name.replace(" ", "_").partition("-seed")[0] in own:
             raise UserError(
-                f"evaluate.external.{index}.name: {entry.name} is what a method of our own is called, and these "
-                f"figures would pass for its; give them another name than {', '.join(dict.fromkeys(own))}"
+                f"evaluate.external.{index}.name: {entry.name} is the name of a method of our own, and "
+                f"tables tell methods apart by name; choose another name than {', '.join(dict.fromkeys(own))}"
             )
 
 

@@ -9,8 +9,6 @@ share that each loss had in the gradient (reports/curves) and the last periodic 
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,12 +102,10 @@ def _means(columns: Columns) -> Row:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, dict.fromkeys(name for row in rows for name in row), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
-    return text.getvalue()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[row.get(name) for name in columns] for row in rows]
+    shown = [[f"{value:.6g}" if isinstance(value, float) else value for value in line] for line in cells]
+    return files.csv_text([columns, *shown])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ Scores are per image, one file per variant and seed. Intervals are over photogra
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,19 +136,16 @@ def markdown(title: str, rows: Sequence[VariantResult], reference: str = REFEREN
 
 def to_csv(rows: Sequence[VariantResult]) -> str:
     """One line per variant and metric: mean, interval, difference to the reference and its interval."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["variant", "seeds", "metric", "mean", "low", "high", "difference", "difference_low", "difference_high"]
-    )
+    head = ["variant", "seeds", "metric", "mean", "low", "high", "difference", "difference_low", "difference_high"]
+    lines: list[list[object]] = [[*head]]
     for row in rows:
         for metric, mean in row.means.items():
             difference = row.differences.get(metric)
             values = [mean.mean, mean.low, mean.high]
             values += [difference.mean, difference.low, difference.high] if difference else [None] * 3
-            shown = ["" if value is None else f"{value:.6g}" for value in values]
-            writer.writerow([row.variant, " ".join(map(str, row.seeds)), metric, *shown])
-    return text.getvalue()
+            shown = [None if value is None else f"{value:.6g}" for value in values]
+            lines.append([row.variant, " ".join(map(str, row.seeds)), metric, *shown])
+    return files.csv_text(lines)
 
 
 def _result(variant: str, runs: Mapping[str, Mapping[int, Columns]], reference: str) -> VariantResult:

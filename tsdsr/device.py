@@ -24,10 +24,10 @@ def every() -> list[torch.device]:
 
 
 def require(device: torch.device, key: str) -> None:
-    """Make `device` what NCCL and kernels take that are told of none.
+    """Make `device` the current one, which NCCL and kernels use by default.
 
     Args:
-        key: of params, that named it.
+        key: the key of params that named it.
 
     Raises:
         UserError: there is no such GPU.

@@ -55,8 +55,8 @@ class Cost:
         self.operations, self.parameters = counter.get_total_flops(), sum(used.values())
 
     def figures(self) -> dict[str, float | str]:
-        """`macs_g`, `params_m` (those that the forward pass used; neither for what is no network of torch's), `time_s`
-        (the median, wall clock, of all pictures but the first) and the restored `picture`'s size."""
+        """`macs_g`, `params_m` (those that the forward pass used; neither for a restorer without a torch network),
+        `time_s` (the median, wall clock, of all pictures but the first) and the restored `picture`'s size."""
         counts = {"macs_g": self.operations / 2e9, "params_m": self.parameters / 1e6}
         found: dict[str, float | str] = {name: float(f"{value:.4g}") for name, value in counts.items() if value}
         if self.seconds:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tsdsr import files
-from tsdsr.config import Params
+from tsdsr.config import Params, flatten
 from tsdsr.errors import UserError
 
 RECORD = "made_from.json"
@@ -123,7 +123,7 @@ def _misfit(path: str, params: Params) -> str | None:
     except FileNotFoundError:
         return f"has no {RECORD}, so whether it fits the params is unknown"
     wanted = _made_from(path, params)
-    made, now = _flat(record["params"]), _flat(wanted["params"])
+    made, now = flatten(record["params"]), flatten(wanted["params"])
     for key in sorted(made.keys() | now.keys()):
         if made.get(key) != now.get(key):
             return f"was made with {key}: {made.get(key)!r}, but the params have {now.get(key)!r}"
@@ -149,12 +149,6 @@ def _value(values: Mapping[str, Any], key: str) -> Any:
     if isinstance(found, Mapping):
         return {name: value for name, value in found.items() if f"{key}.{name}" not in HARMLESS}
     return found
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        return {prefix: values}
-    return {k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}.{key}".lstrip(".")).items()}
 
 
 def _fingerprint(name: str, params: Params) -> str | None:

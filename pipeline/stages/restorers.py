@@ -6,6 +6,7 @@ A restorer maps uint8 (h, w, 3), RGB, to uint8 (h * scale, w * scale, 3).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from tsdsr import compat, device, peers, seeding, weights
+from tsdsr import compat, peers, seeding, weights
 from tsdsr.config import Params
 from tsdsr.device import pick
 from tsdsr.errors import UserError
@@ -44,14 +45,11 @@ def bicubic(scale: int) -> Restorer:
 
 def round_trip(teacher: str | Path, scale: int, use_shift: bool) -> Restorer:
     """decode(encode(bicubic)) with the teacher's VAE: the loss of its latent space alone."""
-    enlarge = bicubic(scale)
-    loaded: list[Callable[[torch.Tensor], torch.Tensor]] = []
+    enlarge, loaded = bicubic(scale), cache(lambda: _autoencoder(teacher, use_shift))
 
     def restore(lq: np.ndarray) -> np.ndarray:
-        if not loaded:
-            loaded.append(_autoencoder(teacher, use_shift))
         images = torch.from_numpy(enlarge(lq).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        result = loaded[0](images)[0].clamp(-1, 1)
+        result = loaded()(images)[0].clamp(-1, 1)
         return _to_uint8(result.permute(1, 2, 0).numpy() / 2 + 0.5)
 
     return restore
@@ -79,13 +77,11 @@ def restoring_teacher(params: Params, teacher: Path) -> Restorer:
 
     Its noise depends on the size of the image alone, so that equal input gives equal output.
     """
-    loaded: list[Callable[[torch.Tensor], np.ndarray]] = []
+    loaded = cache(lambda: _multi_step(params, teacher))
 
     def restore(lq: np.ndarray) -> np.ndarray:
-        if not loaded:
-            loaded.append(_multi_step(params, teacher))
         images = torch.from_numpy(lq.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        return _to_uint8(loaded[0](images)[0].transpose(1, 2, 0))
+        return _to_uint8(loaded()(images)[0].transpose(1, 2, 0))
 
     return restore
 
@@ -101,14 +97,8 @@ BASELINES: dict[str, Callable[[Params, Path], Restorer]] = {
 
 def student(teacher: str | Path | None, directory: str | Path, scale: int, color: str) -> Restorer:
     """The one-step student in `directory`, on a GPU when there is one; without a teacher, a pipeline that was saved."""
-    loaded: list[Callable[[np.ndarray], np.ndarray]] = []
-
-    def restore(lq: np.ndarray) -> np.ndarray:
-        if not loaded:
-            loaded.append(_pipeline(teacher, directory, scale, color))
-        return _to_uint8(loaded[0](lq))
-
-    return restore
+    loaded = cache(lambda: _pipeline(teacher, directory, scale, color))
+    return lambda lq: _to_uint8(loaded()(lq))
 
 
 def _pipeline(
@@ -131,7 +121,7 @@ def _multi_step(params: Params, directory: Path) -> Callable[[torch.Tensor], np.
     from tsdsr.models.codec import LatentCodec
     from tsdsr.models.student import upsample
 
-    place = device.pick()
+    place = pick()
     prompt = text.encode_prompts(
         teachers.load_text(teachers.locate(directory), dtype=torch.float32, device="cpu"), [params.prompts.default]
     )[0]

@@ -47,7 +47,7 @@ MAX_RESTARTS = 3
 LOOK_AROUND = 10.0  # seconds
 INIT_TIMEOUT_S = 7200  # workers wait for the first one, which checks the whole cache
 WAITING = (
-    "waiting: distill.num_workers: %d wants a %s for each, and the cluster has %g. It continues from its last "
+    "waiting: distill.num_workers: %d needs a %s for each, and the cluster has %g. It continues from its last "
     "checkpoint when a host joins (python -m pipeline.cluster --join), or when it is ended (Ctrl-C; ray job stop) and "
     "started again with fewer workers"
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,15 +113,12 @@ def to_csv(params: Params, records: Sequence[TrialRecord]) -> str:
     """One line per trial."""
     keys = [entry.key for entry in params.sweep.space]
     metric = params.sweep.metric
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", *keys, "end", "steps", metric, f"{metric}_low", f"{metric}_high", "reason"])
+    rows: list[list[Any]] = [["trial", *keys, "end", "steps", metric, f"{metric}_low", f"{metric}_high", "reason"]]
     for record in records:
-        shown = ["" if score is None else f"{score:.6g}" for score in (record.score, record.low, record.high)]
-        values = [record.values.get(key, "") for key in keys]
-        row = [record.number, *values, record.end or "unfinished", record.step, *shown]
-        writer.writerow([*row, record.reason or ""])
-    return text.getvalue()
+        shown = [None if score is None else f"{score:.6g}" for score in (record.score, record.low, record.high)]
+        values = [record.values.get(key) for key in keys]
+        rows.append([record.number, *values, record.end or "unfinished", record.step, *shown, record.reason])
+    return files.csv_text(rows)
 
 
 def to_markdown(params: Params, records: Sequence[TrialRecord]) -> str:
@@ -146,8 +141,8 @@ def to_markdown(params: Params, records: Sequence[TrialRecord]) -> str:
             _line([str(record.number), *values, record.end or "unfinished", str(record.step), _score(record, metric)])
         )
     note = (
-        f"{metric.label} on held-out training photographs, mean [95 % bootstrap interval]. The test photographs took "
-        "no part. Scores after different numbers of steps do not compare."
+        f"{metric.label} on held-out training photographs, mean [95 % bootstrap interval]. The test photographs were "
+        "not used. Scores after different numbers of steps are not comparable."
     )
     return "\n".join([*lines, "", note]) + "\n"
 

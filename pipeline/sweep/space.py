@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tsdsr import seeding
+from tsdsr import files, seeding
 from tsdsr.config import DrawConfig, Params
 
 if TYPE_CHECKING:
@@ -17,11 +15,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Point = dict[str, Any]  # dotted key of params.yaml -> value
-
-
-def point_key(point: Mapping[str, Any]) -> str:
-    """A short hash of the values: the same point is the same trial in every session."""
-    return hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def nested(point: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +41,7 @@ def random_points(space: Sequence[DrawConfig], count: int, seed: int) -> list[Po
     for index in range(100 * count):  # a small space of choices may have fewer points than `count`
         draw = seeding.numpy_generator(seed, "sweep", index)
         point = {entry.key: _draw(entry, draw) for entry in space}
-        points.setdefault(point_key(point), point)
+        points.setdefault(files.sha256_json(point), point)
         if len(points) == count:
             break
     return list(points.values())

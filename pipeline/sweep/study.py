@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.sweep.space import Point, distributions
-from pipeline.tracking.provenance import hash_values
+from tsdsr import files
 from tsdsr.config import Params
 from tsdsr.errors import UserError
 
@@ -149,7 +149,7 @@ def identity(params: Params) -> str:
     sweep = params.sweep
     values["sweep"] = [sweep.metric, sweep.steps, sweep.validation_fraction, sweep.early_stopping.model_dump()]
     values["color_alignment"] = params.evaluate.color_alignment
-    return hash_values(values)
+    return files.sha256_json(values)
 
 
 def _storage(directory: Path) -> optuna.storages.RDBStorage:

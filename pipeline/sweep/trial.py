@@ -159,6 +159,8 @@ class Trial:
 
     def _at_rung(self, step: int) -> None:
         """Score the checkpoint just written if this step is a rung; the last step is scored separately."""
+        from tsdsr.training.distillation import export_checkpoint
+
         if step == self.params.distill.steps:
             return
         early = self.params.sweep.early_stopping
@@ -167,7 +169,7 @@ class Trial:
             rung *= early.reduction
         if rung == step:
             student = self.folder / "rung"
-            write_student(self.params, self.job, student)
+            export_checkpoint(self.params, self.job, student)
             self._score(step, student)
             if self.trial.should_prune():
                 raise optuna.TrialPruned
@@ -199,13 +201,6 @@ def latest_checkpoint(params: Params, job: DistillJob) -> Checkpoint | None:
 
     key = run_key(params, job, LatentCache.open(job.latents, verify=False).manifest)
     return CheckpointStore(job.checkpoints, key, params.distill.checkpoint.keep).latest()
-
-
-def write_student(params: Params, job: DistillJob, directory: Path) -> None:
-    """A student directory from the newest checkpoint of an unfinished run."""
-    from tsdsr.training.distillation import export_checkpoint
-
-    export_checkpoint(params, job, directory)
 
 
 def split_pairs(params: Params, source: Path, target: Path) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.tracking.store import flatten
-from tsdsr.config import Params
+from tsdsr.config import Params, flatten
 
 
 def of_parent(title: str) -> str:
-    return (
-        f"Everything that one state of the code, or one sweep, made with one set of params ({title}). Open its parts."
-    )
+    return f"The runs of one state of the code, or of one sweep, with one set of params ({title}): see its child runs."
 
 
 def of_child(params: Params, name: str) -> str:
@@ -34,7 +31,7 @@ def of_child(params: Params, name: str) -> str:
         changes = flatten({"distill": params.ablate.variants[variant]})
         return f"A variant of the ablation: full with {_listed(changes) or 'no change'}, seed {seed}. {_recipe(params)}"
     if name == "start":
-        return f"The student from which all variants of the ablation go on. {_recipe(params)}"
+        return f"The student from which all variants of the ablation continue. {_recipe(params)}"
     return f"The student {name}. {_recipe(params)}"
 
 

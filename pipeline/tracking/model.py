@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tracking import provenance
-from pipeline.tracking.store import flatten
-from tsdsr.files import read_json, sha256_file
+from tsdsr.config import flatten
+from tsdsr.files import read_json, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,7 +33,7 @@ def log(client: MlflowClient, run_id: str, name: str, student: Path, config: Map
         student: a student directory. config: of `save`.
     """
     weights = {path.name: sha256_file(path) for path in sorted(student.glob("*.safetensors"))}
-    digest = provenance.hash_values(weights)
+    digest = sha256_json(weights)
     run = client.get_run(run_id)
     if (known := find(client, run, digest)) is not None:
         return known

@@ -8,15 +8,15 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from pipeline.process import dvc_yaml
+from tsdsr import files, machine
 from tsdsr.config import Params
 
 COMMIT_VARIABLE = "TSDSR_GIT_COMMIT"  # for processes without the repository, such as a Ray job
@@ -64,12 +64,7 @@ def code_hash() -> str:
 
 def params_hash(params: Params) -> str:
     """sha256 of every value of the params; comments and order do not matter."""
-    return hash_values(params.to_dict())
-
-
-def hash_values(values: Mapping[str, Any]) -> str:
-    """sha256 of a JSON-like mapping, independent of its order."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return files.sha256_json(params.to_dict())
 
 
 @dataclass(frozen=True)
@@ -129,27 +124,14 @@ def hardware() -> dict[str, str]:
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "cpu": _cpu_model(),
+        "cpu": machine.processor(),
         "cpus": str(os.cpu_count()),
-        "memory_gib": f"{_memory_bytes() / 2**30:.1f}",
+        "memory_gib": f"{machine.memory() / 2**30:.1f}",
         "gpus": ", ".join(gpus) or "none",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "diffusers": metadata.version("diffusers"),
     }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _git(*arguments: str) -> str:

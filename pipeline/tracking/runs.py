@@ -19,14 +19,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.tracking import description, provenance, store, sync
-from pipeline.tracking.store import PARENT, Identity, clean_name, flatten
+from pipeline.tracking.store import PARENT, Identity, clean_name
 from tsdsr import files
-from tsdsr.config import Params
+from tsdsr.config import Params, flatten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -269,7 +270,7 @@ def _session(identity: Identity, values: Mapping[str, Any], words: str) -> Itera
 def _inherited(identity: Identity) -> Iterator[None]:
     """Within the block, children opened in this process or its subprocesses belong to this parent."""
     before = os.environ.get(PARENT_VARIABLE)
-    os.environ[PARENT_VARIABLE] = json.dumps(identity.to_dict())
+    os.environ[PARENT_VARIABLE] = json.dumps(asdict(identity))
     try:
         yield
     finally:

@@ -10,12 +10,11 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.process.locks import locked
 from pipeline.tracking import provenance
@@ -45,12 +44,6 @@ class Identity:
     key: str
     title: str  # the parent's readable name
     name: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def parent(self) -> Identity:
-        return Identity(self.experiment, self.key, self.title)
 
 
 def is_failure(error: Exception) -> bool:
@@ -136,7 +129,7 @@ def _open(client: MlflowClient, root: Path, identity: Identity) -> str:
         "mlflow.source.name": provenance.stage().command,
     }
     if identity.name is not None:
-        tags[PARENT_TAG] = _open(client, root, identity.parent())
+        tags[PARENT_TAG] = _open(client, root, replace(identity, name=None))
     run = client.create_run(experiment_id, tags=tags, run_name=identity.name or identity.title)
     return run.info.run_id
 
@@ -144,14 +137,3 @@ def _open(client: MlflowClient, root: Path, identity: Identity) -> str:
 def clean_name(name: str) -> str:
     """MLflow's names: letters, digits and `_-./: `; anything else becomes `_`."""
     return re.sub(r"[^\w\-./: ]", "_", name)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted keys, as DVC writes them: {"tsd": {"lambda": 1}} -> {"tsd.lambda": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -121,7 +121,7 @@ def test_a_run_without_enough_hosts_says_what_it_waits_for_and_can_be_ended(
     with caplog.at_level(logging.WARNING), pytest.raises(Interrupted, match="SIGTERM: the last checkpoint is kept"):
         training._beside_main_thread(lambda: str(ended.wait()), two, Control(Path("unused")), place, request)
     ended.set()
-    assert caplog.text.count("num_workers: 2 wants a CPU for each, and the cluster has 1.") == 1
+    assert caplog.text.count("num_workers: 2 needs a CPU for each, and the cluster has 1.") == 1
 
 
 def test_a_worker_on_another_host_learns_at_the_url_that_it_is_to_stop(

@@ -91,9 +91,10 @@ def darker(lq: np.ndarray) -> np.ndarray:
 
 
 def test_a_student_is_restored_scored_written_and_logged(
-    workplace: Path, small: Params, recorded: dict[str, Recorder]
+    workplace: Path, small: Params, recorded: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = evaluate.evaluate_student(small, Path("data/students/full"), "full", restorer=darker)
+    monkeypatch.setattr(restorers, "student", lambda *_: darker)
+    result = evaluate.evaluate_student(small, Path("data/students/full"), "full")
     with Image.open("data/restored/full/p0.png") as image:
         assert image.size == (192, 192)
     summary = files.read_json("reports/scores/full.json")
@@ -111,10 +112,13 @@ def test_a_student_is_restored_scored_written_and_logged(
     assert recorded["full"].models == [("full", "adain", recorded["full"].logged, "test pairs")]
 
 
-def test_equal_input_gives_equal_bytes(workplace: Path, small: Params, recorded: dict[str, Recorder]) -> None:
+def test_equal_input_gives_equal_bytes(
+    workplace: Path, small: Params, recorded: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restorers, "student", lambda *_: darker)
     written = []
     for _ in range(2):
-        evaluate.evaluate_student(small, Path("data/students/full"), "full", restorer=darker)
+        evaluate.evaluate_student(small, Path("data/students/full"), "full")
         assert files.read_json("reports/runs/full.json")["cost"]["time_s"] > 0  # no two runs take the same time
         written.append([Path("reports/scores/full").with_suffix(suffix).read_bytes() for suffix in (".json", ".csv")])
     assert written[0] == written[1]
@@ -179,7 +183,7 @@ def test_a_metric_that_nobody_knows_stops_the_stage_before_any_work(workplace: P
 def test_outputs_that_would_pass_for_ours_are_refused(workplace: Path, small: Params, name: str) -> None:
     save(workplace / "theirs/p0.png", darker(restorers.read("data/pairs/test/lq/p0.png")))
     params = small.overlay({"evaluate": {"external": [{"name": name, "dataset": "test", "dir": "theirs"}]}})
-    with pytest.raises(UserError, match=rf"evaluate\.external\.0\.name: {name} is what a method of our own is called"):
+    with pytest.raises(UserError, match=rf"evaluate\.external\.0\.name: {name} is the name of a method of our own"):
         evaluate.evaluate(params)
     assert not Path("data/restored").exists()
 

@@ -12,7 +12,7 @@ from tsdsr.config import Params
 from tsdsr.errors import UserError
 
 PACKAGES = (
-    "torch", "torchvision", "diffusers", "transformers", "peft", "pyiqa", "basicsr", "datasets", "ray", "dvc", "mlflow"
+    "torch", "torchvision", "diffusers", "transformers", "peft", "pyiqa", "basicsr", "ray", "dvc", "mlflow"
 )  # fmt: skip
 SMALL_SHM = 2**30  # Ray's object store is there
 SMALL_DISK = 5 * 2**30

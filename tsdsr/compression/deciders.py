@@ -111,4 +111,4 @@ def learnt(gates: BlockGates, *, source: str) -> Decision:
 
 def _check_budget(budget: int, count: int) -> None:
     if not 1 <= budget <= count:
-        raise UserError(f"compress.budget: {budget} of {count} blocks cannot stay")
+        raise UserError(f"compress.budget: {budget} is outside of [1, {count}], the number of blocks")

@@ -17,7 +17,7 @@ from tsdsr.models.teacher import FORMAT, RECORD
 
 
 def write_source(teacher: str | Path, student: Path, directory: Path) -> str:
-    """Merge a student's adapters into its teacher and write what results, in the SD3 format without text encoders.
+    """Merge a student's adapters into its teacher and write the result, in the SD3 format without text encoders.
 
     Returns:
         sha256 of the transformer's weights.

@@ -69,18 +69,3 @@ def corroded_and_expanded(mask: Tensor, logits: Tensor, masks: Tensor, expansion
     """m- and m+ of a mask, (n,) each; differentiable in `mask`. Arguments as `candidates`."""
     fewer, more = candidates(mask, logits, masks, expansion)
     return mask * fewer, (mask + more).clamp(0, 1)
-
-
-def search_space(groups: int, blocks: int, keep: int) -> dict[str, int]:
-    """The number of masks: with fixed groups, with Dynamic Inter-block Activation, and without groups.
-
-    A pair of neighbours keeps `keep` blocks in each, or one fewer in the first and one more in the second, or the
-    reverse; a last group without a neighbour keeps `keep`.
-    """
-    fixed = comb(blocks, keep)
-    pair = fixed**2 + 2 * comb(blocks, keep - SHIFT) * comb(blocks, keep + SHIFT)
-    return {
-        "fixed": fixed**groups,
-        "dynamic": pair ** (groups // 2) * fixed ** (groups % 2),
-        "all": comb(groups * blocks, groups * keep),
-    }

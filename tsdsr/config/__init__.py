@@ -79,6 +79,7 @@ __all__ = [
     "TinySREncoderConfig",
     "TinySRPruneConfig",
     "TinySRRestoreConfig",
+    "flatten",
     "merge",
     "read_sections",
     "without_former_recipe",
@@ -241,6 +242,14 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys: {"tsd": {"lambda": 1}} -> {"tsd.lambda": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def read_sections(path: str | Path, absent: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class EvaluateConfig(Section):
             raise ValueError(f"external names {unknown}, but references has only {sorted(self.references)} (and test)")
         rows = [item.run_name for item in self.external]
         if len(set(rows)) < len(rows):
-            raise ValueError("external names the same method and data set twice, or what gives the same file of scores")
+            raise ValueError("external names a method and data set twice, or two whose files of scores have one name")
         return self
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from pathlib import Path
 
@@ -19,7 +17,7 @@ class CaptionStore:
 
     def __init__(self, base: Path, config: CaptionsConfig) -> None:
         asked = [config.model, config.prompt, config.max_tokens, _stamps(Path(str(config.model)))]
-        self.root = base.absolute() / _digest(asked)
+        self.root = base.absolute() / files.sha256_json(asked)[:32]
 
     def get(self, ref: PhotographRef) -> str | None:
         try:
@@ -31,7 +29,7 @@ class CaptionStore:
         files.write_text(self._path(ref), caption + "\n")
 
     def _path(self, ref: PhotographRef) -> Path:
-        return self.root / f"{_digest([os.fsencode(ref.path.absolute()).hex(), _stamps(ref.path)])}.txt"
+        return self.root / f"{files.sha256_json([os.fsencode(ref.path.absolute()).hex(), _stamps(ref.path)])[:32]}.txt"
 
 
 def caption_batch(refs: list[PhotographRef], captioner: Captioner, store: CaptionStore, max_megapixels: float) -> None:
@@ -51,7 +49,3 @@ def _stamps(path: Path) -> list[list[int | str]]:
     """Name, size and time of a file or of each file in a folder; nothing for a hub id."""
     paths = sorted(path.rglob("*")) if path.is_dir() else [path]
     return [[one.name, one.stat().st_size, one.stat().st_mtime_ns] for one in paths if one.is_file()]
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:32]

@@ -16,10 +16,7 @@ from typing import Literal
 
 from tsdsr import picture_files
 from tsdsr.data.bundled import bundled_photographs
-from tsdsr.data.reading import BadPhotograph, read_photograph
 from tsdsr.errors import UserError
-
-__all__ = ["BadPhotograph", "PhotographRef", "Split", "find_photographs", "read_photograph", "split_of"]
 
 Split = Literal["train", "test"]
 

@@ -6,7 +6,7 @@ teacher was trained on natural images, at low noise it represents detail, and it
 Legend: B batch, T tokens, D width of a block.
 
 Source: the form is that of LPIPS (Zhang et al., arXiv 1801.03924) without its learnt channel weights; features of a
-diffusion teacher as a distance: this project's own reading of TSD-SR's Eq. (7) where LPIPS's network is not at hand.
+diffusion teacher as a distance: this project's own, for TSD-SR's Eq. (7) without LPIPS's network.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The periodic pattern as a loss: an image's energy at the harmonics of a period, over that of their neighbours.
 
 A decoder makes the same texture of neighbouring latents, and a transformer of neighbouring tokens, which is a grid of
-their pitch. It hides from losses of single windows or neighbourhoods, since it is weak in each of them; over a whole
+their pitch. Losses of single windows or neighbourhoods do not detect it, since it is weak in each of them; over a whole
 crop it adds up.
 
 Source: this project's own.

@@ -6,18 +6,15 @@ compat.apply()
 
 from tsdsr.metrics.executor import BatchScores, Executor, ImageBatch, LocalExecutor, choose_device  # noqa: E402
 from tsdsr.metrics.registry import COLUMNS, METRICS, Metric, select  # noqa: E402
-from tsdsr.metrics.results import check_out, compare, environment, json_path, read_csv, summarise, to_csv, write  # noqa: E402
+from tsdsr.metrics.results import check_out, compare, json_path, read_csv, summarise, to_csv, write  # noqa: E402
 from tsdsr.metrics.scoring import DEFAULT_CACHE, Scores, score_folder  # noqa: E402
 from tsdsr.metrics.statistics import (  # noqa: E402
     FEWEST,
     Interval,
     counted,
-    mean_interval,
     mean_over_images,
     mean_over_seeds,
-    paired_difference,
     paired_over_seeds,
-    photographs,
 )
 
 __all__ = [
@@ -36,14 +33,10 @@ __all__ = [
     "choose_device",
     "compare",
     "counted",
-    "environment",
     "json_path",
-    "mean_interval",
     "mean_over_images",
     "mean_over_seeds",
-    "paired_difference",
     "paired_over_seeds",
-    "photographs",
     "read_csv",
     "score_folder",
     "select",

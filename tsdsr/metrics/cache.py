@@ -6,9 +6,7 @@ cannot become stale: other bytes, another version or other weights give another 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -84,5 +82,5 @@ class ScoreCache:
             (item.restored.digest, item.reference.digest if metric.needs_reference and item.reference else "none")
             for item in items
         ]
-        name = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+        name = sha256_json(digests)
         return self._root / name[:2] / f"{name}.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import io
 import os
 import platform
 import tempfile
@@ -15,8 +14,9 @@ from typing import Any
 
 import torch
 
+from tsdsr import machine
 from tsdsr.errors import UserError
-from tsdsr.files import write_json, write_text
+from tsdsr.files import csv_text, write_json, write_text
 from tsdsr.metrics import datasets
 from tsdsr.metrics.registry import COLUMNS, METRICS, Metric
 from tsdsr.metrics.scoring import Scores
@@ -91,15 +91,13 @@ def to_csv(scores: Scores) -> str:
 
     Scored metrics that the paper does not print follow the paper's columns.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     further = [row.name for row in METRICS.values() if not row.paper and row.name in scores.values]
     columns = [*COLUMNS, *further]
-    writer.writerow(["name", *columns])
+    rows: list[list[str | None]] = [["name", *columns]]
     for name in scores.names:
         cells = (scores.values.get(metric, {}).get(name) for metric in columns)
-        writer.writerow([name, *("" if cell is None else f"{cell:.6f}" for cell in cells)])
-    return text.getvalue()
+        rows.append([name, *(None if cell is None else f"{cell:.6f}" for cell in cells)])
+    return csv_text(rows)
 
 
 def read_csv(path: str | Path) -> dict[str, dict[str, float]]:
@@ -165,7 +163,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     """Hardware and package versions."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        "hardware": gpu or f"{_processor()}, {os.cpu_count()} cores",
+        "hardware": gpu or f"{machine.processor()}, {os.cpu_count()} cores",
         "device": device.type,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -196,13 +194,3 @@ def _row(scores: Scores, metric: Metric, seed: int) -> dict[str, Any]:
         "weights": scores.weights.get(metric.name, {}),
         "protocol": {"backend": f"pyiqa {metric.backend}", **metric.options},
     }
-
-
-def _processor() -> str:
-    """The kernel's name of the processor, otherwise the machine's type."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

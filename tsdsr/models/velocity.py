@@ -46,7 +46,7 @@ def moved_positions(transformer: nn.Module, offset: tuple[int, int]) -> Iterator
     """Within the block the patches sit `offset` patches off the middle of the model's table of positions.
 
     The model takes positions from the middle. Trained there alone, on crops smaller than its sample size, it would meet
-    the outer positions of a larger image for the first time at inference, and answer with a grid.
+    the outer positions of a larger image for the first time at inference, and generate a grid.
     """
     embed: Any = transformer.get_submodule("pos_embed")
     down, across = offset

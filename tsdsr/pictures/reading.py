@@ -156,7 +156,7 @@ def _opened(source: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
         try:
             image = _open(source)
         except Image.DecompressionBombError as error:
-            raise UserError(f"{name}: enormous: {error}") from None
+            raise UserError(f"{name}: too large: {error}") from None
         except FileNotFoundError:
             raise UserError(f"{name}: no such file") from None
         except OSError as error:

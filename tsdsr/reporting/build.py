@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tsdsr import files
+from tsdsr.config import flatten
 from tsdsr.errors import UserError
 from tsdsr.reporting import (
     curves,
@@ -167,7 +168,7 @@ def sections(inputs: Inputs, drawn: Mapping[str, Sequence[Drawing]]) -> list[Pag
     ]
     painted = validation.samples(inputs.samples, inputs.teacher.get("samples", []))
     return [
-        PageSection("shares", "What each loss term teaches", "Shares", shown["shares"]),
+        PageSection("shares", "Each loss term's share of the gradient", "Shares", shown["shares"]),
         PageSection("cost", "Quality against cost", "Cost", shown["cost"], folded=True),
         PageSection("curves", "Curves", "Curves", [*shown["curves"], *painted], folded=True),
         PageSection(
@@ -229,7 +230,11 @@ def _named(runs: Sequence[Run], ablated: Collection[str]) -> list[Run]:
 
 def _numbers(folder: Path, ablated: Collection[str]) -> dict[str, dict[str, str]]:
     paths = [path for path in sorted(folder.glob("*.json")) if not score_files.former(path.stem, ablated)]
-    return {path.stem: _flat(_stage_numbers(path)) for path in paths}
+    numbers = {path.stem: flatten(_stage_numbers(path)) for path in paths}
+    return {
+        stage: {key: f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in values.items()}
+        for stage, values in numbers.items()
+    }
 
 
 def _stage_numbers(path: Path) -> Mapping[str, Any]:
@@ -247,16 +252,6 @@ def _stage_numbers(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise UserError(f"{path}: no JSON object of numbers; run the stage that wrote it again ({values})")
     return values
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    result: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            result |= _flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return result
 
 
 def _content(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -11,9 +10,6 @@ from matplotlib.figure import Figure
 from tsdsr import metrics
 from tsdsr.metrics.statistics import Interval
 from tsdsr.reporting.curves import FAINT, PALETTE, STYLE
-from tsdsr.reporting.table import ARROWS
-
-DIRECTIONS: dict[str, Literal["up", "down"]] = {"higher": "up", "lower": "down"}
 
 
 def differences(variants: Mapping[str, Mapping[str, Interval]], reference: str) -> Figure:
@@ -34,6 +30,6 @@ def differences(variants: Mapping[str, Mapping[str, Interval]], reference: str) 
                 face = PALETTE[0] if value.excludes_zero else "white"
                 panel.plot([value.low, value.high], [place, place], color=PALETTE[0])
                 panel.plot(value.mean, place, "o", color=PALETTE[0], markerfacecolor=face)
-            panel.set_title(f"{metric.label} {ARROWS[DIRECTIONS[metric.direction]]}, minus {reference}")
+            panel.set_title(f"{metric.label} {metric.arrow}, minus {reference}")
         panels[0].set_yticks(range(len(variants)), list(reversed(list(variants))))
     return figure

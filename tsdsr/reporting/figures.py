@@ -108,14 +108,14 @@ def of_directions(runs: Sequence[Diagnosis]) -> Iterator[Drawing]:
         origin,
     )
     caption = (
-        "Root mean square of what Eq. (3) and Eq. (4) ask for, before weighting: the teacher against the fake score, "
-        "and the teacher on ẑ against the teacher on z. The paper finds VSD's error larger at low noise (Fig. 5)."
+        "Root mean square of the residuals of Eq. (3) and Eq. (4), before weighting: the teacher minus the fake score, "
+        "and the teacher on ẑ minus the teacher on z. The paper finds VSD's error larger at low noise (Fig. 5)."
     )
     yield Drawing("vsd_error", "Residuals by noise level", caption, diagnostics.errors(runs), origin)
 
 
 def of_validation(runs: Sequence[curves.Curve], max_pattern_rise: float) -> Iterator[Drawing]:
-    """Scores of the held-out crops while training, with the level from which a pattern is warned of."""
+    """Scores of the held-out crops while training, with the level above which the training warns of a pattern."""
     if not runs:
         return
     limit = partial(validation.warning_level, rise=max_pattern_rise)
@@ -131,8 +131,8 @@ def of_validation(runs: Sequence[curves.Curve], max_pattern_rise: float) -> Iter
 def _losses(kind: tuple[str, str], family: Sequence[curves.Curve], titles: Mapping[str, str]) -> Drawing:
     dashes = " A dashed line marks a change of phase." if any(curve.boundaries for curve in family) else ""
     caption = (
-        "One panel a term, one line a run: pale, every logged step; strong, its moving average. Curves too near to be "
-        f"told apart are drawn as differences.{dashes}"
+        "One panel a term, one line a run: pale, every logged step; strong, its moving average. Curves that nearly "
+        f"coincide are drawn as differences.{dashes}"
     )
     origin = _measured("logged while training", [f"curves/{curve.run}" for curve in family])
     return Drawing(*kind, caption, curves.draw(family, titles), origin)

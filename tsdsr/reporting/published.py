@@ -68,7 +68,6 @@ class PublishedTable:
     title: str
     caption: str
     stub: str
-    version: str
     columns: tuple[Column, ...]
     rows: tuple[PublishedRow, ...]
     notes: tuple[str, ...]
@@ -92,7 +91,7 @@ class PublishedTable:
 def load(version: str) -> dict[str, PublishedTable]:
     """The tables of one of `VERSIONS` by name: `table1` ... `table5`; the fourth version's last is `base_models`."""
     (paper,) = _documents(version)
-    tables = {name: _table(name, values, paper, version) for name, values in paper["tables"].items()}
+    tables = {name: _table(name, values, paper) for name, values in paper["tables"].items()}
     for other in _documents(OTHERS):
         for name, values in other["tables"].items():
             tables[name] = _with_rows(tables[name], values, other)
@@ -103,13 +102,12 @@ def _documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
-def _table(name: str, values: Mapping[str, Any], paper: Mapping[str, Any], version: str) -> PublishedTable:
+def _table(name: str, values: Mapping[str, Any], paper: Mapping[str, Any]) -> PublishedTable:
     return PublishedTable(
         name=name,
         title=f"{values['printed_in']}. {values['title']}",
         caption=values["caption"],
         stub=values.get("stub", "Method"),
-        version=version,
         columns=_columns(values),
         rows=tuple(_rows(values, paper)),
         notes=tuple(values.get("notes", ())),

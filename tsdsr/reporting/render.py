@@ -5,12 +5,11 @@ A row ends with the id of its source in `provenance.json`, with run, commit, par
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Mapping
 from string import ascii_lowercase
 
+from tsdsr import files
 from tsdsr.reporting.table import Cell, Column, Row, Table
 
 SOURCES = "provenance.json"  # beside the folder of tables
@@ -158,9 +157,7 @@ def to_csv(table: Table) -> str:
     header = ["row", "group"]
     for column in table.columns:
         header += [column.key, *([f"{column.key}_low", f"{column.key}_high"] if column.key in with_interval else [])]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*header, "empty_because", "notes", "source"])
+    lines = [[*header, "empty_because", "notes", "source"]]
     for row in table.rows:
         values: list[str] = [row.label, row.group]
         for column in table.columns:
@@ -170,8 +167,8 @@ def to_csv(table: Table) -> str:
                 values += ["" if end is None else column.show(end) for end in (cell.low, cell.high)]
         why = "; ".join(f"{key}: {cell.reason}" for key, cell in row.cells.items() if cell.reason)
         notes = "; ".join(f"{key}: {cell.note}" for key, cell in row.cells.items() if cell.note)
-        writer.writerow([*values, why, notes, row.provenance.id if row.provenance else ""])
-    return buffer.getvalue()
+        lines.append([*values, why, notes, row.provenance.id if row.provenance else ""])
+    return files.csv_text(lines)
 
 
 RENDERERS: Mapping[str, Callable[[Table], str]] = {"md": to_markdown, "tex": to_latex, "csv": to_csv}

@@ -16,7 +16,6 @@ TITLES = {
     "importance": ("Importance of the parameters", "The share of the score's variance that each explains."),
 }
 TRIALS = "trials.csv"
-HIDDEN = ("trial", "key")  # the row's label, and a digest of its values
 
 
 def section(folder: Path) -> PageSection:
@@ -47,7 +46,7 @@ def table(folder: Path) -> Table | None:
         rows = list(csv.DictReader(file))
     if not rows:
         return None
-    columns = [Column(name, name) for name in rows[0] if name not in HIDDEN]
+    columns = [Column(name, name) for name in rows[0] if name != "trial"]
     origin = Provenance("measured", "a trial of the sweep", (("file", f"reports/sweep/{TRIALS}"),))
     body = [Row(f"trial {row['trial']}", {c.key: _cell(row[c.key]) for c in columns}, "", origin) for row in rows]
     return Table("sweep", "Trials", "Trial", columns, body)

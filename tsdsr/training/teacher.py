@@ -27,7 +27,7 @@ from tsdsr.training.trainer import Callbacks, Plan, Trainer, TrainingData
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
-START_PIXELS = 2**22  # number of images, evenly spaced, for an autoencoder's linear start
+START_PIXELS = 2**22  # of the evenly spaced images for an autoencoder's linear start
 CURVE_EVERY = 10  # steps averaged in a row of the curve
 
 Values = dict[str, float]

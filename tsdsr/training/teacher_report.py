@@ -1,10 +1,10 @@
-"""How good a trained teacher is: on photographs it has not seen, its autoencoder's PSNR, and its flow loss per noise
-bin beside what knows less; and what it paints from noise alone.
+"""The quality of a trained teacher: on test photographs its autoencoder's PSNR and its flow loss per noise bin, beside
+two simple predictors; and samples from noise.
 
-Two predictors that see no photograph give the scale. `mean` always answers the mean velocity, -E[z]: its loss is
-1 + Var[z] in every bin. `gaussian` knows the mean and variance of each latent channel and answers the conditional
-expectation of a Gaussian: it uses z_t, but nothing of how pixels and channels hang together. A network that learnt
-anything lies below the first everywhere, and one that learnt what photographs look like lies below the second.
+`mean` always predicts the mean velocity, -E[z]: its loss is 1 + Var[z] in every bin. `gaussian` predicts the
+conditional expectation for a Gaussian with each channel's mean and variance: it uses z_t, but no correlations of pixels
+or channels. A trained network is below the first in every bin; one that has learnt the structure of photographs is
+below the second.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def flow_by_bin(
     statistics: tuple[Tensor, Tensor],
     seed: int,
 ) -> dict[str, dict[str, float]]:
-    """Flow-matching loss per bin of linear time, of the transformer and of the two predictors that know less.
+    """Flow-matching loss per bin of linear time, of the transformer and of the two simple predictors.
 
     Args:
         latents: each [C,h,w].
@@ -102,7 +102,7 @@ def samples(
     side: int,
     seed: int,
 ) -> np.ndarray:
-    """A sheet of what the teacher makes of captions: a column each, a row without guidance and one with it.
+    """A sheet of the teacher's samples: a column per caption, a row without guidance and one with it.
 
     Args:
         prompts: of the captions. null: the empty one.

@@ -17,12 +17,13 @@ from pipeline import params as overlays
 from pipeline.sweep import __main__ as sweep
 from pipeline.sweep import report as sweep_report
 from pipeline.sweep import study
-from pipeline.sweep.space import grid, nested, planned, point_key, random_points
+from pipeline.sweep.space import grid, nested, planned, random_points
 from pipeline.sweep.study import FAILED, FINISHED, STOPPED, TrialRecord
 from pipeline.sweep.trial import Setup, run, split_pairs, trial_params
 from pipeline.tracking import runs as tracking
 from tsdsr.config import Params
 from tsdsr.errors import UserError
+from tsdsr.files import sha256_json
 
 SPACE = [
     {"key": "distill.tsd.lambda", "uniform": [0.0, 1.0]},
@@ -42,14 +43,14 @@ def swept(params: Params) -> Params:
 def test_a_grid_has_every_combination_once(params: Params) -> None:
     space = [{"key": "distill.tsd.dasm.steps", "choice": [0, 2]}, {"key": "distill.batch_size", "choice": [4, 8, 16]}]
     points = grid(params.overlay({"sweep": {"space": space}}).sweep.space)
-    assert len({point_key(point) for point in points}) == len(points) == 6
+    assert len({sha256_json(point) for point in points}) == len(points) == 6
     assert points[1] == {"distill.tsd.dasm.steps": 0, "distill.batch_size": 8}
 
 
 def test_random_points_lie_in_the_space_and_more_extend_them(swept: Params) -> None:
     few, many = (random_points(swept.sweep.space, count, seed=0) for count in (5, 40))
     assert many[:5] == few
-    assert len({point_key(point) for point in many}) == 40
+    assert len({sha256_json(point) for point in many}) == 40
     assert all(0 <= point["distill.tsd.lambda"] <= 1 for point in many)
     assert {point["distill.tsd.dasm.steps"] for point in many} == {0, 2, 4}
     rates = sorted(point["distill.optimizer.student_lr"] for point in many)
@@ -76,7 +77,7 @@ def test_a_resumed_search_begins_with_what_was_cut_off_and_goes_on_to_other_poin
     left = [begin() for begin in sweep._waiting(swept, trials)]
     assert left == [*begun, 2]
     points = [record.values for record in study.records(swept, trials)]
-    assert len({point_key(point) for point in points}) == 3
+    assert len({sha256_json(point) for point in points}) == 3
 
 
 def test_planned_points_that_have_begun_are_not_begun_again_and_more_extend_them(swept: Params, tmp_path: Path) -> None:

@@ -19,9 +19,8 @@ from pipeline import ui
 from pipeline.process import dvc_yaml
 from pipeline.tracking import description, provenance
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.store import flatten
 from tests.pipeline.tracking.rig import open_client, runs_of
-from tsdsr.config import Params
+from tsdsr.config import Params, flatten
 from tsdsr.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[3]

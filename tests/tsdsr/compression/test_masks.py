@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import product
+from math import comb
 
 import pytest
 import torch
 
 from tsdsr.compression.gates import BlockGates
-from tsdsr.compression.masks import candidates, corroded_and_expanded, marginals, options, search_space
+from tsdsr.compression.masks import SHIFT, candidates, corroded_and_expanded, marginals, options
 
 
 def test_options_are_all_masks_of_that_many_blocks():
@@ -60,6 +61,21 @@ def test_the_candidate_has_no_gradient_and_the_mask_has():
     (fewer.sum() + more.sum()).backward()
     assert mask.grad is not None
     assert logits.grad is None
+
+
+def search_space(groups: int, blocks: int, keep: int) -> dict[str, int]:
+    """The number of masks: with fixed groups, with Dynamic Inter-block Activation, and without groups.
+
+    A pair of neighbours keeps `keep` blocks in each, or one fewer in the first and one more in the second, or the
+    reverse; a last group without a neighbour keeps `keep`.
+    """
+    fixed = comb(blocks, keep)
+    pair = fixed**2 + 2 * comb(blocks, keep - SHIFT) * comb(blocks, keep + SHIFT)
+    return {
+        "fixed": fixed**groups,
+        "dynamic": pair ** (groups // 2) * fixed ** (groups % 2),
+        "all": comb(groups * blocks, groups * keep),
+    }
 
 
 def test_the_search_space_of_sd3_is_the_papers_and_pairs_reach_more(capsys):

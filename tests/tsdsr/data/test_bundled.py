@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from tsdsr.data.photographs import find_photographs, read_photograph
+from tsdsr.data.photographs import find_photographs
+from tsdsr.data.reading import read_photograph
 
 
 def test_every_bundled_photograph_is_installed_captioned_and_in_colour() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tsdsr.data.pairs import pair_id
-from tsdsr.metrics import (
+from tsdsr.metrics.statistics import (
     counted,
     mean_interval,
     mean_over_images,

@@ -74,24 +74,19 @@ class OnnxNetworks:
         self._sessions = [_session(directory / f"{name}.onnx", record, threads or machine.cpus()) for name in GRAPHS]
 
     def encode(self, pixels: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        """As the engine wants it."""
         mode, deviation = self._run(0, pixels)
         return mode if noise is None else mode + deviation * noise
 
     def velocity(self, latents: np.ndarray) -> np.ndarray:
-        """As the engine wants it."""
         return self._run(1, latents)[0]
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """As the engine wants it."""
         return self._run(2, latents)[0]
 
     def free_bytes(self) -> float:
-        """As the engine wants it."""
         return machine.available_memory()
 
     def item_bytes(self) -> int:
-        """As the engine wants it."""
         return 4
 
     def _run(self, index: int, values: np.ndarray) -> list[np.ndarray]:

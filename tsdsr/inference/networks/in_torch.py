@@ -36,28 +36,23 @@ class TorchNetworks:
     device: torch.device
 
     def encode(self, pixels: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        """As the engine wants it."""
         if noise is None:
             return self._run(self.codec.encode, pixels)
         return self._run(lambda images: self._sample(images, self._tensor(noise)), pixels)
 
     def velocity(self, latents: np.ndarray) -> np.ndarray:
-        """As the engine wants it."""
         return self._run(self.predict, latents)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """As the engine wants it."""
         return self._run(self.codec.decode, latents)
 
     def free_bytes(self) -> float:
-        """As the engine wants it."""
         if self.device.type != "cuda":
             return machine.available_memory()
         kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # by PyTorch, unused
         return torch.cuda.mem_get_info(self.device)[0] + kept
 
     def item_bytes(self) -> int:
-        """As the engine wants it."""
         return int(self.codec.vae.dtype.itemsize)
 
     def _sample(self, images: Tensor, noise: Tensor) -> Tensor:

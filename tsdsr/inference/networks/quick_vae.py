@@ -4,7 +4,7 @@ Two of diffusers' modules do more work than inference needs:
 
     Upsample2D     doubles both sides by repetition, then convolves with 3 x 3: of nine taps, those that fall on the
                    same pixel add up, so each of the four results of a pixel is a 2 x 2 convolution of what came before
-    ResnetBlock2D  keeps what its activations and its sum were made of, and divides by one
+    ResnetBlock2D  keeps the inputs of its activations and of its sum, and divides by one
 
 Weights and activations stay channels-last, the fastest layout of convolutions on CPUs and GPUs.
 """
