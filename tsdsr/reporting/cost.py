@@ -21,6 +21,7 @@ from tsdsr.reporting.scores import MethodScores
 from tsdsr.reporting.table import Column, Provenance
 
 COSTS = tuple(COLUMNS[key] for key in ("time_s", "macs_g", "params_m"))
+LABEL_SIZE = (0.4, 0.07)  # of a panel's width and height
 PRINTED_ON = "DRealSR"  # the data set of the scores for the printed costs
 
 
@@ -96,10 +97,20 @@ def _panel(axes: Axes, points: Sequence[CostPoint], cost: Column, metric: Column
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel=cost.heading, ylabel=metric.heading)
     axes.plot(values, [point.quality for point in points], "o", color=PALETTE[0])
-    for point in points:
-        place = (point.costs[cost.key], point.quality)
-        axes.annotate(point.label, place, (3, 3), textcoords="offset points", fontsize=7)
     axes.margins(0.2)
+    axes.autoscale_view()
+    places = [(point.costs[cost.key], point.quality) for point in points]
+    for point, place, above in zip(points, places, _crowded(axes, places), strict=True):
+        offset = (3, -9) if above else (3, 3)
+        axes.annotate(point.label, place, offset, textcoords="offset points", fontsize=7)
+
+
+def _crowded(axes: Axes, places: Sequence[tuple[float, float]]) -> list[bool]:
+    """Whether another place is close above, where the label of this one would be."""
+    inside = (axes.transData - axes.transAxes).transform(places)  # in units of the panel's width and height
+    right, up = (inside[None] - inside[:, None]).transpose(2, 0, 1)  # [i, j]: from place i to place j
+    close = (abs(right) < LABEL_SIZE[0]) & (up > 0) & (up < LABEL_SIZE[1])
+    return [bool(found) for found in close.any(1)]
 
 
 def _publication(origin: Provenance) -> str:

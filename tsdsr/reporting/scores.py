@@ -41,6 +41,11 @@ LABELS: Mapping[str, str] = {
     "hfsd_velocity": "HFSD in velocity form",
     "hfsd_all_times": "HFSD at all times",
     "tinysr": "TinySR",
+    "tinysr_prune": "TinySR, choice of blocks",
+    "tinysr_restore_latents": "TinySR, restoration on latents",
+    "tinysr_restore_images": "TinySR, restoration on images",
+    "tinysr_encoder": "TinySR, encoder",
+    "tinysr_decoder": "TinySR, decoder",
     **BASELINES,
 }
 OUTPUTS = "outputs"  # provenance key: the folder of images that another method made

@@ -42,3 +42,10 @@ def test_methods_scored_here_stand_by_their_own_cost(workspace: Path) -> None:
     assert [len(axes.texts) for axes in grid] == [2, 1, 0]
     full = scores.load(folder)[0]
     assert "picture 64x64" in dict(full.provenance.details)["cost of a picture"]
+
+
+def test_a_label_does_not_cover_the_one_of_a_place_close_above() -> None:
+    heights = {"alone": 1.0, "above": 12.1, "below": 12.0}
+    points = [cost.CostPoint(name, height, {"time_s": 0.1}) for name, height in heights.items()]
+    texts = cost.draw([cost.Panels("measured here", cost.COLUMNS["niqe"], points)]).axes[0].texts
+    assert {text.get_text(): text.xyann[1] > 0 for text in texts} == {"alone": True, "above": True, "below": False}
