@@ -38,6 +38,8 @@ def pattern_loss(x_hat: Tensor, x: Tensor) -> Tensor:
 def harmonic_excess(images: Tensor, period: int) -> Tensor:
     """Energy at the harmonics of 1 / period over that of their neighbours in frequency, mean over the harmonics.
 
+    The neighbours carry no gradient: a network would raise them, which is a pattern of nearly the same period.
+
     Args:
         images: (B, 3, H, W), RGB, any range. Partial patches at the right and the bottom are cut off.
         period: side of a patch in pixels.
@@ -59,6 +61,6 @@ def harmonic_excess(images: Tensor, period: int) -> Tensor:
     height, width = luma.shape[1:]
     down, across = (torch.hann_window(side, dtype=luma.dtype, device=luma.device) for side in (height, width))
     power = torch.fft.fft2(luma * (down[:, None] * across)).abs().square()
-    around = torch.stack([power.roll((-i, -j), dims=(1, 2)) for i, j in _RING]).mean(0)
+    around = torch.stack([power.roll((-i, -j), dims=(1, 2)) for i, j in _RING]).mean(0).detach()
     excess = (power / around.clamp(min=1e-30))[:, ::rows, ::columns].flatten(1)[:, 1:]  # harmonics; not the mean
     return excess.mean(1).clamp(min=1e-30)

@@ -54,6 +54,15 @@ def test_steps_against_the_gradient_remove_the_grid_alone(picture):
     assert (found - picture).square().mean() < (faulty - picture).square().mean()
 
 
+def test_nothing_is_gained_by_energy_beside_the_harmonics(picture):
+    """A grid of nearly the same period is no remedy: two bins beside a harmonic the gradient has no energy."""
+    leaf = (picture + grid(16)).requires_grad_()
+    (gradient,) = torch.autograd.grad(pattern_loss(leaf, picture).sum(), leaf)
+    power = torch.fft.fft2(gradient[:, 1].double()).abs().square()
+    harmonics = SIDE // 16 * torch.arange(1, 7)
+    assert power[:, harmonics + 2][..., harmonics].max() < 1e-3 * power[:, harmonics][..., harmonics].mean()
+
+
 def test_the_harmonics_of_a_cosine_are_its_own():
     """All energy of a cosine of the period is on a harmonic; of another period, on none."""
     x = torch.arange(SIDE, dtype=torch.float64)
