@@ -20,6 +20,9 @@ for name in [*os.environ]:
     if name.startswith(SETTINGS) or name.lower().endswith("_proxy"):
         del os.environ[name]
 
+# cuBLAS reads it before its first product in a process, and the tests of a file share one: see `make_deterministic`.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 # The tensors are tiny: a second thread only waits for the first, for seconds where other processes keep the cores busy.
 torch.set_num_threads(1)
 

@@ -262,6 +262,7 @@ def test_an_fid_that_cannot_be_computed_costs_no_other_score(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_agrees_with_the_cpu(folders: tuple[Path, Path]) -> None:
+    pytest.importorskip("pyiqa")  # `make gpu-check` does without it
     cpu = score(folders, cache=None).values
     gpu = metrics.score_folder(*folders, BASIC, device=torch.device("cuda"), cache=None).values
     for name in BASIC:
