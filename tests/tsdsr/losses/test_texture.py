@@ -27,6 +27,13 @@ def test_the_value_is_the_logarithm_of_the_energy_ratio(picture, loss):
     assert loss(0.5 * picture, picture) == pytest.approx(torch.full((2,), math.log(4)), abs=0.05)
 
 
+def test_a_bfloat16_picture_is_compared_in_float32(picture):
+    given = (0.5 * picture).bfloat16().requires_grad_()
+    loss = texture_loss(given, picture)
+    assert torch.equal(loss, texture_loss(given.float(), picture))
+    assert torch.autograd.grad(loss.sum(), given)[0].dtype == torch.bfloat16
+
+
 def test_brightness_is_not_detail(picture):
     assert detail_loss(picture + 0.25, picture) == pytest.approx(torch.zeros(2), abs=1e-4)
 
