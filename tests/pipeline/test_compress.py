@@ -115,7 +115,7 @@ def test_another_decision_leaves_the_autoencoder_valid(made: Params) -> None:
 
 
 def test_the_budget_is_that_of_the_gates(made: Params) -> None:
-    with pytest.raises(UserError, match=r"compress\.budget: 3, and compress\.runs\.prune\.gates keep 2 of 4"):
+    with pytest.raises(UserError, match=r"compress\.budget: 3, but compress\.runs\.prune\.gates keeps 2 of 4"):
         compress.decide(made.overlay({"compress": {"budget": 3}}))
 
 

@@ -191,7 +191,7 @@ def test_outputs_that_would_pass_for_ours_are_refused(workplace: Path, small: Pa
 @pytest.mark.parametrize(("method", "dataset"), [("A_B", "c-d"), ("A B-c", "d")])
 def test_external_rows_of_one_file_are_refused(small: Params, method: str, dataset: str) -> None:
     rows = [{"name": "A B", "dataset": "c-d", "dir": "x"}, {"name": method, "dataset": dataset, "dir": "y"}]
-    with pytest.raises(UserError, match="same file of scores"):
+    with pytest.raises(UserError, match="files of scores have one name"):
         small.overlay({"evaluate": {"external": rows, "references": {"c-d": "hq", "d": "hq"}}})
 
 
