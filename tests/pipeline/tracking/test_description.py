@@ -14,7 +14,7 @@ from tsdsr.config import Params
         ("full", ["student full", "Method tsdsr, 240 steps of 6 samples", "0.1 latent_mse"]),
         ("wo_tsm-seed3", ["variant", "full with distill.tsd.lambda 1", "seed 3", "Method tsdsr"]),
         ("full-seed1", ["variant", "no change", "seed 1"]),
-        ("start", ["all variants of the ablation go on", "Method tsdsr"]),
+        ("start", ["all variants of the ablation continue", "Method tsdsr"]),
         ("bicubic", ["baseline bicubic"]),
         ("round_trip", ["baseline round_trip"]),
         ("Other_Net-test", ["Other Net", "from somewhere", "data set test"]),

@@ -69,7 +69,7 @@ def test_places(transformer):
 
 
 def test_users_errors_are_said(transformer):
-    with pytest.raises(UserError, match=r"compress\.budget: 5 of 4"):
+    with pytest.raises(UserError, match=r"compress\.budget: 5 is outside of \[1, 4\]"):
         decide("magnitude", transformer, 5)
     with pytest.raises(UserError, match="unknown 'best'"):
         decide("best", transformer)
