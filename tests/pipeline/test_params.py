@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline import params as overlays
-from tsdsr.config import Params
+from tsdsr.config import Params, flatten
 from tsdsr.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,6 +52,16 @@ def test_larger_machines_stack_on_the_large_preset(card: str, photographs: int) 
     distill = Params.load(COMMITTED).overlay(overlays.read_overlays(paths)).distill
     assert not distill.gradient_checkpointing
     assert distill.batch_size // distill.num_workers // distill.accumulation == photographs
+
+
+def test_the_nano_model_on_a_gpu_is_the_same_recipe_with_more_steps_and_larger_batches() -> None:
+    names = (["nano"], ["nano", "nano-gpu"])
+    paths = [[REPOSITORY / f"params/{name}.yaml" for name in stack] for stack in names]
+    cpu, gpu = (Params.load(COMMITTED).overlay(overlays.read_overlays(stack)) for stack in paths)
+    changed = {key for key, value in flatten(gpu.to_dict()).items() if flatten(cpu.to_dict())[key] != value}
+    sizes = {"steps", "batch_size", "every", "readers", "noise"}
+    assert {key.rsplit(".", 1)[1] for key in changed} == sizes
+    assert 2_000_000 <= gpu.teacher.flow.steps * gpu.teacher.flow.batch_size <= 4_000_000
 
 
 def test_recipes_leave_no_loss_of_the_params_below_them() -> None:
