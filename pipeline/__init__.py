@@ -15,3 +15,7 @@ for _name, _value in (
     ("RAY_USAGE_STATS_ENABLED", "0"),
 ):
     os.environ.setdefault(_name, _value)
+
+# PyTorch's threads sleep while they wait for each other. By default they spin: beside another busy program, a training
+# with a thread for each of 2 cores took 12.9 s a step instead of 1.1 s. Alone it is as fast.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
