@@ -126,6 +126,7 @@ def lean_imports() -> Iterator[None]:
     finally:
         for name in added:
             del sys.modules[name]
+        gc.freeze()  # modules stay: no collection visits them again, not even the one at the program's end
         if collecting:
             gc.enable()
 

@@ -15,7 +15,8 @@ STATEMENTS = {
     "import torchvision.transforms._functional_tensor as new; assert old is new",
     "after lean imports": "from tsdsr import compat; import gc, sys\n"
     "with compat.lean_imports(): from diffusers import AutoencoderKL, SD3Transformer2DModel\n"
-    "assert not any(name in sys.modules for name in compat.UNUSED + compat.COMPILER) and gc.isenabled()\n"
+    "assert not any(name in sys.modules for name in compat.UNUSED + compat.COMPILER)\n"
+    "assert gc.isenabled() and gc.get_freeze_count()\n"
     "import scipy.optimize, torchvision.transforms, torch\n"
     "torch.compile(torch.sin, backend='eager')(torch.ones(1)); assert 'torch._dynamo' in sys.modules",
 }
