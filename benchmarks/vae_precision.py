@@ -30,7 +30,8 @@ from torch.utils._pytree import tree_map  # noqa: E402
 from pipeline.tracking.provenance import hardware  # noqa: E402
 from tsdsr import device as devices  # noqa: E402
 from tsdsr.data.images import normalized  # noqa: E402
-from tsdsr.data.photographs import find_photographs, read_photograph  # noqa: E402
+from tsdsr.data.photographs import find_photographs  # noqa: E402
+from tsdsr.data.reading import read_photograph  # noqa: E402
 from tsdsr.inference.opening import DEFAULT, SHIPPED, TEACHER  # noqa: E402
 from tsdsr.losses.pattern import PERIODS  # noqa: E402
 from tsdsr.metrics.pattern import periodic_pattern  # noqa: E402
