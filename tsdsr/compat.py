@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import importlib.util
@@ -23,12 +24,8 @@ from typing import Any
 
 UNUSED = ("bitsandbytes", "scipy", "torchvision")  # imported by diffusers, PEFT and transformers where they are there
 COMPILER = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
-DECORATORS = (
-    "allow_in_graph",
-    "assume_constant_result",
-    "disable",
-    "TransformGetItemToIndex",
-)  # of COMPILER
+# What is imported from COMPILER.
+DECORATORS = ("allow_in_graph", "assume_constant_result", "disable", "TransformGetItemToIndex")
 
 
 @cache
@@ -120,13 +117,13 @@ def lean_imports() -> Iterator[None]:
     added = {name: module for name, module in modules.items() if name not in sys.modules}
     collecting = gc.isenabled()
     gc.disable()
+    atexit.register(gc.freeze)  # the collection at the program's end then leaves out all that these made
     sys.modules.update(added)  # type: ignore[arg-type]
     try:
         yield
     finally:
         for name in added:
             del sys.modules[name]
-        gc.freeze()  # modules stay: no collection visits them again, not even the one at the program's end
         if collecting:
             gc.enable()
 

@@ -13,10 +13,11 @@ STATEMENTS = {
     "the old name is the new module": "from tsdsr import compat; compat.apply(); import sys; "
     "assert 'torchvision' not in sys.modules; import torchvision.transforms.functional_tensor as old; "
     "import torchvision.transforms._functional_tensor as new; assert old is new",
-    "after lean imports": "from tsdsr import compat; import gc, sys\n"
+    "after lean imports": "from tsdsr import compat; import atexit, gc, os, sys\n"
+    "atexit.register(lambda: os._exit(gc.get_freeze_count() == 0))  # the last one\n"
     "with compat.lean_imports(): from diffusers import AutoencoderKL, SD3Transformer2DModel\n"
     "assert not any(name in sys.modules for name in compat.UNUSED + compat.COMPILER)\n"
-    "assert gc.isenabled() and gc.get_freeze_count()\n"
+    "assert gc.isenabled() and not gc.get_freeze_count()\n"
     "import scipy.optimize, torchvision.transforms, torch\n"
     "torch.compile(torch.sin, backend='eager')(torch.ones(1)); assert 'torch._dynamo' in sys.modules",
 }
