@@ -15,7 +15,19 @@ LIBRARY, PIPELINE, BENCHMARKS, TESTS = (
 ORCHESTRATION = {"ray", "mlflow", "dvc", "optuna"}
 
 # Modules that everybody may import, and that import nothing but each other.
-GROUND = {"compat", "config", "device", "errors", "files", "flow", "live_memory", "machine", "picture_files", "seeding"}
+GROUND = {
+    "compat",
+    "config",
+    "device",
+    "errors",
+    "files",
+    "flow",
+    "grain",
+    "live_memory",
+    "machine",
+    "picture_files",
+    "seeding",
+}
 # Above all others: nothing below imports them.
 COMMANDS = {"ablation", "commands"}
 # Which packages a package may import, beside the ground.

@@ -250,6 +250,7 @@ def test_a_decoders_training_needs_images_that_its_terms_can_see(params):
         "texture_weight": 0.5,
         "pattern_weight": 0.5,
         "adversarial_weight": 0.5,
+        "noise": 0.0,
         "extrapolation": 0.0,
     }
     recipe = {

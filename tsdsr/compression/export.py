@@ -54,7 +54,9 @@ def write_compressed(source: Path, transformer: Path, vae: Path | None, director
     step = files.read_json(source / STEP_FILE)
     own = vae is None
     codec = AutoencoderKL.from_pretrained(source / "vae") if vae is None else CompactVAE.from_pretrained(vae)
-    pipe = TSDSRPipeline(codec, slim, use_shift=own and step["use_shift"], scale=int(step["scale"]))
+    noise = step["decoder_noise"] if own else 0.0  # a compact one learns pictures that were made without
+    use_shift, scale = own and step["use_shift"], int(step["scale"])
+    pipe = TSDSRPipeline(codec, slim, use_shift=use_shift, scale=scale, decoder_noise=noise)
     with files.atomic_directory(directory) as aside:
         pipe.save_pretrained(aside)
     return sum(parameter.numel() for network in (pipe.vae, pipe.transformer) for parameter in network.parameters())

@@ -3,7 +3,8 @@
     z, deviation = encoder(pixels)      the bicubic enlargement (B, 3, H, W) in [-1, 1] -> z_L, and the posterior's
                                         deviation, both (B, C, h, w) in the transformer's space
     velocity = transformer(latents)     z_hat = z_L - velocity
-    pixels = decoder(latents)           about [-1, 1], not clamped
+    pixels = decoder(latents)           about [-1, 1], not clamped; `decoder_noise` of the record times `tsdsr.grain`
+                                        is added to its latents before
 
 B is any number; H and W are any multiples of the model's grid, up to the size of the transformer's position table.
 """
@@ -108,7 +109,8 @@ def export_graphs(pipe: TSDSRPipeline, directory: Path) -> float:
     if not difference <= TOLERANCE:
         raise UserError(f"the exported graphs differ from PyTorch by {difference:.2g}; allowed is {TOLERANCE:g}")
     sums = {path.name: files.sha256_file(path) for path in sorted(directory.glob("*.onnx"))}
-    Record(float(pipe.config.scale), pipe.upscaler().networks.geometry, sums).write(directory)
+    networks = pipe.upscaler().networks
+    Record(float(pipe.config.scale), networks.geometry, sums, networks.decoder_noise).write(directory)
     return difference
 
 

@@ -14,7 +14,7 @@ from tsdsr.models.adapters import STUDENT
 from tsdsr.models.student import PROMPT_FILE, STUDENT_TIMESTEP, load_student, read_config
 from tsdsr.models.teacher import load_teacher
 
-STEP_FILE = "step.json"  # the step: timestep, scale, whether latents are shifted
+STEP_FILE = "step.json"  # the step: timestep, scale, whether latents are shifted, the noise in the decoder's input
 
 
 def export_plain(teacher: str | Path, student: Path, directory: Path, *, dtype: torch.dtype) -> int:
@@ -41,5 +41,6 @@ def export_plain(teacher: str | Path, student: Path, directory: Path, *, dtype: 
     FlowMatchEulerDiscreteScheduler(shift=base.schedule.shift).save_pretrained(directory / "scheduler")
     shutil.copy(student / PROMPT_FILE, directory / PROMPT_FILE)
     step = {"timestep": STUDENT_TIMESTEP, "scale": config["scale"], "use_shift": config["use_shift"]}
+    step["decoder_noise"] = config.get("decoder_noise", 0.0)
     files.write_json(directory / STEP_FILE, step)
     return sum(parameter.numel() for network in (base.vae, base.transformer) for parameter in network.parameters())

@@ -37,6 +37,7 @@ class TSDSRPipeline(DiffusionPipeline):
         transformer: the student's, streamlined.
         use_shift: whether latents were trained with the VAE's shift subtracted.
         scale: the enlargement that the student was trained at; the default of a call.
+        decoder_noise: of `tsdsr.models.student.Student`.
 
     Source: TSD-SR, arXiv 2411.18263, Sec. 3.1.
     """
@@ -49,11 +50,12 @@ class TSDSRPipeline(DiffusionPipeline):
         transformer: StreamlinedTransformer,
         use_shift: bool = False,
         scale: int = 4,
+        decoder_noise: float = 0.0,
     ) -> None:
         super().__init__()
         use_fast_forward(vae)
         self.register_modules(vae=vae, transformer=transformer)
-        self.register_to_config(use_shift=use_shift, scale=scale)
+        self.register_to_config(use_shift=use_shift, scale=scale, decoder_noise=decoder_noise)
 
     @classmethod
     def from_pretrained(
@@ -78,7 +80,10 @@ class TSDSRPipeline(DiffusionPipeline):
         if options:
             raise TypeError(f"with a student there is no option {', '.join(options)}")
         vae, transformer, config = load_networks(pretrained_model_name_or_path, student, dtype=dtype)
-        return cls(vae, transformer, use_shift=bool(config["use_shift"]), scale=int(config["scale"]))
+        noise = float(config.get("decoder_noise", 0.0))
+        return cls(
+            vae, transformer, use_shift=bool(config["use_shift"]), scale=int(config["scale"]), decoder_noise=noise
+        )
 
     @classmethod
     def _from_saved(cls, source: str, options: dict[str, Any]) -> Self:
@@ -157,6 +162,7 @@ class TSDSRPipeline(DiffusionPipeline):
             lambda z: self.transformer(z.to(dtype)),
             geometry_of(codec, self.transformer),
             self._execution_device,
+            float(self.config.decoder_noise),
         )
         return Upscaler(networks, float(self.config.scale))
 

@@ -2,9 +2,10 @@
 
 The paper's decoder is frozen: it has only seen the latents of photographs, and decodes a student's smooth latents to a
 smooth image. Here two turns follow TSD-SR's: the decoder is trained on the photographs from stopgrad(z_hat), with a
-patch discriminator, as TinySR trains its compact decoder. The student's own turn stays as it is. The exported decoder
-is w + a (w - w_teacher) with a = `decoder.extrapolation`, which strengthens its texture: network interpolation (ESRGAN,
-arXiv 1809.00219, Sec. 3.4), continued beyond the trained weights.
+patch discriminator, as TinySR trains its compact decoder. Noise in its input (`decoder.noise`, see `tsdsr.grain`) is a
+source of fine detail. The student's own turn stays as it is. The exported decoder is w + a (w - w_teacher) with
+a = `decoder.extrapolation`, which strengthens its texture: network interpolation (ESRGAN, arXiv 1809.00219, Sec. 3.4),
+continued beyond the trained weights.
 
 Source: TSD-SR, arXiv 2411.18263; a decoder that is trained after the distillation: TinySR, arXiv 2508.17434, Sec. 3.2.
 """
@@ -48,13 +49,12 @@ class TSDSRDecoder(TSDSR):
             parameter.requires_grad_(True)
         rate, schedule = config.decoder.learning_rate, config.lr_schedule
         group = Group("decoder", parameters, rate, ADAMW, schedule, averaged=True)
-        network, shift = (
-            DecoderNetwork(vae, self.student.decode),
-            random_shift(seeding.derive(inputs.seed, "decoder shift")),
-        )
+        self.student.decoder_noise = config.decoder.noise
+        network = DecoderNetwork(vae, self.student.codec.decode)
+        shift = random_shift(seeding.derive(inputs.seed, "decoder shift"))
         self.turns = (
             *self.turns,
-            DecoderTurn(network, discriminator, config.decoder, [group], _latents, shift),
+            DecoderTurn(network, discriminator, config.decoder, [group], self._latents, shift),
             PatchDiscriminatorTurn(discriminator, config.decoder.discriminator_learning_rate, shift),
         )
 
@@ -65,10 +65,13 @@ class TSDSRDecoder(TSDSR):
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(torch.lerp(self._teacher[name], trained[name], further))
-            super().export(directory, record)
+            super().export(directory, {**record, "decoder_noise": self.student.decoder_noise})
             for name, parameter in parameters.items():
                 parameter.copy_(trained[name])
 
-
-def _latents(batch: Batch, moment: Moment) -> tuple[Tensor, Tensor]:
-    return moment.carried["z_hat"], batch.hq
+    def _latents(self, batch: Batch, moment: Moment) -> tuple[Tensor, Tensor]:
+        z_hat = moment.carried["z_hat"]
+        if not self.student.decoder_noise:
+            return z_hat, batch.hq
+        generators = [seeding.generator(self.inputs.seed, "decoder noise", position) for position in batch.positions]
+        return z_hat + self.student.decoder_noise * self.inputs.noise_like(z_hat, generators), batch.hq

@@ -19,7 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tsdsr import files
+from tsdsr.device import send
 from tsdsr.errors import UserError
+from tsdsr.grain import grain
 from tsdsr.models import adapters
 from tsdsr.models.codec import LatentCodec
 from tsdsr.models.prompt import Prompt
@@ -46,6 +48,9 @@ class Student:
     """The student's forward over a shared, frozen VAE and transformer that carry its adapters.
 
     Its own weights are the two adapters named `student`; the transformer may have others.
+
+    Args:
+        decoder_noise: standard deviation of the `grain` that its own decoder was trained with, in scaled latents.
     """
 
     def __init__(
@@ -55,10 +60,12 @@ class Student:
         *,
         use_shift: bool,
         vae_slice: int | None = None,
+        decoder_noise: float = 0.0,
     ) -> None:
         self.vae = vae
         self.transformer = transformer
         self.codec = LatentCodec(vae, use_shift, vae_slice)
+        self.decoder_noise = decoder_noise
 
     def add_adapters(
         self, *, rank: int, alpha: float, seed: int, vae_rank: int | None = None, trainable: bool = True
@@ -101,6 +108,9 @@ class Student:
 
     def decode(self, z_hat: Tensor) -> Tensor:
         """z_hat -> x_hat [B,3,H,W], nominally in [-1, 1]; the decoder has no adapter."""
+        if self.decoder_noise:
+            noise = send(torch.from_numpy(grain(*z_hat.shape[1:])), z_hat.device)
+            z_hat = z_hat + self.decoder_noise * noise
         return self.codec.decode(z_hat)
 
     def save(
@@ -111,7 +121,7 @@ class Student:
         Args:
             directory: replaced if it exists.
             config: the content of `student.json`; includes `lora` (rank, alpha; vae_rank if it differs), `use_shift`
-                and `scale`.
+                and `scale`, and `decoder_noise` if there is any.
             prompt: the default prompt's embeddings, so that inference needs no text encoder.
             own_decoder: write the VAE's decoder too; otherwise it is the teacher's.
         """
@@ -205,7 +215,9 @@ def load_student(
     """
     directory = Path(directory)
     config = read_config(directory)
-    student = Student(vae, transformer, use_shift=bool(config["use_shift"]))
+    student = Student(
+        vae, transformer, use_shift=bool(config["use_shift"]), decoder_noise=float(config.get("decoder_noise", 0.0))
+    )
     transformer.requires_grad_(False)
     lora = config["lora"]
     student.add_adapters(rank=lora["rank"], alpha=lora["alpha"], vae_rank=lora.get("vae_rank"), seed=0, trainable=False)

@@ -25,6 +25,7 @@ RECIPE = {
         "texture_weight": 0.5,
         "pattern_weight": 0.0,
         "adversarial_weight": 0.5,
+        "noise": 0.0,
         "extrapolation": 0.0,
     },
     "phases": {"all": {"share": 1.0, "dasm": False, "losses": {"latent_mse": 1.0, "tsd": 1.0}}},
@@ -82,6 +83,25 @@ def test_the_decoder_learns_the_photographs_from_the_students_latents(made):
     assert torch.equal(carried["images"], batch.hq)
 
 
+def test_the_decoder_reads_other_noise_for_each_sample_and_the_student_the_pictures_own(tmp_path):
+    made = method(distill_config(**{**RECIPE, "decoder": {**RECIPE["decoder"], "noise": 0.5}}))
+    read = []
+    made.inputs.vae.decoder.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
+    outputs = run(made, "decoder")
+    z_hat, scale = outputs["student"].carried["z_hat"], made.inputs.vae.config.scaling_factor
+    with torch.no_grad():
+        noise = read[-1] - z_hat / scale
+    assert noise.abs().mean() > 0.05
+    assert not torch.allclose(noise[0], noise[1])
+    made.export(tmp_path / "own", {"use_shift": False, "scale": 4})
+    loaded, config = load_student(tiny_vae(), tiny_transformer(), tmp_path / "own")
+    assert config["decoder_noise"] == loaded.decoder_noise == 0.5
+    x_lq = upsample(LargerData().batch([3]).lq, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.decode(loaded(x_lq, random_prompt(10))), made.restore(x_lq))
+        assert not torch.allclose(made.restore(x_lq), made.student.codec.decode(loaded(x_lq, random_prompt(10))))
+
+
 @pytest.mark.parametrize(("losses", "scored"), [({"latent_mse": 1.0}, False), ({"tsd": 1e-6}, True)])
 def test_the_fake_score_is_trained_where_a_phase_asks_for_it(losses, scored):
     changes = {"phases": {"all": {"share": 1.0, "dasm": False, "losses": losses}}}
@@ -127,7 +147,7 @@ def test_its_decoder_goes_with_the_student(made, tmp_path):
 
 
 def test_interrupted_it_ends_with_the_same_bytes(tmp_path):
-    config = distill_config(**RECIPE, ema_decay=0.9)
+    config = distill_config(**{**RECIPE, "decoder": {**RECIPE["decoder"], "noise": 0.1}}, ema_decay=0.9)
 
     def train(folder, stop_after=None):
         steps = iter(range(1, SMALL["steps"] + 1))

@@ -78,8 +78,12 @@ class TSDSRConfig(_TSDConfig):
 
 
 class StudentDecoderConfig(DecoderTermsConfig):
-    """Attributes: extrapolation: at the end the decoder moves on by this share of its distance from the teacher's."""
+    """Attributes:
+    noise: standard deviation of what is added to the latents that the decoder reads, here and at inference.
+    extrapolation: at the end the decoder moves on by this share of its distance from the teacher's.
+    """
 
+    noise: NonNegative
     extrapolation: NonNegative
 
 

@@ -7,6 +7,7 @@ float32 arithmetic, since most CPUs have no fast float16.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ class Record:
         scale: the student's training scale.
         geometry: for the tiles.
         sha256: of each file.
+        decoder_noise: of `tsdsr.models.student.Student`.
     """
 
     scale: float
     geometry: Geometry
     sha256: dict[str, str]
+    decoder_noise: float = 0.0
 
     @classmethod
     def read(cls, directory: Path) -> Record:
@@ -46,15 +49,15 @@ class Record:
             values = files.read_json(path)
             if values["format"] != FORMAT:
                 raise UserError(f"{path}: format {values['format']!r}; this version reads {FORMAT}")
-            return cls(float(values["scale"]), Geometry(**values["geometry"]), dict(values["sha256"]))
+            noise = float(values.get("decoder_noise", 0.0))
+            return cls(float(values["scale"]), Geometry(**values["geometry"]), dict(values["sha256"]), noise)
         except (OSError, ValueError, TypeError, KeyError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path}: cannot be read ({error}); export the student again") from None
 
     def write(self, directory: Path) -> None:
-        values = {"format": FORMAT, "scale": self.scale, "geometry": vars(self.geometry), "sha256": self.sha256}
-        files.write_json(directory / RECORD, values)
+        files.write_json(directory / RECORD, {"format": FORMAT, **dataclasses.asdict(self)})
 
 
 class OnnxNetworks:
@@ -70,7 +73,7 @@ class OnnxNetworks:
 
     def __init__(self, directory: Path, threads: int | None = None) -> None:
         record = Record.read(directory)
-        self.geometry = record.geometry
+        self.geometry, self.decoder_noise = record.geometry, record.decoder_noise
         self._sessions = [_session(directory / f"{name}.onnx", record, threads or machine.cpus()) for name in GRAPHS]
 
     def encode(self, pixels: np.ndarray, noise: np.ndarray | None) -> np.ndarray:

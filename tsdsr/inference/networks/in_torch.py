@@ -28,12 +28,14 @@ class TorchNetworks:
         predict: latents (B, C, h, w) -> velocity, on `device`.
         geometry: for the tiles.
         device: of the networks.
+        decoder_noise: of `tsdsr.models.student.Student`.
     """
 
     codec: LatentCodec
     predict: Callable[[Tensor], Tensor]
     geometry: Geometry
     device: torch.device
+    decoder_noise: float = 0.0
 
     def encode(self, pixels: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
         if noise is None:

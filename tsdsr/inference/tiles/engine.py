@@ -2,6 +2,8 @@
 
     bicubic to the target size -> VAE encoder -> z_L -> z_hat = z_L - v(z_L) -> VAE decoder -> colour alignment
 
+The decoder of some students reads z_hat with noise (`tsdsr.grain`).
+
 Each of the three networks processes the whole picture, in overlapping tiles whose results are blended, before the next
 one starts, so that no network sees seams of the previous one. The bicubic picture is computed per tile too, so only the
 latents grow with the picture (one or two bytes per pixel).
@@ -19,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tsdsr.grain import grain
 from tsdsr.inference.color import ALIGNMENTS
 from tsdsr.inference.tiles.plan import Geometry, Tile, TilePlan
 from tsdsr.inference.tiles.resample import bicubic_window
@@ -33,6 +36,11 @@ class Networks(Protocol):
 
     @property
     def geometry(self) -> Geometry: ...
+
+    @property
+    def decoder_noise(self) -> float:
+        """Standard deviation of the `grain` that is added to the latents before `decode`."""
+        ...
 
     def encode(self, pixels: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
         """Pixels in [-1, 1] -> latents: the posterior's mode, or with `noise` (as the latents) a sample of it."""
@@ -117,6 +125,8 @@ def restore(
 
     keep(sweep(codec_tiles, encode))  # z_L
     keep(sweep(tiles, one_step))  # z_hat replaces it: a row is finished when no later tile reads it
+    if networks.decoder_noise:
+        latents += networks.decoder_noise * grain(*latents.shape[1:])
     store = RowStore(batch, 3, source.size[1])
     try:
         for strip in sweep(codec_tiles, lambda group: networks.decode(_cut(latents, group)), factor):

@@ -1,0 +1,123 @@
+"""The noise in the decoder's input: the same in every way that a student runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tsdsr.conftest import Model
+from tsdsr import files
+from tsdsr.commands.main import main
+from tsdsr.compression.cut import cut
+from tsdsr.compression.export import write_compressed, write_source
+from tsdsr.grain import grain
+from tsdsr.inference import TSDSRPipeline
+from tsdsr.inference.networks.in_onnx import RECORD, Record
+from tsdsr.inference.opening import find_model
+from tsdsr.inference.upscaler import Tiling
+from tsdsr.models.compact_vae import CompactVAE
+from tsdsr.models.student import load_student, upsample
+from tsdsr.models.teacher import load_teacher
+
+STD = 0.3
+
+
+@pytest.fixture(scope="module")
+def noisy(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the student whose decoder has noise."""
+    directory = tmp_path_factory.mktemp("noisy") / "student"
+    shutil.copytree(model.student_dir, directory)
+    record = files.read_json(directory / "student.json")
+    files.write_json(directory / "student.json", {**record, "decoder_noise": STD})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pipe(model: Model, noisy: Path) -> TSDSRPipeline:
+    pipe = TSDSRPipeline.from_pretrained(model.teacher_dir, student=noisy)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def small(photograph: np.ndarray) -> torch.Tensor:
+    """(1, 3, 40, 48) in [0, 1]."""
+    return torch.from_numpy(photograph[40:200:4, 160:352:4].copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def result(pipe: TSDSRPipeline, image: torch.Tensor, **options: object) -> np.ndarray:
+    return pipe(image, color="none", output_type="pt", **options).images.numpy()
+
+
+def test_it_is_standard_normal_and_repeatable() -> None:
+    noise = grain(16, 40, 30)
+    assert (noise.shape, noise.dtype) == ((16, 40, 30), np.float32)
+    assert abs(noise.mean()) < 0.03
+    assert abs(noise.std() - 1) < 0.03
+    for axis in range(3):  # neighbours, and so channels, are independent
+        first, second = (np.take(noise, range(start, noise.shape[axis] - 1 + start), axis).ravel() for start in (0, 1))
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
+    assert np.array_equal(noise, grain(16, 40, 30))
+
+
+def test_the_pipeline_equals_the_plain_student(model: Model, noisy: Path, pipe: TSDSRPipeline, small) -> None:
+    teacher = load_teacher(model.teacher_dir, text_encoders=False)
+    student, _ = load_student(teacher.vae, teacher.transformer, noisy)
+    with torch.no_grad():
+        z_hat = student(upsample(2 * small - 1, 4), model.prompt)
+        noise = torch.from_numpy(grain(*z_hat.shape[1:]))
+        expected, without = student.codec.decode(z_hat + STD * noise), student.codec.decode(z_hat)
+        torch.testing.assert_close(student.decode(z_hat), expected)
+    found = result(pipe, small, tile=None)
+    np.testing.assert_allclose(found, (expected.clamp(-1, 1) + 1).numpy() / 2, atol=1e-4)
+    assert np.abs(found - (without.clamp(-1, 1) + 1).numpy() / 2).mean() > 0.01
+
+
+def test_tiles_have_the_noise_of_their_place(pipe: TSDSRPipeline, small: torch.Tensor) -> None:
+    """Each network blends its tiles, so noise drawn for a tile would fade where tiles overlap."""
+    networks = pipe.upscaler().networks
+    whole, tiled = (result(pipe, small, tile=tile) for tile in (None, 96))
+    quiet = type(networks)(networks.codec, networks.predict, networks.geometry, networks.device)
+    plain = [
+        np.concatenate(
+            list(type(pipe.upscaler())(quiet, 4.0).strips(small.numpy(), (160, 192), color="none", tiling=t)), 2
+        )
+        for t in (Tiling(None), Tiling(96))
+    ]
+    assert np.abs(tiled - whole).mean() < 1.5 * np.abs(plain[1] - plain[0]).mean() + 1e-4
+
+
+def test_a_saved_pipeline_and_its_graphs_give_the_same(
+    pipe: TSDSRPipeline, small: torch.Tensor, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path / "saved")
+    again = TSDSRPipeline.from_pretrained(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    assert np.array_equal(result(again, small), result(pipe, small))
+    assert main(["export", "--as", "onnx", "--model", str(tmp_path / "saved"), "-o", str(tmp_path / "graphs")]) == 0
+    upscaler = find_model(str(tmp_path / "graphs")).open()
+    found = np.concatenate(list(upscaler.strips(small.numpy(), (160, 192), color="none")), axis=2)
+    np.testing.assert_allclose(found, result(pipe, small), atol=5e-3)
+
+    record = files.read_json(tmp_path / "graphs" / RECORD)
+    assert record.pop("decoder_noise") == STD
+    files.write_json(tmp_path / "graphs" / RECORD, record)  # one of before there was noise
+    assert Record.read(tmp_path / "graphs").decoder_noise == 0
+
+
+def test_a_compressed_student_has_it_with_the_students_own_decoder_alone(
+    model: Model, noisy: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    write_source(model.teacher_dir, noisy, source)
+    assert files.read_json(source / "step.json")["decoder_noise"] == STD
+    cut(load_teacher(source, text_encoders=False).transformer, [0, 3]).save_pretrained(tmp_path / "transformer")
+    shape = {"block_out_channels": (16,) * 4, "encoder_blocks": (1,) * 4, "decoder_blocks": (1,) * 4}
+    CompactVAE(**shape).save_pretrained(tmp_path / "vae")
+    for vae, expected in ((None, STD), (tmp_path / "vae", 0.0)):
+        write_compressed(source, tmp_path / "transformer", vae, tmp_path / "tinysr")
+        assert TSDSRPipeline.from_pretrained(tmp_path / "tinysr").config.decoder_noise == expected
