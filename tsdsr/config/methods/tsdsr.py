@@ -78,9 +78,11 @@ class TSDSRConfig(_TSDConfig):
 
 
 class StudentDecoderConfig(DecoderTermsConfig):
-    """Attributes:
-    noise: standard deviation of what is added to the latents that the decoder reads, here and at inference.
-    extrapolation: at the end the decoder moves on by this share of its distance from the teacher's.
+    """The student's decoder.
+
+    Attributes:
+        noise: standard deviation of what is added to the latents that the decoder reads, in training and at inference.
+        extrapolation: at the end the decoder moves on by this share of its distance from the teacher's.
     """
 
     noise: NonNegative
