@@ -48,7 +48,8 @@ tsdsr upscale photo.jpg --model {name}""",
     "diffusers": (
         "Its adapters are merged into plain diffusers networks; the prompt's embeddings lie in `prompt.safetensors`, "
         "the step's numbers in `step.json`: z = z_L - transformer(z_L, timestep, prompt), with z_L the latent of the "
-        "bicubic enlargement.",
+        "bicubic enlargement. The decoder reads z + decoder_noise n, with n from "
+        "`numpy.random.default_rng(0).standard_normal((C, h, w), numpy.float32)`.",
         """\
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 vae = AutoencoderKL.from_pretrained("{name}", subfolder="vae")
