@@ -14,7 +14,7 @@ TORCH ?=
 PIP_INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
 ERROR := .tsdsr/error
 
-.PHONY: help repro test lint setup ui sweep cluster gpu-check clean
+.PHONY: help repro test lint setup nano ui sweep cluster gpu-check clean
 
 # In a downloaded archive, which has no .git, DVC runs without git. A failed stage's error is repeated below DVC's message.
 repro: setup  ## run every stage whose inputs changed (TORCH=cpu: install PyTorch without CUDA)
@@ -29,6 +29,18 @@ lint: setup  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Two runs: the second goes on from the student of the first, of which START is a copy. Remove START to repeat both.
+NANO ?= params/nano.yaml
+START := data/students/start
+nano: $(START)  ## train the shipped model and its teacher on the photographs in data/photographs
+	$(BIN)/python -m pipeline.params apply $(NANO) params/nano-grain.yaml
+	$(BIN)/dvc repro distill
+
+$(START): | setup
+	$(BIN)/python -m pipeline.params apply $(NANO)
+	$(BIN)/dvc repro distill
+	rm -rf $@.part && cp -r data/students/full $@.part && mv $@.part $@
 
 ui: setup  ## serve MLflow on loopback, http://127.0.0.1:5000
 	$(BIN)/python -m pipeline.ui
