@@ -17,9 +17,13 @@ ERROR := .tsdsr/error
 .PHONY: help repro test lint setup nano ui sweep cluster gpu-check clean
 
 # In a downloaded archive, which has no .git, DVC runs without git. A failed stage's error is repeated below DVC's message.
+define dvc_repro
+@[ -e .git ] || $(BIN)/dvc config --local core.no_scm true
+@rm -f $(ERROR); $(BIN)/dvc repro $(1) || { status=$$?; cat $(ERROR) >&2 2>/dev/null; exit $$status; }
+endef
+
 repro: setup  ## run every stage whose inputs changed (TORCH=cpu: install PyTorch without CUDA)
-	@[ -e .git ] || $(BIN)/dvc config --local core.no_scm true
-	@rm -f $(ERROR); $(BIN)/dvc repro || { status=$$?; cat $(ERROR) >&2 2>/dev/null; exit $$status; }
+	$(call dvc_repro)
 
 # In the order of the files the long tests, in pipeline/, are first, so that no worker has one left at the end.
 test: setup  ## run all tests, JOBS files at a time (JOBS=2)
@@ -30,16 +34,16 @@ lint: setup  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two runs: the second goes on from the student of the first, of which START is a copy. Remove START to repeat both.
+# Two runs; the second starts from START, a copy of the first one's student. Remove START to repeat both.
 NANO ?= params/nano.yaml
 START := data/students/start
 nano: $(START)  ## train the shipped model and its teacher on the photographs in data/photographs
 	$(BIN)/python -m pipeline.params apply $(NANO) params/nano-grain.yaml
-	$(BIN)/dvc repro distill
+	$(call dvc_repro,distill)
 
 $(START): | setup
 	$(BIN)/python -m pipeline.params apply $(NANO)
-	$(BIN)/dvc repro distill
+	$(call dvc_repro,distill)
 	rm -rf $@.part && cp -r data/students/full $@.part && mv $@.part $@
 
 ui: setup  ## serve MLflow on loopback, http://127.0.0.1:5000

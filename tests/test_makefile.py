@@ -1,4 +1,4 @@
-"""`make repro` around DVC: in an archive without git, and where a stage fails. Nothing is installed."""
+"""The Makefile around DVC: in an archive without git, and where a stage fails. Nothing is installed."""
 
 from __future__ import annotations
 
@@ -64,6 +64,26 @@ def test_a_stages_error_comes_below_what_dvc_says(archive: Path) -> None:
     assert any("failed to reproduce" in line for line in before)
 
 
+def test_nano_goes_on_from_the_run_that_ended(archive: Path) -> None:
+    for name in ("params.yaml", "params"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, archive / name)
+    stage = "{cmd: mkdir -p data/students/full && cp start data/students/full, params: [distill.start], deps: [start]"
+    (archive / "dvc.yaml").write_text(f"stages: {{distill: {stage}, outs: [data/students/full]}}}}\n")
+    start = archive / "data/students/start"
+    assert make(archive, "nano").returncode != 0  # the stage fails
+    assert not start.exists()
+    (archive / "start").write_text("first")
+    done = make(archive, "nano")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Running stage") == 2
+    (archive / "start").write_text("second")  # START is there, so the second run alone is repeated
+    again = make(archive, "nano")
+    assert again.stdout.count("Running stage") == 1, again.stdout + again.stderr
+    assert [(start / "start").read_text(), (archive / "data/students/full/start").read_text()] == ["first", "second"]
+    assert "start: data/students/start" in (archive / "params.yaml").read_text()
+
+
 def test_torch_without_cuda_is_asked_of_pytorchs_index(archive: Path) -> None:
     (archive / ".venv/.installed").unlink()
     index = "--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -73,5 +93,5 @@ def test_torch_without_cuda_is_asked_of_pytorchs_index(archive: Path) -> None:
 
 def test_help_lists_every_target(archive: Path) -> None:
     text = make(archive, "help").stdout
-    for target in ("repro", "test", "lint", "ui", "sweep", "cluster", "gpu-check", "setup", "clean"):
+    for target in ("repro", "test", "lint", "nano", "ui", "sweep", "cluster", "gpu-check", "setup", "clean"):
         assert f"\n{target} " in f"\n{text}"

@@ -10,7 +10,6 @@ import atexit
 import gc
 import importlib
 import importlib.util
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-UNUSED = ("bitsandbytes", "scipy", "torchvision")  # imported by diffusers, PEFT and transformers where they are there
+UNUSED = ("scipy", "torchvision")  # imported by diffusers, PEFT and transformers where they are there
 COMPILER = ("torch._dynamo", "torch._dynamo._trace_wrapped_higher_order_op")
 # What is imported from COMPILER.
 DECORATORS = ("allow_in_graph", "assume_constant_result", "disable", "TransformGetItemToIndex")
@@ -33,6 +32,7 @@ def apply() -> None:
     """Apply every work-around once per process. Must run before the first import of torchvision."""
     _declare_torchvision_operators()
     _alias_functional_tensor()
+    _hide_bitsandbytes()
     _quiet()
 
 
@@ -86,10 +86,18 @@ class _FunctionalTensor(MetaPathFinder, Loader):
         """It has run under its new name."""
 
 
+def _hide_bitsandbytes() -> None:
+    """bitsandbytes is installed as a dependency of pyiqa. Nothing here uses it, but PEFT imports it wherever it is, and
+    with it PyTorch's compiler backend: 1 s of every program's start.
+
+    Ends when PEFT imports it on demand.
+    """
+    sys.modules.setdefault("bitsandbytes", None)  # type: ignore[arg-type]  # marks what cannot be imported
+
+
 def _quiet() -> None:
     """Drop warnings about intended uses: several adapters on one model (PEFT), lpips's old spelling of torchvision's
-    arguments, DDP's renamed argument (torch 2.13) and its note on strides of 1 x 1 kernels, and a missing kernel of
-    bitsandbytes, which is installed as a dependency and not used.
+    arguments, and DDP's renamed argument (torch 2.13) and its note on strides of 1 x 1 kernels.
 
     Ends when those libraries stop warning.
     """
@@ -98,7 +106,6 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message="The parameter 'pretrained' is deprecated")
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ noise follows from the place in the picture, so tiles have no seams, and the sam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 _SEED = 0
@@ -14,4 +16,11 @@ _SEED = 0
 
 def grain(channels: int, height: int, width: int) -> np.ndarray:
     """(C, h, w) standard normal values in float32, for the latents of one picture; equal for equal shapes."""
-    return np.random.default_rng(_SEED).standard_normal((channels, height, width), np.float32)
+    return np.stack(list(grain_by_channel(channels, height, width)))
+
+
+def grain_by_channel(channels: int, height: int, width: int) -> Iterator[np.ndarray]:
+    """The same as C arrays (h, w), one at a time."""
+    generator = np.random.default_rng(_SEED)
+    for _ in range(channels):
+        yield generator.standard_normal((height, width), np.float32)

@@ -42,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     _replace_closed_streams()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # logs a missing optional kernel on import
     if not words or words[0] not in COMMANDS:
         return _overview(words)
     command = COMMANDS[words[0]]

@@ -9,6 +9,7 @@ Source: TSD-SR, arXiv 2411.18263, Sec. 3.1, and its released code (adapters, the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,9 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     lacking = [key for key in ("lora", "use_shift", "scale") if key not in config]
     if lacking:
         raise UserError(f"{directory / 'student.json'}: lacks {', '.join(lacking)}")
+    noise = config.get("decoder_noise", 0.0)
+    if not isinstance(noise, int | float) or not 0 <= noise < math.inf:
+        raise UserError(f"{directory / 'student.json'}: decoder_noise: {noise!r} is no standard deviation")
     return config
 
 

@@ -135,6 +135,8 @@ def test_what_is_no_student_is_named(student, tmp_path):
         ("{", "not valid JSON"),
         (json.dumps(good | {"format": 99}), "format 99"),
         (json.dumps({"format": 1, "scale": 4}), "lacks lora, use_shift"),
+        (json.dumps(good | {"decoder_noise": "some"}), "decoder_noise: 'some' is no standard deviation"),
+        (json.dumps(good | {"decoder_noise": -0.1}), "decoder_noise: -0.1 is no standard deviation"),
     ]:
         (target / "student.json").write_text(text)
         with pytest.raises(UserError, match=message):

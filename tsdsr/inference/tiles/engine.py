@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tsdsr.grain import grain
+from tsdsr.grain import grain_by_channel
 from tsdsr.inference.color import ALIGNMENTS
 from tsdsr.inference.tiles.plan import Geometry, Tile, TilePlan
 from tsdsr.inference.tiles.resample import bicubic_window
@@ -126,7 +126,8 @@ def restore(
     keep(sweep(codec_tiles, encode))  # z_L
     keep(sweep(tiles, one_step))  # z_hat replaces it: a row is finished when no later tile reads it
     if networks.decoder_noise:
-        latents += networks.decoder_noise * grain(*latents.shape[1:])
+        for channel, values in enumerate(grain_by_channel(*latents.shape[1:])):
+            latents[:, channel] += networks.decoder_noise * values
     store = RowStore(batch, 3, source.size[1])
     try:
         for strip in sweep(codec_tiles, lambda group: networks.decode(_cut(latents, group)), factor):
