@@ -204,7 +204,7 @@ def write_plots(folder: Path, drawings: Iterable[Drawing]) -> None:
     """Write every drawing as PNG and SVG."""
     with files.atomic_directory(folder) as aside:
         for drawing in drawings:
-            (aside / f"{drawing.stem}.svg").write_bytes(curves.to_svg(drawing.figure))
+            (aside / f"{drawing.stem}.svg").write_bytes(drawing.svg)
             (aside / f"{drawing.stem}.png").write_bytes(curves.to_png(drawing.figure))
 
 

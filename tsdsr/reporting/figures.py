@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -31,9 +31,13 @@ class Drawing:
     figure: Figure
     provenance: Provenance
 
+    @cached_property
+    def svg(self) -> bytes:
+        return curves.to_svg(self.figure)
+
     def plot(self) -> Plot:
         """The same for the page."""
-        return Plot(self.title, self.caption, svg=curves.to_svg(self.figure).decode(), provenance=self.provenance)
+        return Plot(self.title, self.caption, svg=self.svg.decode(), provenance=self.provenance)
 
 
 def of_runs(
