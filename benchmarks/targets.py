@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "TSDSR_FAULTS"
 PATIENCE = 900.0  # seconds for what happens by itself, on a machine that is busy with other things
-STEPS = 24
+STEPS = 16
 
 
 def train_loop(directory: Path) -> None:

@@ -61,7 +61,8 @@ def test_the_nano_model_on_a_gpu_is_the_same_recipe_with_more_steps_and_larger_b
     changed = {key for key, value in flatten(gpu.to_dict()).items() if flatten(cpu.to_dict())[key] != value}
     sizes = {"steps", "batch_size", "every", "readers", "noise"}
     assert {key.rsplit(".", 1)[1] for key in changed} == sizes
-    assert 2_000_000 <= gpu.teacher.flow.steps * gpu.teacher.flow.batch_size <= 4_000_000
+    crops_of_192 = gpu.teacher.flow.steps * gpu.teacher.flow.batch_size * (gpu.data.crop_size / 192) ** 2
+    assert 2_000_000 <= crops_of_192 <= 4_000_000
 
 
 def test_recipes_leave_no_loss_of_the_params_below_them() -> None:

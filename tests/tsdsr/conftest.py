@@ -4,6 +4,7 @@ random but takes small steps. So the upscaler gives a recognisable picture, with
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,30 @@ def model(tmp_path_factory: pytest.TempPathFactory, photograph: np.ndarray) -> M
         prompt,
     )
     return Model(student, prompt, teacher_dir, student_dir)
+
+
+NOISE = 0.3
+
+
+@pytest.fixture(scope="session")
+def noisy(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the same student, with noise of this standard deviation in what its decoder reads."""
+    from tsdsr import files
+
+    directory = tmp_path_factory.mktemp("noisy") / "student"
+    shutil.copytree(model.student_dir, directory)
+    record = files.read_json(directory / "student.json")
+    files.write_json(directory / "student.json", {**record, "decoder_noise": NOISE})
+    return directory
+
+
+@pytest.fixture(scope="session")
+def noisy_pipe(model: Model, noisy: Path) -> TSDSRPipeline:
+    from tsdsr.inference import TSDSRPipeline
+
+    pipe = TSDSRPipeline.from_pretrained(model.teacher_dir, student=noisy)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tsdsr.config import Params
 
 ROOT = Path(__file__).parents[3]
 SECOND, THIRD = "127.0.0.3", "127.0.0.4"
-STEPS = 12
+STEPS = 8
 CHANGES = {
     "distill": {
         "steps": STEPS,

@@ -229,7 +229,7 @@ def test_sigterm_to_the_driver_reaches_ray_s_workers(tmp_path: Path, prepared: P
     target = targets.stage_target(tmp_path / "x", prepared, num_workers=1, head=None)
     log = target.directory / "log"
     held = hold(target, after=4)
-    target.environment["LATE"] = "20"  # as on a busy machine: a Ray of ours starts all the same
+    target.environment["LATE"] = "17"  # as on a busy machine: a Ray of ours starts all the same
     process = target.start()
     when(lambda: target.steps_done() == 4, process, log)
     os.kill(process.pid, signal.SIGTERM)

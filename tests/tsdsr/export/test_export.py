@@ -48,21 +48,18 @@ def test_an_export_needs_no_teacher_and_gives_the_same(place: Path, loaded: TSDS
 
 
 @pytest.fixture(scope="module")
-def package(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model as it ships."""
+def package(model: Model, noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as it ships, with noise in what the decoder reads."""
     out = tmp_path_factory.mktemp("package") / "nano"
     (out / "teacher").mkdir(parents=True)
     (out / "teacher/README.md").write_text("written by hand")
     (out / "SHA256SUMS").touch()  # so it is an earlier export
-    assert main(["export", "--as", "package", *of(model), "-o", str(out)]) == 0
+    given = ["--model", str(noisy), "--teacher", str(model.teacher_dir)]
+    assert main(["export", "--as", "package", *given, "-o", str(out)]) == 0
     return out
 
 
-def of(model: Model) -> list[str]:
-    return ["--model", str(model.student_dir), "--teacher", str(model.teacher_dir)]
-
-
-def test_the_graphs_give_what_the_pipeline_gives(package: Path, loaded: TSDSRPipeline) -> None:
+def test_the_graphs_give_what_the_pipeline_gives(package: Path, noisy_pipe: TSDSRPipeline) -> None:
     """Any size, also in tiles and several at once; up to what float16 keeps of the weights."""
     graphs = find_model(str(package))
     assert graphs.graphs == package / "onnx"
@@ -70,7 +67,7 @@ def test_the_graphs_give_what_the_pipeline_gives(package: Path, loaded: TSDSRPip
     image = np.random.default_rng(0).random((1, 3, 28, 50), np.float32)
     for tiling in (Tiling(), Tiling(64, 16, 3), Tiling(None)):
         found = whole(graphs.open(), image, (112, 200), tiling)
-        np.testing.assert_allclose(found, whole(loaded.upscaler(), image, (112, 200), tiling), atol=5e-3)
+        np.testing.assert_allclose(found, whole(noisy_pipe.upscaler(), image, (112, 200), tiling), atol=5e-3)
 
 
 def test_a_package_is_small_checked_and_keeps_its_cards(package: Path) -> None:
