@@ -9,6 +9,8 @@ STATEMENTS = {
     "after apply": "from tsdsr import compat; compat.apply(); compat.apply(); "
     "import torchvision.transforms, basicsr.data.degradations; from diffusers import StableDiffusion3Pipeline",
     "after tsdsr.models": "import tsdsr.models, torchvision.transforms",
+    "without bitsandbytes and what it imports": "import tsdsr.models.adapters, sys; "
+    "assert not sys.modules['bitsandbytes'] and 'torch._inductor.compile_fx' not in sys.modules; import pyiqa",
     "after tsdsr.losses": "import tsdsr.losses, torchvision.transforms",
     "the old name is the new module": "from tsdsr import compat; compat.apply(); import sys; "
     "assert 'torchvision' not in sys.modules; import torchvision.transforms.functional_tensor as old; "

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.tsdsr.conftest import Model
+from tests.tsdsr.conftest import NOISE, Model
 from tsdsr.commands.main import main
 from tsdsr.errors import UserError
-from tsdsr.files import sha256_file, write_json
+from tsdsr.files import read_json, sha256_file, write_json
 from tsdsr.inference import TSDSRPipeline
+from tsdsr.inference.networks.in_onnx import RECORD
 from tsdsr.inference.opening import find_model
 from tsdsr.inference.upscaler import Tiling, Upscaler
 
@@ -63,6 +64,7 @@ def test_the_graphs_give_what_the_pipeline_gives(package: Path, noisy_pipe: TSDS
     """Any size, also in tiles and several at once; up to what float16 keeps of the weights."""
     graphs = find_model(str(package))
     assert graphs.graphs == package / "onnx"
+    assert read_json(package / "onnx" / RECORD)["decoder_noise"] == NOISE
     assert graphs.scale == 4
     image = np.random.default_rng(0).random((1, 3, 28, 50), np.float32)
     for tiling in (Tiling(), Tiling(64, 16, 3), Tiling(None)):
