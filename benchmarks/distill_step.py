@@ -1,13 +1,15 @@
 """One training step: ours compared with a literal version of Algorithm 1, on the same weights, batch and noise.
 
     python benchmarks/distill_step.py [--quick] [--profile] [--preset tiny|sd3-medium] [--threads N]
-                                      [--precision float32|bfloat16]
+                                      [--precision float32|bfloat16] [--compiled] [--fp8 | --no-fp8]
 
 Checks that every loss and every gradient agree (relative 1e-4 in float32), then times whole steps - both turns,
-clipping and AdamW - alternating the two. Two approximations are reported separately from this exact ratio: ours with
-psi on the photographs' trajectories precomputed (`distill.tsd.trajectory_draws`), whose gradient equals the exact one
-at equal draws; and LPIPS on a random crop of the decoded image, with its gradient's cosine at z_hat to that of the
-whole. The last line is JSON. On a CPU the time is the process's CPU time at one thread, which other programs affect
+clipping and AdamW - alternating the two, and ours with compiled blocks if asked for. Approximations are reported
+separately from this exact ratio: ours with psi on the photographs' trajectories precomputed
+(`distill.tsd.trajectory_draws`), whose gradient equals the exact one at equal draws; with FP8 products
+(`distill.fp8_scores`; benchmarks/tiny_distill.py has the cosine of its gradient); with both; and LPIPS on a random crop
+of the decoded image, with its gradient's cosine at z_hat to that of the whole. The column GFLOP does not count FP8
+products. The last line is JSON. On a CPU the time is the process's CPU time at one thread, which other programs affect
 least, with wall time beside it. On a GPU steps are timed in
 bfloat16, in which people train there: frozen weights in bfloat16, adapters in float32, the literal version's networks
 under autocast.
@@ -36,9 +38,11 @@ from benchmarks.measuring import TOLERANCE, matmul_peak, timed
 from benchmarks.step_sides import RECIPES, Literal, Ours, build
 from tests.reference.measuring import compare, peak_memory
 from tsdsr import seeding
+from tsdsr.models import fp8
 
 LARGE = 70 * 2**30  # bytes: a GPU of 80 GB has more
-PRECOMPUTED = "precomputed"
+COMPILED, PRECOMPUTED, FP8, BOTH = "compiled", "precomputed", "fp8", "both"
+APPROXIMATE = {PRECOMPUTED: "precomputed_trajectories", FP8: "fp8_scores", BOTH: "both"}
 CROPS = (0.5, 0.75)  # of the picture's side
 
 
@@ -54,6 +58,15 @@ def main() -> None:
         choices=("float32", "bfloat16"),
         default="bfloat16" if torch.cuda.is_available() else "float32",
         help="of the frozen weights in the steps that are timed",
+    )
+    parser.add_argument(
+        "--compiled", action="store_true", help="time ours with compiled blocks too, minutes to compile"
+    )
+    parser.add_argument(
+        "--fp8",
+        action=argparse.BooleanOptionalAction,
+        default=torch.cuda.is_available() and fp8.supports(torch.device("cuda")),
+        help="time ours with FP8 products too, by default on a GPU that has them",
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -108,7 +121,15 @@ def measure(
     literal: Literal,
     precomputed: Ours,
 ) -> None:
-    sides = {"literal": literal, "ours": ours, PRECOMPUTED: precomputed}
+    sides: dict[str, Any] = {"literal": literal, "ours": ours, PRECOMPUTED: precomputed}
+    if options.compiled:
+        torch._dynamo.config.recompile_limit = 64  # graphs: by set of adapters, kind of block, rows and gradient
+        sides[COMPILED] = Ours(ours.method, ours.batch, compiled=True)
+    if options.fp8:
+        sides[FP8] = Ours(ours.method, ours.batch, fp8_scores=True, compiled=options.compiled)
+        sides[BOTH] = Ours(
+            ours.method, ours.batch, precomputed.trajectories, fp8_scores=True, compiled=options.compiled
+        )
     repeats = 3 if options.quick else 9
     cpu: dict[str, list[float]] = {name: [] for name in sides}
     wall: dict[str, list[float]] = {name: [] for name in sides}
@@ -143,6 +164,13 @@ def report(
     options: argparse.Namespace,
     difference: float,
 ) -> None:
+    def ratios(name: str) -> dict[str, float]:
+        return {
+            "ours": best[name] * 1e3,
+            "ratio": round(best["literal"] / best[name], 3),
+            "ratio_to_ours": round(best["ours"] / best[name], 3),
+        }
+
     name_of = torch.cuda.get_device_name() if device.type == "cuda" else (platform.processor() or platform.machine())
     best = {name: median(cpu[name]) for name in sides}
     print(f"\n{options.preset}, {options.precision}, {name_of}, {options.threads} thread(s)")
@@ -159,12 +187,9 @@ def report(
         "ours": best["ours"] * 1e3,
         "unit": "ms of CPU time a step" if device.type == "cpu" else "ms a step",
         "ratio": round(best["literal"] / best["ours"], 3),
+        "compiled": ratios(COMPILED) if COMPILED in sides else None,
         "approximate": {
-            "precomputed_trajectories": {
-                "ours": best[PRECOMPUTED] * 1e3,
-                "ratio": round(best["literal"] / best[PRECOMPUTED], 3),
-                "ratio_to_ours": round(best["ours"] / best[PRECOMPUTED], 3),
-            },
+            **{key: ratios(name) for name, key in APPROXIMATE.items() if name in sides},
             "lpips_on_a_crop": {"cosine_by_share_of_a_side": crops},
         },
         "memory_ratio": round(memory["literal"] / memory["ours"], 3),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from tsdsr.flow import FlowSchedule
 from tsdsr.losses.reconstruction import PerceptualLoss
 from tsdsr.methods.base import MethodInputs, Moment
 from tsdsr.methods.tsdsr import TSDSR
-from tsdsr.models import adapters, presets
+from tsdsr.models import adapters, fp8, presets
 from tsdsr.models.prompt import Prompt
 from tsdsr.training.stepper import Stepper
 
@@ -133,19 +136,55 @@ def random_prompt(preset: presets.Preset, label: str, *rows: int) -> Prompt:
 
 
 class Ours:
-    """The trainer's step; two of them share one method, with and without precomputed trajectories."""
+    """The trainer's step. Several share one method, which each switches to its own options.
 
-    def __init__(self, method: TSDSR, batch: Batch, trajectories: PhotographTargets | None = None) -> None:
-        self.method, self.batch, self.trajectories = method, batch, trajectories
+    Attributes:
+        trajectories: psi on the photographs' trajectories, precomputed.
+        compiled: whether `torch.compile` runs the transformer's blocks.
+        fp8_scores: `distill.fp8_scores`.
+    """
+
+    def __init__(
+        self,
+        method: TSDSR,
+        batch: Batch,
+        trajectories: PhotographTargets | None = None,
+        *,
+        compiled: bool = False,
+        fp8_scores: bool = False,
+    ) -> None:
+        self.method, self.batch, self.trajectories, self.fp8_scores = method, batch, trajectories, fp8_scores
         self.stepper = Stepper(method, spans=[range(1000)])
+        blocks = method.inputs.transformer.transformer_blocks if compiled else ()
+        self.forwards = [(block, torch.compile(block.forward, dynamic=False)) for block in blocks]
+
+    @contextmanager
+    def switched(self) -> Iterator[None]:
+        """Within the block the method has this side's options."""
+        method, inputs = self.method, self.method.inputs
+        if self.fp8_scores and not fp8.installed(inputs.transformer):
+            fp8.install(inputs.transformer)
+        method.trajectories = self.trajectories
+        method.inputs = replace(inputs, config=inputs.config.model_copy(update={"fp8_scores": self.fp8_scores}))
+        for block, forward in self.forwards:
+            block.forward = forward
+        try:
+            yield
+        finally:
+            method.inputs = inputs
+            for block, _ in self.forwards:
+                del block.forward
 
     def whole_step(self, number: int) -> None:
-        self.method.trajectories = self.trajectories
-        self.stepper.take(number, PHASE, [self.batch])
+        with self.switched():
+            self.stepper.take(number, PHASE, [self.batch])
 
     def gradients(self) -> dict[str, Tensor]:
         """Every loss and every gradient, after both turns without an update."""
-        self.method.trajectories = self.trajectories
+        with self.switched():
+            return self._gradients()
+
+    def _gradients(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         moment = Moment(0, 1000, PHASE)
         for turn in self.method.turns:

@@ -5,8 +5,9 @@
 Pairs from photographs (the bundled ones by default), prompts and latents by the teacher, then
 `tsdsr.training.distillation` with the recipe of params.yaml from its start to an exported student, as a worker runs it.
 Its first steps are taken on the CPU as well: draws are the same on both, so that their losses must agree to 2 %, what
-float32 products of 10 bits' mantissa leave. A student that is not finite, or a loss that is not, fails. The last line
-is JSON.
+float32 products of 10 bits' mantissa leave. A student that is not finite, or a loss that is not, fails. Then the TSD
+term's gradient at the trained student's latents is computed with FP8 products too (`distill.fp8_scores`), for several
+scales of guidance: its cosine to the exact one must be 0.99 at the recipe's. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,18 +34,30 @@ from pipeline.precompute import precompute  # noqa: E402
 from pipeline.tracking.provenance import hardware  # noqa: E402
 from tsdsr import device as devices  # noqa: E402
 from tsdsr.config import Params  # noqa: E402
+from tsdsr.config.methods.scores import GuidanceConfig  # noqa: E402
+from tsdsr.data.cache import LatentCache  # noqa: E402
+from tsdsr.data.dataset import DistillationData  # noqa: E402
 from tsdsr.data.pairs import PairFolder, pair_id, write_png  # noqa: E402
 from tsdsr.data.photographs import find_photographs  # noqa: E402
 from tsdsr.data.reading import read_photograph  # noqa: E402
 from tsdsr.data.synthesis import make_pair  # noqa: E402
 from tsdsr.inference.opening import DEFAULT, SHIPPED, TEACHER  # noqa: E402
-from tsdsr.models.student import WEIGHTS  # noqa: E402
+from tsdsr.methods.tsdsr import TSDSR  # noqa: E402
+from tsdsr.models import fp8  # noqa: E402
+from tsdsr.models.student import WEIGHTS, upsample  # noqa: E402
 from tsdsr.training.checkpoint import Stopped  # noqa: E402
-from tsdsr.training.distillation import DistillJob, distill  # noqa: E402
+from tsdsr.training.distillation import (  # noqa: E402
+    DistillJob,
+    distill,
+    online_degradation,
+    trained_method,
+)
 from tsdsr.training.trainer import Callbacks  # noqa: E402
 
 COMPARED = 3  # steps that the CPU takes too
 TOLERANCE = 0.02
+LEAST_COSINE, BATCHES = 0.99, 4
+GUIDANCE = (1.0, 1.5, 3.0, 7.5)  # 1.5 is the recipe's, 7.5 the paper's
 SIZES = {"side": 128, "crops": 4, "steps": 200, "batch_size": 6, "tsd": {}}
 QUICK = {"side": 64, "crops": 1, "steps": 4, "batch_size": 2, "tsd": {"dasm": {"steps": 1}}}
 BASE = SHIPPED / DEFAULT / TEACHER
@@ -70,7 +84,8 @@ def main() -> None:
             for name in WEIGHTS
             for tensor in load_file(root / "whole/out" / name).values()
         )
-    apart = largest_difference(found, wanted)
+        cosines = fp8_cosines(params, job(params, root, "whole"), device) if fp8.supports(device) else {}
+    apart, own_guidance = largest_difference(found, wanted), str(params.distill.guidance_scale.teacher)
     result = {
         "name": "tiny_distill",
         "baseline": baseline,
@@ -82,9 +97,11 @@ def main() -> None:
         "hardware": hardware(),
         "largest_difference": apart,
         "finite": finite,
-        "equal": apart <= TOLERANCE and finite,
+        "fp8_cosine_by_guidance": cosines,
+        "equal": apart <= TOLERANCE and finite and cosines.get(own_guidance, 1) >= LEAST_COSINE,
     }
     print(f"{result['unit']}: CPU {baseline:.3f}, {device.type} {ours:.3f}; losses {apart:.1e} apart")
+    print(f"cosine of the TSD gradient with FP8 products to the exact one, by guidance: {cosines}")
     print(json.dumps(result))
     if not result["equal"]:
         sys.exit(1)
@@ -136,13 +153,38 @@ def run(
         ended.append(time.perf_counter())
         rows.append(dict(terms))
 
-    own = {name: root / label / name for name in ("out", "curve", "checkpoints", "diagnostics", "validation")}
-    shared = {name: root / name for name in ("pairs", "latents", "targets")}
-    work = DistillJob("tiny", params.seed, teacher=BASE, guarded=False, **shared, **own)
     with suppress(Stopped):
         callbacks = Callbacks(on_step=on_step, stop=lambda: len(rows) == stop_after)
-        distill(params, work, device=device, callbacks=callbacks)
+        distill(params, job(params, root, label), device=device, callbacks=callbacks)
     return median(after - before for before, after in pairwise(ended)), rows
+
+
+def job(params: Params, root: Path, label: str) -> DistillJob:
+    own = {name: root / label / name for name in ("out", "curve", "checkpoints", "diagnostics", "validation")}
+    shared = {name: root / name for name in ("pairs", "latents", "targets")}
+    return DistillJob("tiny", params.seed, teacher=BASE, guarded=False, **shared, **own)
+
+
+@torch.no_grad()
+def fp8_cosines(params: Params, work: DistillJob, device: torch.device) -> dict[str, float]:
+    """By guidance: of the TSD term's gradient at z_hat with FP8 products to the exact one, after a run; the mean."""
+    method, cache = trained_method(params, work, device), LatentCache.open(work.latents, verify=False)
+    assert isinstance(method, TSDSR)
+    config, inputs = params.distill, method.inputs
+    data = DistillationData(PairFolder(work.pairs), cache, seed=0, degrade=online_degradation(params), flip=True)
+    fp8.install(inputs.transformer)
+    cosines: dict[float, list[float]] = {scale: [] for scale in GUIDANCE}
+    for number in range(BATCHES):
+        batch = data.batch(range(number * config.batch_size, (number + 1) * config.batch_size)).to(device)
+        z_hat = method.student(upsample(batch.lq, inputs.scale), inputs.default)
+        for scale, found in cosines.items():
+            guidance, directions = GuidanceConfig(teacher=scale, fake_score=scale), []
+            for switch in (False, True):
+                changes = {"fp8_scores": switch, "guidance_scale": guidance}
+                method.inputs = replace(inputs, config=config.model_copy(update=changes))
+                directions.append(method.tsd(z_hat, batch, dasm=True).direction.flatten())
+            found.append(float(torch.cosine_similarity(*directions, dim=0)))
+    return {str(scale): round(mean(found), 4) for scale, found in cosines.items()}
 
 
 def largest_difference(found: list[dict[str, float]], wanted: list[dict[str, float]]) -> float:

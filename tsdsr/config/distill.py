@@ -27,15 +27,6 @@ class LoRAConfig(Section):
     vae_rank: Count
 
 
-class ScoreLoRAConfig(LoRAConfig):
-    fake_score_rank: Count
-
-
-class GuidanceConfig(Section):
-    teacher: NonNegative
-    fake_score: NonNegative
-
-
 class LPIPSConfig(Section):
     net: Literal["alex", "vgg"]
     weights: Literal["published", "random"]

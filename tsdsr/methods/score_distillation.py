@@ -22,7 +22,7 @@ from tsdsr.flow import add_noise, uniform
 from tsdsr.losses import flow_matching_loss
 from tsdsr.methods.base import Group, MethodInputs, Moment, Turn, TurnOutput
 from tsdsr.methods.student import LoRADistillation, Term
-from tsdsr.models import adapters
+from tsdsr.models import adapters, fp8
 from tsdsr.models.velocity import GuidedVelocity, predict_velocity
 
 
@@ -49,7 +49,10 @@ def fake_velocity(inputs: MethodInputs, embeds: Tensor, pooled: Tensor) -> Guide
 
 
 def _guided(inputs: MethodInputs, names: Sequence[str], embeds: Tensor, pooled: Tensor, scale: float) -> GuidedVelocity:
-    return GuidedVelocity(inputs.transformer, names, embeds, pooled, inputs.null, scale, inputs.config.low_memory)
+    config = inputs.config
+    return GuidedVelocity(
+        inputs.transformer, names, embeds, pooled, inputs.null, scale, config.low_memory, config.fp8_scores
+    )
 
 
 class FakeScoreNetwork(nn.Module):
@@ -119,6 +122,8 @@ class ScoreDistillation(LoRADistillation):
             targets=adapters.ATTENTION_TARGETS,
             seed=inputs.adapter_seed,
         )
+        if config.fp8_scores:
+            fp8.install(inputs.transformer)
         phi = adapters.parameters(inputs.transformer, adapters.FAKE_SCORE)
         self.fake_score = FakeScoreTurn(inputs, [inputs.group("fake_score", phi, config.optimizer.fake_score_lr)])
         student = self.student_turn(self.terms())

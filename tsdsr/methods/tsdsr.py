@@ -107,7 +107,7 @@ class TSDSR(ScoreDistillation):
             "tsd": tsd.model_dump(mode="json", include={"t_range", "trajectory_draws"}),
             "dasm": tsd.dasm.model_dump(mode="json", exclude={"weight"}),
             "guidance": config.guidance_scale.teacher,
-            "network": [config.precision, config.low_memory],  # guidance in one batch or two is rounded differently
+            "network": [config.precision, config.low_memory, config.fp8_scores],  # all three affect the rounding
             "shift": self.inputs.schedule.shift,
         }
         self.trajectories = PhotographTargets(directory, key)

@@ -22,6 +22,8 @@ from peft.tuners import lora
 from torch import Tensor
 from torch.nn import functional
 
+from tsdsr.models.fp8 import FP8Linear
+
 
 def composing_pays(positions: int, fan_in: int, fan_out: int, rank: int, *, learning: bool) -> bool:
     """Whether (W + s B A) x takes fewer operations, forward and (when `learning`) backward.
@@ -47,7 +49,7 @@ class ComposedLinear(lora.Linear):
         weight = self.base_layer.weight
         if args or kwargs or not _ours(self, x):
             return super().forward(x, *args, **kwargs)
-        if weight.itemsize < 4:
+        if weight.itemsize < 4 or (isinstance(self.base_layer, FP8Linear) and self.base_layer.rounds()):
             return _in_the_bases_precision(self, names, x)
         positions = x.numel() // x.shape[-1]
         if not _composes(self, names, positions, weight.shape[1], weight.shape[0]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tsdsr.models import adapters
+from tsdsr.models.fp8 import fp8_products
 from tsdsr.models.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class GuidedVelocity:
         null: the empty prompt.
         scale: g; at 1 the null branch is not run.
         low_memory: run the two branches one after the other instead of as one doubled batch.
+        fp8: multiply in FP8 where no gradient is recorded; `fp8.install` must have run.
     """
 
     transformer: SD3Transformer2DModel
@@ -99,13 +101,15 @@ class GuidedVelocity:
     null: Prompt
     scale: float
     low_memory: bool = False
+    fp8: bool = False
 
     def __call__(self, z_t: Tensor, timestep: Tensor) -> Tensor:
         """z_t [nB,C,h,w], timestep [nB] = 1000 sigma -> guided velocity, shaped like z_t."""
         blocks = z_t.shape[0] // self.embeds.shape[0]
         dtype = adapters.base_dtype(self.transformer)  # cast before they are repeated: larger than what is noised
         embeds, pooled = self.embeds.to(dtype).repeat(blocks, 1, 1), self.pooled.to(dtype).repeat(blocks, 1)
-        with adapters.active(self.transformer, *self.names):
+        products = fp8_products(self.transformer) if self.fp8 else nullcontext()
+        with products, adapters.active(self.transformer, *self.names):
             if self.scale == 1:
                 return predict_velocity(self.transformer, z_t, timestep, embeds, pooled)
             null_embeds = self.null.embeds.to(dtype).expand_as(embeds)

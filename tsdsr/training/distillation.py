@@ -148,19 +148,24 @@ def distill(params: Params, job: DistillJob, *, device: torch.device, callbacks:
 
 
 def export_checkpoint(params: Params, job: DistillJob, directory: Path) -> None:
-    """Write the student of an unfinished run's newest checkpoint.
+    """Write the student of an unfinished run's newest checkpoint; raises as `trained_method`."""
+    trained_method(params, job, torch.device("cpu")).export(directory, student_record(params, job))
+
+
+def trained_method(params: Params, job: DistillJob, device: torch.device) -> Distillation:
+    """The method with the networks of a run's newest checkpoint.
 
     Raises:
         UserError: there is none.
     """
-    cache, cpu = LatentCache.open(job.latents, verify=False), torch.device("cpu")
-    method = build_method(params, job.teacher, cache, cpu, seed=job.seed)
+    cache = LatentCache.open(job.latents, verify=False)
+    method = build_method(params, job.teacher, cache, device, seed=job.seed)
     store = CheckpointStore(job.checkpoints, run_key(params, job, cache.manifest), params.distill.checkpoint.keep)
-    trainer = Trainer(method, None, store, plan=Plan.of(params.distill), device=cpu)
+    trainer = Trainer(method, None, store, plan=Plan.of(params.distill), device=device)
     if not trainer.resume():
         raise UserError(f"{job.checkpoints}: no checkpoint of this run to write a student from")
     trainer.finish()
-    method.export(directory, student_record(params, job))
+    return method
 
 
 def student_record(params: Params, job: DistillJob) -> dict[str, Any]:

@@ -7,17 +7,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from tsdsr.config.distill import DistillConfig, GuidanceConfig, OptimizerConfig, PhaseConfig, ScoreLoRAConfig
-from tsdsr.config.section import (
-    Count,
-    LearningRate,
-    NonNegative,
-    Probability,
-    Section,
-    Time,
-    TimeRange,
-    Whole,
-)
+from tsdsr.config.distill import PhaseConfig
+from tsdsr.config.methods.scores import ScoreDistillationConfig
+from tsdsr.config.section import NonNegative, Probability, Section, Time, TimeRange, Whole
 from tsdsr.config.teacher import DecoderTermsConfig
 
 
@@ -40,28 +32,14 @@ class TeacherFeaturesConfig(Section):
     t: Time
 
 
-class FakeScoreConfig(Section):
-    t_range: TimeRange
-    updates_per_step: Count
-    caption_dropout: Probability
-
-
-class ScoreOptimizerConfig(OptimizerConfig):
-    fake_score_lr: LearningRate
-
-
 class TSDPhaseConfig(PhaseConfig):
     dasm: bool
 
 
-class _TSDConfig(DistillConfig):
-    lora: ScoreLoRAConfig
-    guidance_scale: GuidanceConfig
+class _TSDConfig(ScoreDistillationConfig):
     tsd: TSDConfig
-    fake_score: FakeScoreConfig
     teacher_features: TeacherFeaturesConfig
     phases: Mapping[str, TSDPhaseConfig]
-    optimizer: ScoreOptimizerConfig
 
     @model_validator(mode="after")
     def _check_trajectories(self) -> Self:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tsdsr.config.distill import DistillConfig, GuidanceConfig, ScoreLoRAConfig
-from tsdsr.config.methods.tsdsr import FakeScoreConfig, ScoreOptimizerConfig
+from tsdsr.config.methods.scores import ScoreDistillationConfig
 from tsdsr.config.section import Section, TimeRange
 
 
@@ -13,10 +12,6 @@ class VSDSection(Section):
     t_range: TimeRange
 
 
-class VSDConfig(DistillConfig):
+class VSDConfig(ScoreDistillationConfig):
     method: Literal["vsd"]
-    lora: ScoreLoRAConfig
-    guidance_scale: GuidanceConfig
     vsd: VSDSection
-    fake_score: FakeScoreConfig
-    optimizer: ScoreOptimizerConfig
