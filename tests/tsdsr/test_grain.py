@@ -12,6 +12,7 @@ from tests.tsdsr.conftest import NOISE, Model
 from tsdsr import files
 from tsdsr.compression.cut import cut
 from tsdsr.compression.export import write_compressed, write_source
+from tsdsr.errors import UserError
 from tsdsr.grain import grain
 from tsdsr.inference import TSDSRPipeline
 from tsdsr.inference.networks.in_onnx import RECORD, Record
@@ -101,6 +102,12 @@ def test_graphs_of_before_there_was_noise_have_none(tmp_path: Path) -> None:
     del record["decoder_noise"]
     files.write_json(tmp_path / RECORD, record)
     assert Record.read(tmp_path).decoder_noise == 0
+
+
+def test_a_noise_below_zero_is_refused(tmp_path: Path) -> None:
+    Record(4.0, Echo.geometry, {}, -0.1).write(tmp_path)
+    with pytest.raises(UserError, match=r"decoder_noise: -0\.1 is no standard deviation"):
+        Record.read(tmp_path)
 
 
 def test_a_compressed_student_has_it_with_the_students_own_decoder_alone(

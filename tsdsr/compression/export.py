@@ -54,7 +54,7 @@ def write_compressed(source: Path, transformer: Path, vae: Path | None, director
     step = files.read_json(source / STEP_FILE)
     own = vae is None
     codec = AutoencoderKL.from_pretrained(source / "vae") if vae is None else CompactVAE.from_pretrained(vae)
-    noise = step.get("decoder_noise", 0.0) if own else 0.0  # a compact one learns pictures that were made without
+    noise = step["decoder_noise"] if own else 0.0  # a compact one learns pictures that were made without
     use_shift, scale = own and step["use_shift"], int(step["scale"])
     pipe = TSDSRPipeline(codec, slim, use_shift=use_shift, scale=scale, decoder_noise=noise)
     with files.atomic_directory(directory) as aside:

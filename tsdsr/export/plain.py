@@ -40,7 +40,6 @@ def export_plain(teacher: str | Path, student: Path, directory: Path, *, dtype: 
         network.save_pretrained(directory / name)
     FlowMatchEulerDiscreteScheduler(shift=base.schedule.shift).save_pretrained(directory / "scheduler")
     shutil.copy(student / PROMPT_FILE, directory / PROMPT_FILE)
-    step = {"timestep": STUDENT_TIMESTEP, "scale": config["scale"], "use_shift": config["use_shift"]}
-    step["decoder_noise"] = config.get("decoder_noise", 0.0)
-    files.write_json(directory / STEP_FILE, step)
+    step = {key: config[key] for key in ("scale", "use_shift", "decoder_noise")}
+    files.write_json(directory / STEP_FILE, {"timestep": STUDENT_TIMESTEP, **step})
     return sum(parameter.numel() for network in (base.vae, base.transformer) for parameter in network.parameters())

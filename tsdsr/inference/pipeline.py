@@ -80,10 +80,8 @@ class TSDSRPipeline(DiffusionPipeline):
         if options:
             raise TypeError(f"with a student there is no option {', '.join(options)}")
         vae, transformer, config = load_networks(pretrained_model_name_or_path, student, dtype=dtype)
-        noise = float(config.get("decoder_noise", 0.0))
-        return cls(
-            vae, transformer, use_shift=bool(config["use_shift"]), scale=int(config["scale"]), decoder_noise=noise
-        )
+        use_shift, scale = bool(config["use_shift"]), int(config["scale"])
+        return cls(vae, transformer, use_shift=use_shift, scale=scale, decoder_noise=config["decoder_noise"])
 
     @classmethod
     def _from_saved(cls, source: str, options: dict[str, Any]) -> Self:

@@ -4,9 +4,9 @@
 
 with one scale per position of x and one per row of W, so that the largest value of each is 448, the format's largest.
 Only the frozen weights of the blocks' attention and feed-forward layers are rounded; adapters, modulation, and the
-layers outside the blocks are not: the last one alone would cost more accuracy than all blocks together. It is an
-approximation, for low guidance: docs/performance.md has its gradient's cosine to the exact one. A GPU needs FP8 units (compute capability
-8.9 or higher); a CPU computes the same products, slowly.
+layers outside the blocks are not: the two after the blocks would cost more accuracy than all others together. It is an
+approximation, for low guidance: docs/performance.md has its gradient's cosine to the exact one. A GPU needs FP8 units
+(compute capability 8.9 or higher); a CPU computes the same products, slowly.
 
 Source: Micikevicius et al., arXiv 2209.05433 (the format and its scaling).
 """

@@ -155,7 +155,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     if not (directory / "student.json").is_file():
         ranks = [adapters.rank_of(adapters.read_weights(directory / name), str(directory / name)) for name in WEIGHTS]
         lora = {"rank": ranks[0], "alpha": ranks[0], "vae_rank": ranks[1]}
-        return {"format": FORMAT, "scale": 4, "use_shift": False, "lora": lora}
+        return {"format": FORMAT, "scale": 4, "use_shift": False, "lora": lora, "decoder_noise": 0.0}
     try:
         config = files.read_json(directory / "student.json")
     except ValueError as error:
@@ -165,7 +165,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     lacking = [key for key in ("lora", "use_shift", "scale") if key not in config]
     if lacking:
         raise UserError(f"{directory / 'student.json'}: lacks {', '.join(lacking)}")
-    noise = config.get("decoder_noise", 0.0)
+    noise = config.setdefault("decoder_noise", 0.0)
     if not isinstance(noise, int | float) or not 0 <= noise < math.inf:
         raise UserError(f"{directory / 'student.json'}: decoder_noise: {noise!r} is no standard deviation")
     return config
@@ -219,9 +219,7 @@ def load_student(
     """
     directory = Path(directory)
     config = read_config(directory)
-    student = Student(
-        vae, transformer, use_shift=bool(config["use_shift"]), decoder_noise=float(config.get("decoder_noise", 0.0))
-    )
+    student = Student(vae, transformer, use_shift=bool(config["use_shift"]), decoder_noise=config["decoder_noise"])
     transformer.requires_grad_(False)
     lora = config["lora"]
     student.add_adapters(rank=lora["rank"], alpha=lora["alpha"], vae_rank=lora.get("vae_rank"), seed=0, trainable=False)

@@ -8,6 +8,7 @@ float32 arithmetic, since most CPUs have no fast float16.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class Record:
             if values["format"] != FORMAT:
                 raise UserError(f"{path}: format {values['format']!r}; this version reads {FORMAT}")
             noise = float(values.get("decoder_noise", 0.0))
+            if not 0 <= noise < math.inf:
+                raise ValueError(f"decoder_noise: {noise:g} is no standard deviation")
             return cls(float(values["scale"]), Geometry(**values["geometry"]), dict(values["sha256"]), noise)
         except (OSError, ValueError, TypeError, KeyError) as error:
             if isinstance(error, UserError):
