@@ -11,7 +11,7 @@ import torch
 from tsdsr import machine, weights
 from tsdsr.commands.findings import BAD, NOTE, OK, WARN, Finding, gib
 from tsdsr.config import Params
-from tsdsr.models import presets
+from tsdsr.models import fp8, presets
 
 if TYPE_CHECKING:
     from tsdsr.training.memory import DistillMemory
@@ -48,6 +48,13 @@ def _device(params: Params) -> list[Finding]:
     if config.precision == "bfloat16" and not uses_gpu(params):
         text = "is bfloat16 without a GPU: hundreds of times slower than float32 on most processors"
         found.append(Finding(WARN, "distill.precision", text, "distill.precision: float32"))
+    if getattr(config, "fp8_scores", False):  # some methods have no scores
+        card, cure = torch.device("cuda", 0), "distill.fp8_scores: false"
+        if not uses_gpu(params):
+            found.append(Finding(WARN, "distill.fp8_scores", "is true without a GPU: a CPU is slower with it", cure))
+        elif not fp8.supports(card):
+            text = f"needs FP8 units, which {torch.cuda.get_device_name(card)} does not have"
+            found.append(Finding(BAD, "distill.fp8_scores", text, cure))
     if uses_gpu(params) and config.num_workers > gpus:
         text = f"{config.num_workers} workers for {gpus} GPUs: they would wait for ever on this machine alone"
         found.append(Finding(BAD, "distill.num_workers", text, f"distill.num_workers: {gpus}, or join a cluster"))

@@ -56,6 +56,7 @@ def test_the_committed_params_fit_on_a_machine_with_room(params: Params) -> None
     [
         ({"distill": {"device": "cuda"}}, BAD, "distill.device", "auto"),
         ({"distill": {"precision": "bfloat16"}}, WARN, "distill.precision", "float32"),
+        ({"distill": {"fp8_scores": True}}, WARN, "distill.fp8_scores", "false"),
         (
             {"distill": {"batch_size": 4, "num_workers": 4, "threads_per_worker": 4}},
             WARN,
@@ -74,6 +75,18 @@ def test_each_fault_is_named_with_its_cure(
     params: Params, change: dict[str, object], state: str, subject: str, cure: str
 ) -> None:
     assert cure in cures(fit_checks.check(params.overlay(change), count_memory=False), state)[subject]
+
+
+@pytest.mark.usefixtures("roomy", "small_model")
+def test_a_gpu_without_fp8_units_is_named(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    found = fit_checks.check(params.overlay({"distill": {"fp8_scores": True}}), count_memory=False)
+    assert [row.text for row in found if row.subject == "distill.fp8_scores"] == [
+        "needs FP8 units, which NVIDIA A100 does not have"
+    ]
 
 
 @pytest.mark.usefixtures("roomy", "small_model")
