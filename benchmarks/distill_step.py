@@ -10,9 +10,8 @@ separately from this exact ratio: ours with psi on the photographs' trajectories
 (`distill.fp8_scores`; benchmarks/tiny_distill.py has the cosine of its gradient); with both; and LPIPS on a random crop
 of the decoded image, with its gradient's cosine at z_hat to that of the whole. The column GFLOP does not count FP8
 products. The last line is JSON. On a CPU the time is the process's CPU time at one thread, which other programs affect
-least, with wall time beside it. On a GPU steps are timed in
-bfloat16, in which people train there: frozen weights in bfloat16, adapters in float32, the literal version's networks
-under autocast.
+least, with wall time beside it. On a GPU steps are timed in bfloat16, in which people train there: frozen weights in
+bfloat16, adapters in float32, the literal version's networks under autocast.
 
 SD3-medium's shape, with random weights, is the default on a GPU of 80 GB, which the check in float32 needs; else tiny.
 """
@@ -92,7 +91,7 @@ def check(ours: Ours, literal: Literal) -> float:
 
 
 def failure(side: Ours) -> str:
-    """The error of a step, which a card without the kernel raises, and keeps the other sides' results; else empty."""
+    """The error of one step, as of a card without the kernel; empty if it works. The other sides are still measured."""
     try:
         side.whole_step(0)
     except RuntimeError as error:

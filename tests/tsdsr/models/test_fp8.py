@@ -130,12 +130,9 @@ def test_a_gpu_without_fp8_units_is_refused_by_name(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpus_product_is_the_cpus():
-    x = torch.randn(64, 128, generator=generator(0, "x"))
-    layer = torch.nn.Linear(128, 64)
-    layer.__class__ = FP8Linear
-    rounded, scale = round_rows(layer.weight.detach())
-    layer.register_buffer("bits", rounded.view(torch.uint8))
-    layer.register_buffer("scale", scale)
-    layer.active = True
-    with torch.no_grad():
-        assert relative(layer.cuda()(x.cuda()).cpu(), layer.cpu()(x)) < 2**-7
+    transformer = installed(names=())
+    layer = transformer.transformer_blocks[0].attn.to_q
+    x = torch.randn(64, layer.in_features, generator=generator(0, "x"))
+    with torch.no_grad(), fp8_products(transformer):
+        wanted = layer(x)
+        assert relative(layer.cuda()(x.cuda()).cpu(), wanted) < 2**-7
